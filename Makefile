@@ -1,0 +1,32 @@
+# Each target works from a bare clone: the environment is made on first use, in .venv.
+VENV   := .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+ARGS   ?=
+RUN    := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo 'ARGS="..." is passed on to what demo and test run; PYTHON=... chooses the interpreter of .venv.'
+
+demo: $(VENV)/.installed ## train on a small invented world and segment with free words
+	$(RUN) demo/run_demo.py $(ARGS)
+
+test: $(VENV)/.installed ## run the tests, e.g. ARGS="-k launch -x"
+	$(RUN) -m pytest -q $(if $(ARGS),$(ARGS),tests)
+
+lint: $(VENV)/.installed ## check style, formatting and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy pgseg_mm
+
+clean: ## remove caches and build products; .venv stays
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(VENV)/.installed: setup.py $(wildcard requirements/*.txt)
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -c requirements/constraints.txt -e '.[onedl,tests]'
+	touch $@

@@ -1,0 +1,10 @@
+"""PGSeg for OpenMMLab: importing this package registers every component in mmseg's registries."""
+
+from .dependencies import check_dependencies
+from .version import __version__
+
+check_dependencies()
+
+from . import datasets, engine, evaluation, models, visualization  # noqa: E402, F401
+
+__all__ = ['__version__']

@@ -1,0 +1,41 @@
+"""Transforms of captions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmcv.transforms import BaseTransform
+from mmseg.registry import TRANSFORMS
+
+from pgseg_mm.utils import tokenize
+
+
+@TRANSFORMS.register_module()
+class TokenizeCaption(BaseTransform):
+    """Turn the caption into CLIP's token ids.
+
+    Required keys: ``caption``. Added keys: ``tokens``, int64 of shape ``(L,)``.
+
+    Args:
+        context_length: Tokens per caption L; a longer caption is cut and keeps its end token.
+    """
+
+    def __init__(self, context_length: int = 77) -> None:
+        self.context_length = context_length
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add ``tokens`` to the results.
+
+        Raises:
+            KeyError: The results hold no caption.
+        """
+        if 'caption' not in results:
+            raise KeyError(
+                "TokenizeCaption needs 'caption' in the results; "
+                'use a data set of image-text pairs such as ImageTextDataset.'
+            )
+        results['tokens'] = tokenize(results['caption'], self.context_length)[0]
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(context_length={self.context_length})'

@@ -1,0 +1,5 @@
+"""What runs beside the model: hooks."""
+
+from .hooks import VocabularyHook
+
+__all__ = ['VocabularyHook']

@@ -1,0 +1,22 @@
+"""PGSeg's models, registered in mmseg's MODELS."""
+
+from .backbones import PGSegViT
+from .data_preprocessor import PGSegDataPreProcessor
+from .decode_heads import PGSegHead
+from .layers import GroupFeatures, NonLearnablePrototypes
+from .losses import ImageTextContrastiveLoss, NPRLoss
+from .segmentors import PGSeg
+from .text_encoders import PGSegTextTransformer, TextFeatures
+
+__all__ = [
+    'GroupFeatures',
+    'ImageTextContrastiveLoss',
+    'NPRLoss',
+    'NonLearnablePrototypes',
+    'PGSeg',
+    'PGSegDataPreProcessor',
+    'PGSegHead',
+    'PGSegTextTransformer',
+    'PGSegViT',
+    'TextFeatures',
+]

@@ -1,0 +1,5 @@
+"""Image encoders."""
+
+from .pgseg_vit import PGSegViT
+
+__all__ = ['PGSegViT']

@@ -1,0 +1,242 @@
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.utils import to_2tuple
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from ..layers import GroupFeatures, ProjectionMLP, Stage, resize_position_embedding
+
+
+def _per_stage(value: int | Sequence[int], num_stages: int, name: str) -> list[int]:
+    values = [value] * num_stages if isinstance(value, int) else list(value)
+    if len(values) != num_stages:
+        raise ValueError(
+            f'{name} must be one number or one for each of the {num_stages} stages in depths, '
+            f'got {value}'
+        )
+    return values
+
+
+@MODELS.register_module()
+class PGSegViT(BaseModule):
+    """Vision transformer that groups its patches in stages, guided by prototypes.
+
+    Image encoder of `PGSeg <https://arxiv.org/abs/2310.19001>`_; without prototypes that of
+    `GroupViT <https://arxiv.org/abs/2202.11094>`_. All stages but the last group their tokens.
+    The defaults are the published size.
+
+    Args:
+        img_size: Image size in pixels, one number or (height, width), that the position embedding
+            is made for. Images of other sizes are accepted: the embedding is resized, and pixels
+            on the right and below that do not fill a patch are not seen.
+        patch_size: Side of a patch in pixels.
+        in_channels: Image channels.
+        embed_dims: Channels C, one number or one for each stage.
+        depths: Blocks of each stage; one to three grouping stages and a last one without groups.
+        num_heads: Attention heads, one number or one for each stage.
+        num_group_tokens: Learned group tokens of each stage, 0 for the last one.
+        num_output_groups: Groups G of each grouping stage.
+        mlp_ratio: Hidden width of the MLPs over C.
+        drop_rate: Dropout probability, after the position embedding and in the blocks.
+        drop_path_rate: Drop path rate of the last block; it rises linearly from 0.
+        prototypes: Config of the non-learnable prototypes: arguments of
+            :class:`NonLearnablePrototypes` (or another registered ``type`` of its interface) and
+            ``hidden_channels`` (4096) of the projection that adds their reconstruction to the
+            tokens. ``None`` makes a GroupViT.
+        gumbel: Whether training adds Gumbel noise to the hard assignment.
+        with_cp: Whether to recompute activations in the backward pass to save memory.
+        out_type: ``'featmap'`` for a tuple of maps at patch resolution, which any mmseg head takes,
+            or ``'groups'`` for :class:`GroupFeatures`.
+        out_indices: Stages to return maps of; all by default.
+        init_cfg: Config of mmengine's weight initialisation, e.g. of type ``'Pretrained'``.
+
+    Raises:
+        ValueError: If the arguments do not fit each other.
+    """
+
+    OUT_TYPES = ('featmap', 'groups')
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_channels: int = 3,
+        embed_dims: int | Sequence[int] = 384,
+        depths: Sequence[int] = (6, 3, 3),
+        num_heads: int | Sequence[int] = 6,
+        num_group_tokens: Sequence[int] = (64, 8, 0),
+        num_output_groups: Sequence[int] = (64, 8),
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        prototypes: dict | None = dict(type='NonLearnablePrototypes', momentum=0.9),  # noqa: B006, C408
+        gumbel: bool = True,
+        with_cp: bool = False,
+        out_type: str = 'featmap',
+        out_indices: int | Sequence[int] | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        num_stages = len(depths)
+        self._check_stages(depths, num_group_tokens, num_output_groups)
+        if out_type not in self.OUT_TYPES:
+            raise ValueError(f'out_type must be one of {self.OUT_TYPES}, got {out_type!r}')
+        self.out_type = out_type
+        self.out_indices = self._check_out_indices(out_indices, num_stages)
+        dims = _per_stage(embed_dims, num_stages, 'embed_dims')
+        heads = _per_stage(num_heads, num_stages, 'num_heads')
+        height, width = to_2tuple(img_size)
+        if height < patch_size or width < patch_size:
+            raise ValueError(f'img_size {img_size} is smaller than patch_size {patch_size}')
+        self.embed_dims = dims[-1]
+        self.in_channels = in_channels
+        self.patch_size = patch_size
+        self.grid_size = (height // patch_size, width // patch_size)
+
+        self.patch_embed = nn.Conv2d(in_channels, dims[0], patch_size, patch_size)
+        self.patch_norm = nn.LayerNorm(dims[0])
+        num_patches = self.grid_size[0] * self.grid_size[1]
+        self.pos_embed = nn.Parameter(torch.zeros(1, num_patches, dims[0]))
+        self.drop = nn.Dropout(drop_rate)
+
+        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        self.stages = nn.ModuleList()
+        for i, depth in enumerate(depths):
+            self.stages.append(
+                Stage(
+                    dims[i],
+                    dims[min(i + 1, num_stages - 1)],
+                    heads[i],
+                    rates[sum(depths[:i]) : sum(depths[: i + 1])],
+                    num_group_tokens[i],
+                    num_output_groups[i] if num_group_tokens[i] else 0,
+                    (num_group_tokens[i - 1], dims[i - 1]) if i else None,
+                    mlp_ratio,
+                    drop_rate,
+                    prototypes,
+                    gumbel,
+                    with_cp,
+                )
+            )
+        self.norm = nn.LayerNorm(dims[-1])
+        self._reset_parameters()
+        self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
+
+    @staticmethod
+    def _check_stages(
+        depths: Sequence[int], num_group_tokens: Sequence[int], num_output_groups: Sequence[int]
+    ) -> None:
+        num_stages = len(depths)
+        if not 2 <= num_stages <= 4:
+            raise ValueError(
+                'depths must name one to three grouping stages and a last one without groups, '
+                f'got {tuple(depths)}'
+            )
+        if len(num_group_tokens) != num_stages or len(num_output_groups) != num_stages - 1:
+            raise ValueError(
+                f'{num_stages} stages need {num_stages} num_group_tokens and {num_stages - 1} '
+                f'num_output_groups, got {tuple(num_group_tokens)} and {tuple(num_output_groups)}'
+            )
+        if num_group_tokens[-1] != 0 or min(*num_group_tokens[:-1], *num_output_groups) < 1:
+            raise ValueError(
+                'num_group_tokens must be positive and 0 for the last stage, and '
+                'num_output_groups positive, got '
+                f'{tuple(num_group_tokens)} and {tuple(num_output_groups)}'
+            )
+
+    @staticmethod
+    def _check_out_indices(
+        out_indices: int | Sequence[int] | None, num_stages: int
+    ) -> tuple[int, ...]:
+        if out_indices is None:
+            return tuple(range(num_stages))
+        indices = [out_indices] if isinstance(out_indices, int) else list(out_indices)
+        if not indices or not all(-num_stages <= i < num_stages for i in indices):
+            raise ValueError(
+                f'out_indices must name stages 0 to {num_stages - 1}, got {out_indices}'
+            )
+        return tuple(i % num_stages for i in indices)
+
+    def _reset_parameters(self) -> None:
+        """Initialise as published (METHOD 1.6); projections keep torch's default."""
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        projections = {
+            layer
+            for module in self.modules()
+            if isinstance(module, ProjectionMLP)
+            for layer in module.modules()
+        }
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module not in projections:
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def _resize_loaded_pos_embed(self, state_dict: dict, prefix: str, *args) -> None:
+        """Fit the position embedding of a checkpoint trained at another image size."""
+        loaded = state_dict.get(f'{prefix}pos_embed')
+        if loaded is None or loaded.shape[1] == self.pos_embed.shape[1]:
+            return
+        side = round(loaded.shape[1] ** 0.5)
+        if side * side == loaded.shape[1]:
+            state_dict[f'{prefix}pos_embed'] = resize_position_embedding(
+                loaded, (side, side), self.grid_size
+            )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...] | GroupFeatures:
+        """Encode images.
+
+        Args:
+            images: (B, in_channels, H, W), normalised.
+
+        Returns:
+            Maps (B, C, H // patch_size, W // patch_size) of the stages in ``out_indices``, each a
+            stage's group features spread over the patches by the soft assignment; or
+            :class:`GroupFeatures`.
+
+        Raises:
+            ValueError: If the images have another shape than expected.
+        """
+        x, grid_size = self._embed_patches(images)
+        outs = []
+        group_tokens = None
+        for stage in self.stages:
+            out = stage(x, group_tokens)
+            x, group_tokens = out.tokens, out.group_tokens
+            outs.append(out)
+        tokens = self.norm(x)
+        groups = GroupFeatures(
+            tokens,
+            tuple(out.assignment for out in outs[:-1]),
+            tuple(out.centres for out in outs[:-1]),
+            tuple(out.prototypes for out in outs[:-1] if out.prototypes is not None),
+            grid_size,
+        )
+        if self.out_type == 'groups':
+            return groups
+        stage_tokens = [out.tokens for out in outs[:-1]] + [tokens]
+        return tuple(self._spread(stage_tokens[i], groups, i) for i in self.out_indices)
+
+    def _embed_patches(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        if images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise ValueError(
+                f'expected images of shape (B, {self.in_channels}, H, W), got '
+                f'{tuple(images.shape)}; set in_channels or convert the images'
+            )
+        if min(images.shape[2:]) < self.patch_size:
+            raise ValueError(
+                f'images must be at least one patch of {self.patch_size} pixels high and wide, '
+                f'got {tuple(images.shape[2:])}; resize them'
+            )
+        x = self.patch_embed(images)
+        grid_size = (x.shape[2], x.shape[3])
+        x = self.patch_norm(x.flatten(2).transpose(1, 2))
+        x = x + resize_position_embedding(self.pos_embed, self.grid_size, grid_size)
+        return self.drop(x), grid_size
+
+    def _spread(self, tokens: Tensor, groups: GroupFeatures, stage: int) -> Tensor:
+        """Spread (B, G, C) tokens of a stage's groups over the patches: (B, C, h, w)."""
+        assignment = groups.patch_assignment(min(stage, len(self.stages) - 2))
+        return torch.einsum('bgc,bghw->bchw', tokens, assignment)

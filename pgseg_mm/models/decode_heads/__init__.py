@@ -1,0 +1,5 @@
+"""Decode heads."""
+
+from .pgseg_head import PGSegHead
+
+__all__ = ['PGSegHead']

@@ -1,0 +1,270 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.registry import MODELS
+from torch import Tensor
+
+from ..layers import GroupFeatures, ProjectionMLP
+from ..text_encoders import TextFeatures
+from .class_embeds import load_class_embeds
+
+
+@MODELS.register_module()
+class PGSegHead(BaseDecodeHead):
+    """Groups and class embeddings to masks; owns the projectors and losses of PGSeg.
+
+    The number of classes follows the vocabulary, and no entry of a checkpoint depends on it. In
+    :class:`PGSeg` the vocabulary is embedded by the text encoder; in mmseg's ``EncoderDecoder``
+    give ``class_embeds`` and a backbone with ``out_type='groups'``.
+
+    Args:
+        in_channels: Channels of the final group tokens.
+        channels: Channels D of the space that images and texts share.
+        text_channels: Channels of the text encoder's features; ``None`` where class embeddings are
+            given and no text encoder is there.
+        hidden_channels: Hidden width of both projectors.
+        class_embeds: (K, D) embeddings of the (foreground) classes, or a file with them.
+        background_threshold: If given, class 0 is the background: pixels whose best foreground
+            affinity stays below this value, or below the largest affinity of the window if that is
+            smaller (METHOD 4.3).
+        top_classes: Number of classes that the whole image admits.
+        loss_contrastive: Config of the image-text loss; its temperature scales class scores, too.
+        loss_npr: Config of the NPR loss on all grouping stages, or ``None``.
+        **kwargs: Further arguments of mmseg's :class:`BaseDecodeHead`, such as ``loss_decode`` for
+            supervised fine-tuning.
+
+    Raises:
+        ValueError: If ``top_classes`` or ``background_threshold`` is not positive.
+    """
+
+    class_embeds: Tensor
+    class_index: Tensor
+
+    def __init__(
+        self,
+        in_channels: int = 384,
+        channels: int = 256,
+        text_channels: int | None = None,
+        hidden_channels: int = 4096,
+        class_embeds: str | Path | Tensor | None = None,
+        background_threshold: float | None = None,
+        top_classes: int = 5,
+        loss_contrastive: dict = dict(type='ImageTextContrastiveLoss'),  # noqa: B006, C408
+        loss_npr: dict | None = None,
+        init_cfg: dict | list[dict] | None = None,
+        **kwargs,
+    ) -> None:
+        # mmseg compares a single class's sigmoid with `threshold`: at 1 it is always class 0
+        super().__init__(
+            in_channels,
+            channels,
+            num_classes=1,
+            out_channels=1,
+            threshold=1.0,
+            dropout_ratio=0,
+            init_cfg=init_cfg,
+            **kwargs,
+        )
+        del self.conv_seg
+        if top_classes < 1:
+            raise ValueError(f'top_classes must be at least 1, got {top_classes}')
+        if background_threshold is not None and background_threshold <= 0:
+            raise ValueError(
+                f'background_threshold must be None or positive, got {background_threshold}'
+            )
+        self.background_threshold = background_threshold
+        self.top_classes = top_classes
+        self.image_projector = ProjectionMLP(in_channels, channels, hidden_channels)
+        self.text_projector = (
+            None
+            if text_channels is None
+            else ProjectionMLP(text_channels, channels, hidden_channels)
+        )
+        self.loss_contrastive = MODELS.build(loss_contrastive)
+        self.loss_npr = None if loss_npr is None else MODELS.build(loss_npr)
+        self.register_buffer('class_embeds', torch.empty(0, channels), persistent=False)
+        self.register_buffer('class_index', torch.empty(0, dtype=torch.long), persistent=False)
+        self.num_classes = self.out_channels = 0
+        if class_embeds is not None:
+            self.set_class_embeds(load_class_embeds(class_embeds))
+
+    @property
+    def with_background(self) -> bool:
+        """Whether class 0 is the background."""
+        return self.background_threshold is not None
+
+    def set_class_embeds(self, embeds: Tensor, class_index: Sequence[int] | None = None) -> None:
+        """Set what the head tells apart.
+
+        Args:
+            embeds: (W, D) embeddings of words, normalised here.
+            class_index: Foreground class of each word, in order and without gaps; by default each
+                word is a class. A class scores as its best word does.
+
+        Raises:
+            ValueError: If the width is not D, or if words and classes do not fit.
+        """
+        if embeds.ndim != 2 or embeds.shape[1] != self.channels:
+            raise ValueError(
+                f'class embeddings must be of shape (classes, {self.channels}), got '
+                f'{tuple(embeds.shape)}'
+            )
+        index = torch.arange(len(embeds)) if class_index is None else torch.tensor(class_index)
+        if len(index) != len(embeds) or set(index.tolist()) != set(range(int(index.max()) + 1)):
+            raise ValueError(
+                f'class_index must name a class 0, 1, 2, ... for each of the {len(embeds)} words, '
+                f'got {class_index}'
+            )
+        self.class_embeds = F.normalize(embeds.detach(), dim=-1)
+        self.class_index = index.to(embeds.device)
+        self.num_classes = self.out_channels = int(index.max()) + 1 + self.with_background
+
+    def forward(self, features: GroupFeatures) -> Tensor:
+        """Class logits of patches, differentiable, for supervised fine-tuning.
+
+        Args:
+            features: What the backbone returns with ``out_type='groups'``.
+
+        Returns:
+            (B, K, h, w): group-class logits, mixed by the soft assignment. Foreground classes only.
+        """
+        self._check_features(features)
+        embeds = F.normalize(self.image_projector(features.tokens), dim=-1)
+        return torch.einsum(
+            'bgk,bghw->bkhw', self._class_logits(embeds), features.patch_assignment()
+        )
+
+    def loss(self, inputs: GroupFeatures, batch_data_samples: list, train_cfg: dict) -> dict:
+        """Supervised loss against label maps, by ``loss_decode`` (see mmseg's base class)."""
+        if self.with_background:
+            raise ValueError(
+                'supervised training has no logit for a background found by threshold; set '
+                'background_threshold=None and give the background an embedding'
+            )
+        return super().loss(inputs, batch_data_samples, train_cfg)
+
+    def loss_image_text(self, features: GroupFeatures, text: TextFeatures) -> dict[str, Tensor]:
+        """Losses of a batch of image-text pairs.
+
+        Args:
+            features: Groups of B images.
+            text: Features of their B captions.
+
+        Returns:
+            Named losses, and the temperatures and the mean number of groups that win a patch for
+            the log.
+
+        Raises:
+            ValueError: If there is no text projector, or NPR is on and the backbone makes no
+                prototypes.
+        """
+        self._check_features(features)
+        if self.text_projector is None:
+            raise ValueError('image-text pairs need text_channels, the width of the text encoder')
+        losses = {
+            'loss_contrastive': self.loss_contrastive(
+                self.image_projector(features.tokens.mean(dim=1)), self.text_projector(text.eot)
+            ),
+            'temperature': self.loss_contrastive.temperature,
+        }
+        if self.loss_npr is not None:
+            if not features.prototypes:
+                raise ValueError(
+                    'loss_npr needs the prototypes of the backbone; configure its prototypes or '
+                    'set loss_npr=None'
+                )
+            for stage, (centres, prototypes) in enumerate(
+                zip(features.centres, features.prototypes, strict=True)
+            ):
+                losses[f'loss_npr_{stage}'] = self.loss_npr(None, centres, prototypes)
+            losses['npr_temperature'] = self.loss_npr.temperature
+        for stage, usage in enumerate(features.group_usage()):
+            losses[f'group_usage_{stage}'] = usage
+        return losses
+
+    def classify_groups(self, features: GroupFeatures) -> Tensor:
+        """Affinity of groups and classes (METHOD 4.2 and 4.3).
+
+        Args:
+            features: Groups of B windows.
+
+        Returns:
+            (B, G, num_classes), with the background's column first where there is one.
+        """
+        self._check_features(features)
+        tokens = features.tokens
+        embeds = self.image_projector(torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1))
+        logits = self._class_logits(F.normalize(embeds, dim=-1).float())
+        image_logits, group_logits = logits[:, :1], logits[:, 1:]
+        best = image_logits.topk(min(self.top_classes, logits.shape[-1]), dim=-1).indices
+        admitted = torch.zeros_like(image_logits, dtype=torch.bool).scatter(-1, best, True)
+        narrowed = group_logits.masked_fill(~admitted, float('-inf'))
+        affinity = group_logits.softmax(dim=-1) * narrowed.softmax(dim=-1)
+        if self.background_threshold is None:
+            return affinity
+        limit = affinity.amax(dim=(1, 2), keepdim=True).clamp(max=self.background_threshold)
+        background = affinity.amax(dim=-1, keepdim=True) < limit
+        return torch.cat([background.to(affinity.dtype), affinity], dim=-1)
+
+    def assign_pixels(
+        self, features: GroupFeatures, size: tuple[int, int], stage: int = -1
+    ) -> Tensor:
+        """Group of each pixel (METHOD 4.1).
+
+        Args:
+            features: Groups of B windows.
+            size: Height and width of the windows in pixels.
+            stage: Index of the grouping stage.
+
+        Returns:
+            (B, height, width) group indices.
+        """
+        assignment = F.interpolate(
+            features.patch_assignment(stage).float(),
+            size=tuple(size),
+            mode='bilinear',
+            align_corners=self.align_corners,
+        )
+        return assignment.argmax(dim=1)
+
+    def predict(
+        self, inputs: GroupFeatures, batch_img_metas: list[dict], test_cfg: dict | None
+    ) -> Tensor:
+        """Class scores of pixels, for mmseg's ``EncoderDecoder``.
+
+        Returns:
+            (B, num_classes, H, W) affinities at the size of the network's input.
+        """
+        meta = batch_img_metas[0]
+        size = meta['img_shape']
+        if not isinstance(size, torch.Size):  # a window of mmseg's sliding inference is one
+            size = meta.get('pad_shape', size)
+        affinity = self.classify_groups(inputs).transpose(1, 2)
+        groups = self.assign_pixels(inputs, tuple(size[:2]))
+        index = groups.flatten(1)[:, None].expand(-1, affinity.shape[1], -1)
+        return affinity.gather(2, index).unflatten(2, groups.shape[1:])
+
+    def _class_logits(self, embeds: Tensor) -> Tensor:
+        """Scaled similarity of (B, G, D) normalised embeddings to each foreground class."""
+        if not len(self.class_embeds):
+            raise RuntimeError(
+                'PGSegHead has no classes: give a vocabulary to PGSeg (the VocabularyHook takes it '
+                'from the data set), or class_embeds to the head'
+            )
+        words = self.loss_contrastive.scale * embeds @ self.class_embeds.to(embeds.dtype).T
+        num_classes = self.num_classes - self.with_background
+        if words.shape[-1] == num_classes:
+            return words
+        classes = words.new_full((*words.shape[:-1], num_classes), float('-inf'))
+        return classes.scatter_reduce(-1, self.class_index.expand_as(words), words, 'amax')
+
+    @staticmethod
+    def _check_features(features: GroupFeatures) -> None:
+        if not isinstance(features, GroupFeatures):
+            raise TypeError(
+                "PGSegHead needs GroupFeatures; give the backbone out_type='groups' (got "
+                f'{type(features).__name__})'
+            )

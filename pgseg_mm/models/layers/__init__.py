@@ -1,0 +1,32 @@
+"""The parts that encoders, heads and losses are made of."""
+
+from .attention import CrossAttention, SelfAttention
+from .group_features import GroupFeatures
+from .grouping import GroupingBlock, GroupingOutput, Stage, StageOutput, TokenAssignment
+from .mlp import MLP, QuickGELU, TokenMLP
+from .position_embedding import resize_position_embedding
+from .projection import ProjectionMLP
+from .prototypes import NonLearnablePrototypes, PrototypeOutput
+from .sync_batch_norm import SyncBatchNorm
+from .transformer_block import CrossAttentionBlock, TransformerBlock
+
+__all__ = [
+    'MLP',
+    'CrossAttention',
+    'CrossAttentionBlock',
+    'GroupFeatures',
+    'GroupingBlock',
+    'GroupingOutput',
+    'NonLearnablePrototypes',
+    'ProjectionMLP',
+    'PrototypeOutput',
+    'QuickGELU',
+    'SelfAttention',
+    'Stage',
+    'StageOutput',
+    'SyncBatchNorm',
+    'TokenAssignment',
+    'TokenMLP',
+    'TransformerBlock',
+    'resize_position_embedding',
+]

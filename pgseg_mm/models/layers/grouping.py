@@ -1,0 +1,246 @@
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .mlp import MLP, TokenMLP
+from .projection import ProjectionMLP
+from .transformer_block import CrossAttentionBlock, TransformerBlock
+
+
+class GroupingOutput(NamedTuple):
+    """What a grouping block makes of its tokens."""
+
+    tokens: Tensor
+    """(B, G, C_out), the new tokens."""
+    assignment: Tensor
+    """(B, G, N), soft assignment, normalised over groups."""
+    centres: Tensor
+    """(B, G, C), group centres, which NPR supervises."""
+
+
+class StageOutput(NamedTuple):
+    """What a stage hands on. Fields behind ``group_tokens`` are None where there are no groups."""
+
+    tokens: Tensor
+    group_tokens: Tensor | None = None
+    assignment: Tensor | None = None
+    centres: Tensor | None = None
+    prototypes: Tensor | None = None
+
+
+def hard_assignment(logits: Tensor, noise: bool) -> Tensor:
+    """One group for each token, with the gradient of the soft assignment (straight-through).
+
+    Args:
+        logits: (B, G, N).
+        noise: Whether Gumbel noise (temperature 1) is added before the choice.
+
+    Returns:
+        (B, G, N), one-hot over groups.
+    """
+    if noise:
+        return F.gumbel_softmax(logits.float(), tau=1, hard=True, dim=1).to(logits.dtype)
+    soft = logits.softmax(dim=1)
+    hard = torch.zeros_like(soft).scatter_(1, soft.argmax(dim=1, keepdim=True), 1)
+    return hard + (soft - soft.detach())
+
+
+class TokenAssignment(nn.Module):
+    """Assigns tokens to groups with one full-width head and pools them (METHOD 1.4).
+
+    Args:
+        embed_dims: Channels C.
+        gumbel: Whether training adds Gumbel noise to the assignment.
+    """
+
+    def __init__(self, embed_dims: int, gumbel: bool = True) -> None:
+        super().__init__()
+        self.scale = embed_dims**-0.5
+        self.gumbel = gumbel
+        self.q_proj = nn.Linear(embed_dims, embed_dims)
+        self.k_proj = nn.Linear(embed_dims, embed_dims)
+        self.v_proj = nn.Linear(embed_dims, embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self, centres: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Pool (B, N, C) tokens by group.
+
+        Returns:
+            Pooled tokens (B, G, C), without the centres, and soft assignment (B, G, N).
+        """
+        logits = self.q_proj(centres) @ self.k_proj(x).transpose(1, 2) * self.scale
+        hard = hard_assignment(logits, noise=self.training and self.gumbel)
+        pooled = hard @ self.v_proj(x) / (1 + hard.sum(dim=2, keepdim=True))
+        return self.proj(pooled), logits.softmax(dim=1)
+
+
+class GroupingBlock(nn.Module):
+    """Turns tokens and group tokens into group centres, an assignment and new tokens.
+
+    Args:
+        embed_dims: Channels C of both inputs.
+        out_dims: Channels of the new tokens.
+        num_heads: Heads of the cross-attention.
+        num_group_tokens: Number of incoming group tokens.
+        num_output_groups: Number of groups G.
+        mlp_ratio: Hidden width of the MLPs over C.
+        gumbel: Whether training adds Gumbel noise to the assignment.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        out_dims: int,
+        num_heads: int,
+        num_group_tokens: int,
+        num_output_groups: int,
+        mlp_ratio: float = 4.0,
+        gumbel: bool = True,
+    ) -> None:
+        super().__init__()
+        self.norm_tokens = nn.LayerNorm(embed_dims)
+        self.norm_x = nn.LayerNorm(embed_dims)
+        self.mlp_inter = TokenMLP(num_group_tokens, embed_dims // 2, num_output_groups)
+        self.norm_post_tokens = nn.LayerNorm(embed_dims)
+        self.pre_assign_attn = CrossAttentionBlock(embed_dims, num_heads, mlp_ratio)
+        self.assign = TokenAssignment(embed_dims, gumbel)
+        self.norm_new_x = nn.LayerNorm(embed_dims)
+        self.mlp_channels = MLP(embed_dims, int(embed_dims * mlp_ratio), out_dims)
+        self.reduction: nn.Module = nn.Identity()
+        if out_dims != embed_dims:
+            self.reduction = nn.Sequential(
+                nn.LayerNorm(embed_dims), nn.Linear(embed_dims, out_dims, bias=False)
+            )
+
+    def forward(self, x: Tensor, group_tokens: Tensor) -> GroupingOutput:
+        """Group (B, N, C) tokens by (B, G_in, C) group tokens."""
+        x = self.norm_x(x)
+        queries = self.norm_post_tokens(self.mlp_inter(self.norm_tokens(group_tokens)))
+        centres = self.pre_assign_attn(queries, x)
+        pooled, assignment = self.assign(centres, x)
+        new_x = pooled + centres
+        new_x = self.reduction(new_x) + self.mlp_channels(self.norm_new_x(new_x))
+        return GroupingOutput(new_x, assignment, centres)
+
+
+class Stage(nn.Module):
+    """Transformer blocks over tokens and group tokens, then grouping where there are groups.
+
+    Args:
+        embed_dims: Channels C.
+        out_dims: Channels of the tokens that leave the stage.
+        num_heads: Number of attention heads.
+        drop_path_rates: Drop path rate of each block; their number is the stage's depth.
+        num_group_tokens: Number of group tokens; 0 makes a stage without grouping.
+        num_output_groups: Number of groups G.
+        prev_group_tokens: Number and width of the previous stage's group tokens, if there are any.
+        mlp_ratio: Hidden width of the MLPs over C.
+        drop_rate: Dropout probability in the blocks.
+        prototypes: Config of the prototypes, with ``hidden_channels`` of the reconstruction's
+            projection; ``None`` for none.
+        gumbel: Whether training adds Gumbel noise to the assignment.
+        with_cp: Whether to recompute activations in the backward pass instead of keeping them.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        out_dims: int,
+        num_heads: int,
+        drop_path_rates: list[float],
+        num_group_tokens: int = 0,
+        num_output_groups: int = 0,
+        prev_group_tokens: tuple[int, int] | None = None,
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        prototypes: dict | None = None,
+        gumbel: bool = True,
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        self.with_cp = with_cp
+        self.blocks = nn.ModuleList(
+            TransformerBlock(
+                embed_dims, num_heads, mlp_ratio, drop_rate=drop_rate, drop_path_rate=rate
+            )
+            for rate in drop_path_rates
+        )
+        self.group_projector: nn.Module | None = None
+        self.grouping: GroupingBlock | None = None
+        self.prototypes: nn.Module | None = None
+        if not num_group_tokens:
+            return
+        self.group_token = nn.Parameter(torch.zeros(1, num_group_tokens, embed_dims))
+        if prev_group_tokens:
+            self.group_projector = _group_projector(
+                *prev_group_tokens, num_group_tokens, embed_dims
+            )
+        else:
+            nn.init.trunc_normal_(self.group_token, std=0.02)
+        self.grouping = GroupingBlock(
+            embed_dims,
+            out_dims,
+            num_heads,
+            num_group_tokens,
+            num_output_groups,
+            mlp_ratio,
+            gumbel,
+        )
+        if prototypes is not None:
+            cfg = {'type': 'NonLearnablePrototypes', **prototypes}
+            hidden = cfg.pop('hidden_channels', 4096)
+            self.prototypes = MODELS.build(
+                dict(cfg, num_prototypes=num_output_groups, embed_dims=embed_dims)
+            )
+            self.reconstruction = ProjectionMLP(embed_dims, embed_dims, hidden)
+
+    def forward(self, x_in: Tensor, prev_group_tokens: Tensor | None = None) -> StageOutput:
+        """Run the stage.
+
+        Args:
+            x_in: Tokens (B, N, C).
+            prev_group_tokens: Group tokens as they left the previous stage's blocks.
+
+        Returns:
+            The new tokens (B, G, C_out), the group tokens, the assignment (B, G, N), centres and
+            prototypes (B, G, C); or (B, N, C) alone for a stage without grouping.
+        """
+        if self.grouping is None:
+            return StageOutput(self._run_blocks(x_in))
+        group_tokens = self.group_token.expand(len(x_in), -1, -1)
+        if self.group_projector is not None:
+            group_tokens = group_tokens + self.group_projector(prev_group_tokens)
+        x = self._run_blocks(torch.cat([x_in, group_tokens], dim=1))
+        x, group_tokens = x.split([x_in.shape[1], self.group_token.shape[1]], dim=1)
+        prototypes = None
+        if self.prototypes is not None:
+            prototypes, mixture = self.prototypes(x_in)
+            x = x + self.reconstruction(mixture.to(x_in.dtype))
+        grouped = self._run(self.grouping, x, group_tokens)
+        return StageOutput(
+            grouped.tokens, group_tokens, grouped.assignment, grouped.centres, prototypes
+        )
+
+    def _run_blocks(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = self._run(block, x)
+        return x
+
+    def _run(self, module: nn.Module, *inputs: Tensor):
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(module, *inputs, use_reentrant=False)
+        return module(*inputs)
+
+
+def _group_projector(prev_tokens: int, prev_dims: int, tokens: int, dims: int) -> nn.Sequential:
+    layers: list[nn.Module] = [
+        nn.LayerNorm(prev_dims),
+        TokenMLP(prev_tokens, prev_dims // 2, tokens),
+    ]
+    if prev_dims != dims:
+        layers += [nn.LayerNorm(prev_dims), nn.Linear(prev_dims, dims, bias=False)]
+    return nn.Sequential(*layers)

@@ -1,0 +1,22 @@
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize_position_embedding(
+    embedding: Tensor, grid_size: tuple[int, int], new_size: tuple[int, int]
+) -> Tensor:
+    """Resize a grid of position embeddings (bicubic, no corner alignment; METHOD 1.1).
+
+    Args:
+        embedding: (1, h * w, C).
+        grid_size: (h, w).
+        new_size: (h', w').
+
+    Returns:
+        (1, h' * w', C).
+    """
+    if tuple(grid_size) == tuple(new_size):
+        return embedding
+    grid = embedding.unflatten(1, grid_size).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=new_size, mode='bicubic', align_corners=False)
+    return grid.flatten(2).transpose(1, 2)

@@ -1,0 +1,100 @@
+import math
+from typing import NamedTuple
+
+import torch
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from pgseg_mm.utils.dist import all_reduce_sum, in_backward
+
+
+class PrototypeOutput(NamedTuple):
+    """Prototypes of each image and the tokens as seen through them."""
+
+    prototypes: Tensor
+    """(B, G, C), rows of unit length."""
+    reconstruction: Tensor
+    """(B, N, C), each token as a mixture of prototypes."""
+
+
+@MODELS.register_module()
+class NonLearnablePrototypes(nn.Module):
+    """Prototypes of an image's tokens by soft clustering, without gradient (METHOD 1.3).
+
+    Every image's clustering starts at ``mu``, which follows the mean of the prototypes of the
+    global batch by momentum, once a training step, and is saved with the model.
+
+    Args:
+        num_prototypes: Number of prototypes G.
+        embed_dims: Channels C.
+        momentum: Share of ``mu`` that stays at an update; ``None`` keeps ``mu`` as it is, as the
+            authors' release does.
+        num_iters: Rounds of clustering.
+        eps: Added to denominators.
+
+    Raises:
+        ValueError: If ``num_prototypes`` or ``num_iters`` is below one or ``momentum`` outside
+            [0, 1].
+    """
+
+    mu: Tensor
+
+    def __init__(
+        self,
+        num_prototypes: int,
+        embed_dims: int,
+        momentum: float | None = 0.9,
+        num_iters: int = 10,
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        if num_prototypes < 1 or num_iters < 1:
+            raise ValueError(
+                'num_prototypes and num_iters must be at least 1, got '
+                f'{num_prototypes} and {num_iters}'
+            )
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(f'momentum must be None or within [0, 1], got {momentum}')
+        self.momentum = momentum
+        self.num_iters = num_iters
+        self.eps = eps
+        mu = torch.randn(1, num_prototypes, embed_dims) * math.sqrt(2 / embed_dims)
+        self.register_buffer('mu', mu / mu.norm(dim=-1, keepdim=True))
+        self._start = self.mu
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> PrototypeOutput:
+        """Cluster the tokens of each image.
+
+        Args:
+            x: Tokens (B, N, C).
+
+        Returns:
+            Prototypes (B, G, C) and reconstruction (B, N, C), in float32 at least.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+            recomputed = self.training and in_backward()
+            if self.training and not recomputed:
+                self._start = self.mu.clone()
+            out = self._cluster(x, self._start if recomputed else self.mu)
+            if self.training and self.momentum is not None and not recomputed:
+                self._update(out.prototypes)
+        return out
+
+    def _cluster(self, x: Tensor, mu: Tensor) -> PrototypeOutput:
+        mu = mu.to(x.dtype)
+        for _ in range(self.num_iters):
+            z = (x @ mu.transpose(1, 2)).softmax(dim=-1)
+            z = z / (self.eps + z.sum(dim=1, keepdim=True))
+            mu = z.transpose(1, 2) @ x
+            mu = mu / (self.eps + mu.norm(dim=-1, keepdim=True))
+        return PrototypeOutput(mu, z @ mu)
+
+    def _update(self, prototypes: Tensor) -> None:
+        """Move ``mu`` towards the global batch's mean; an overflowed batch leaves it alone."""
+        total = prototypes.sum(0).flatten()
+        total = all_reduce_sum(torch.cat([total, total.new_tensor([len(prototypes)])]))
+        mean = (total[:-1] / total[-1]).view_as(self.mu).to(self.mu.dtype)
+        moved = self.momentum * self.mu + (1 - self.momentum) * mean
+        self.mu.copy_(torch.where(mean.isfinite().all(), moved, self.mu))

@@ -1,0 +1,56 @@
+import torch
+import torch.nn.functional as F
+from mmengine.dist import get_rank, get_world_size
+from torch import Tensor, nn
+
+from pgseg_mm.utils.dist import gather_with_grad, in_backward
+
+
+class SyncBatchNorm(nn.BatchNorm1d):
+    """Batch norm whose training statistics span all ranks, on any device.
+
+    ``torch.nn.SyncBatchNorm`` refuses CPU tensors. The ranks may hold different numbers of rows.
+    Running statistics do not move when activation checkpointing recomputes a forward pass.
+    Arguments and state are those of :class:`torch.nn.BatchNorm1d`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each channel.
+
+        Args:
+            x: (M, C) rows of all images and tokens of this rank.
+
+        Returns:
+            (M, C).
+        """
+        if not self.training:
+            return super().forward(x)
+        if get_world_size() == 1:
+            if in_backward():
+                return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+            return super().forward(x)
+        mean, var = self._global_statistics(x)
+        normed = (x - mean.to(x.dtype)) * torch.rsqrt(var + self.eps).to(x.dtype)
+        return normed * self.weight.to(x.dtype) + self.bias.to(x.dtype)
+
+    def _global_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        var, mean = torch.var_mean(x.float(), dim=0, correction=0)
+        ranks = get_world_size()
+        counts = mean.new_zeros(ranks)
+        counts[get_rank()] = x.shape[0]
+        stats = gather_with_grad(torch.cat([mean, var, counts])[None])
+        means, variances = stats[:, : x.shape[1]], stats[:, x.shape[1] : 2 * x.shape[1]]
+        counts = stats[:, 2 * x.shape[1] :].sum(0).detach()
+        share = (counts / counts.sum())[:, None]
+        mean = (share * means).sum(0)
+        var = (share * (variances + (means - mean) ** 2)).sum(0)
+        if not in_backward():
+            self._update_running_statistics(mean.detach(), var.detach(), counts.sum())
+        return mean, var
+
+    @torch.no_grad()
+    def _update_running_statistics(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        unbiased = var * (count / (count - 1))
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)

@@ -1,0 +1,5 @@
+"""Segmentors."""
+
+from .pgseg import PGSeg
+
+__all__ = ['PGSeg']

@@ -1,0 +1,348 @@
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import get_world_size
+from mmengine.structures import PixelData
+from mmengine.utils import to_2tuple
+from mmseg.models.segmentors.base import BaseSegmentor
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from pgseg_mm.utils.dist import all_reduce_sum
+from pgseg_mm.utils.templates import get_templates
+from pgseg_mm.utils.tokenizer import tokenize
+from pgseg_mm.utils.vocabulary import Vocabulary
+
+from ..layers import GroupFeatures
+from .sliding_window import Window, sliding_windows
+from .stitching import StitchedScores, stitch
+
+PROMPT_BATCH = 512
+"""Prompts that are embedded at a time."""
+
+
+@MODELS.register_module()
+class PGSeg(BaseSegmentor):
+    """Learns to group from image-text pairs, segments by any words.
+
+    `PGSeg <https://arxiv.org/abs/2310.19001>`_, or GroupViT with a backbone without prototypes.
+
+    Args:
+        backbone: Config of the image encoder, with ``out_type='groups'``.
+        text_encoder: Config of the text encoder.
+        decode_head: Config of the head, e.g. of :class:`PGSegHead`.
+        data_preprocessor: Config of the data preprocessor.
+        vocabulary: Classes to predict: names in label order, or a vocabulary file. Usually the
+            :class:`VocabularyHook` sets it from the data set under evaluation.
+        templates: Name of a set of prompt templates, or templates with one ``{}`` each.
+        train_cfg: Unused; mmseg's tools set it.
+        test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` in pixels;
+            ``seg_logits=True`` adds dense class scores to the results.
+        pretrained: Deprecated name of a checkpoint; use ``init_cfg``.
+        init_cfg: Config of mmengine's weight initialisation.
+
+    Raises:
+        ValueError: If ``test_cfg`` is incomplete or vocabulary or templates are faulty.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        text_encoder: dict,
+        decode_head: dict,
+        data_preprocessor: dict | None = None,
+        vocabulary: Sequence[str] | str | Path | None = None,
+        templates: str | Sequence[str] = 'simple',
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        pretrained: str | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        if pretrained is not None:
+            init_cfg = {'type': 'Pretrained', 'checkpoint': pretrained}
+        super().__init__(data_preprocessor, init_cfg)
+        self.backbone = MODELS.build(backbone)
+        self.text_encoder = MODELS.build(text_encoder)
+        self.decode_head = MODELS.build(decode_head)
+        self.align_corners = self.decode_head.align_corners
+        self.templates = get_templates(templates)
+        self.train_cfg = train_cfg
+        self.test_cfg = _check_test_cfg(test_cfg)
+        self.vocabulary: Vocabulary | None = None
+        self._embedded: tuple | None = None
+        if vocabulary is not None:
+            self.set_vocabulary(vocabulary)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the vocabulary, with the background."""
+        return self.decode_head.num_classes
+
+    @property
+    def out_channels(self) -> int:
+        """The same, in mmseg's words."""
+        return self.decode_head.out_channels
+
+    def forward(
+        self,
+        inputs: Tensor | list[Tensor],
+        data_samples: list[SegDataSample] | None = None,
+        tokens: Tensor | None = None,
+        mode: str = 'tensor',
+    ):
+        """Entry of mmengine's Runner; see mmseg's :class:`BaseSegmentor`.
+
+        Args:
+            inputs: Images (B, 3, H, W); for prediction also a list of (3, H, W) of any sizes.
+            data_samples: One for each image; prediction fills them.
+            tokens: (B, L) token ids of the captions, for ``mode='loss'``.
+            mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
+        """
+        if mode == 'loss':
+            return self.loss(inputs, data_samples, tokens)
+        return super().forward(inputs, data_samples, mode)
+
+    def extract_feat(self, inputs: Tensor) -> GroupFeatures:
+        """Group the patches of (B, 3, H, W) images."""
+        return self.backbone(inputs)
+
+    def loss(
+        self,
+        inputs: Tensor,
+        data_samples: list[SegDataSample] | None = None,
+        tokens: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of a batch of image-text pairs (METHOD 3)."""
+        if tokens is None:
+            raise ValueError(
+                'PGSeg trains on image-text pairs, but the batch has no tokens; use '
+                'ImageTextDataset with TokenizeCaption and PackImageTextInputs'
+            )
+        return self.decode_head.loss_image_text(
+            self.extract_feat(inputs), self.text_encoder(tokens)
+        )
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum the losses; what is logged is the mean over all ranks."""
+        loss, log_vars = super().parse_losses(losses)
+        if get_world_size() > 1:
+            values = torch.stack([value.detach().float() for value in log_vars.values()])
+            means = all_reduce_sum(values) / get_world_size()
+            log_vars = dict(zip(log_vars, means.unbind(), strict=True))
+        return loss, log_vars
+
+    def set_vocabulary(self, vocabulary: Vocabulary | Sequence[str] | str | Path) -> None:
+        """Choose the classes to predict.
+
+        They are embedded at the next prediction, and again only when the text weights have moved
+        since.
+
+        Args:
+            vocabulary: A vocabulary, class names in label order, or a vocabulary file.
+
+        Raises:
+            ValueError: If names are empty or repeated, or if the head finds a background by
+                threshold and class 0 is not the background.
+        """
+        if isinstance(vocabulary, (str, Path)):
+            vocabulary = Vocabulary.from_file(vocabulary)
+        elif not isinstance(vocabulary, Vocabulary):
+            vocabulary = Vocabulary.from_names(vocabulary)
+        if self.decode_head.with_background:
+            if not vocabulary.has_background:
+                raise ValueError(
+                    "background_threshold is set, so class 0 must be called 'background', got "
+                    f'{vocabulary.names[0]!r}; add it or set background_threshold=None'
+                )
+            if len(vocabulary) < 2:
+                raise ValueError('the vocabulary names nothing but the background; add a class')
+        if vocabulary != self.vocabulary or (
+            self._embedded is not None and self._embedded[1] != self._text_checksum()
+        ):
+            self._embedded = None
+        self.vocabulary = vocabulary
+
+    @torch.no_grad()
+    def embed_words(self, words: Sequence[str]) -> Tensor:
+        """Embed words by the prompt templates (METHOD 4).
+
+        Args:
+            words: W words or phrases.
+
+        Returns:
+            (W, D), normalised means over the templates.
+        """
+        prompts = [template.format(word) for word in words for template in self.templates]
+        modules = (self.text_encoder, self.decode_head.text_projector)
+        modes = [module.training for module in modules]
+        for module in modules:
+            module.eval()
+        device = next(self.text_encoder.parameters()).device
+        embeds = torch.cat(
+            [
+                self.decode_head.text_projector(
+                    self.text_encoder(
+                        tokenize(
+                            prompts[i : i + PROMPT_BATCH], self.text_encoder.context_length
+                        ).to(device)
+                    ).eot
+                )
+                for i in range(0, len(prompts), PROMPT_BATCH)
+            ]
+        )
+        for module, mode in zip(modules, modes, strict=True):
+            module.train(mode)
+        return F.normalize(embeds.unflatten(0, (len(words), -1)).mean(dim=1), dim=-1)
+
+    def predict(
+        self,
+        inputs: Tensor | list[Tensor],
+        data_samples: list[SegDataSample] | None = None,
+    ) -> list[SegDataSample]:
+        """Segment images by the vocabulary (METHOD 4).
+
+        All windows of one size, of all images, go through the encoder in one batch.
+
+        Args:
+            inputs: (B, 3, H, W), or B images (3, H, W) of any sizes.
+            data_samples: One for each image. ``padding_size`` (or ``img_padding_size``), ``flip``
+                and ``ori_shape`` of their meta information are undone, as in mmseg.
+
+        Returns:
+            The samples with ``pred_sem_seg`` (1, H, W), and ``seg_logits`` (K, H, W) if
+            ``test_cfg`` asks for them.
+
+        Raises:
+            RuntimeError: If no vocabulary is known.
+        """
+        if data_samples is None:
+            data_samples = [SegDataSample() for _ in inputs]
+        self._embed_vocabulary()
+        images = [
+            _without_padding(image, sample.metainfo)
+            for image, sample in zip(inputs, data_samples, strict=True)
+        ]
+        for image, scores, sample in zip(
+            images, self._segment(images), data_samples, strict=True
+        ):
+            meta = sample.metainfo
+            if meta.get('flip'):
+                scores = scores.flip(meta.get('flip_direction', 'horizontal') == 'horizontal')
+            size = tuple(meta.get('ori_shape', image.shape[-2:])[:2])
+            results = {'pred_sem_seg': PixelData(data=scores.class_map(size)[None])}
+            if self.test_cfg.get('seg_logits', False):
+                results['seg_logits'] = PixelData(data=scores.logits(size))
+            sample.set_data(results)
+        return data_samples
+
+    def _segment(self, images: list[Tensor]) -> list[StitchedScores]:
+        windows = [self._windows(image) for image in images]
+        by_size: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        for i, image_windows in enumerate(windows):
+            for j, window in enumerate(image_windows):
+                by_size[window.size].append((i, j))
+        groups: dict[tuple[int, int], Tensor] = {}
+        scores: dict[tuple[int, int], Tensor] = {}
+        for size, places in by_size.items():
+            batch = torch.stack([_crop(images[i], windows[i][j]) for i, j in places])
+            features = self.extract_feat(batch)
+            groups.update(zip(places, self.decode_head.assign_pixels(features, size), strict=True))
+            scores.update(zip(places, self.decode_head.classify_groups(features), strict=True))
+        return [
+            stitch(
+                tuple(image.shape[-2:]),
+                image_windows,
+                [groups[i, j] for j in range(len(image_windows))],
+                [scores[i, j] for j in range(len(image_windows))],
+            )
+            for i, (image, image_windows) in enumerate(zip(images, windows, strict=True))
+        ]
+
+    def _windows(self, image: Tensor) -> list[Window]:
+        size = (image.shape[-2], image.shape[-1])
+        if self.test_cfg['mode'] == 'whole':
+            return [Window(0, 0, *size)]
+        return sliding_windows(
+            size, to_2tuple(self.test_cfg['crop_size']), to_2tuple(self.test_cfg['stride'])
+        )
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Dense class scores (B, K, H, W) of whole images."""
+        self._embed_vocabulary()
+        return self.decode_head.predict(self.extract_feat(inputs), batch_img_metas, self.test_cfg)
+
+    def _forward(
+        self, inputs: Tensor, data_samples: list[SegDataSample] | None = None
+    ) -> Tensor | GroupFeatures:
+        """Patch logits (B, K, h, w), or the groups themselves as long as there are no classes."""
+        features = self.extract_feat(inputs)
+        if self.vocabulary is None:
+            return features
+        self._embed_vocabulary()
+        return self.decode_head(features)
+
+    def _embed_vocabulary(self) -> None:
+        if self.vocabulary is None:
+            meta = getattr(self, 'dataset_meta', None) or {}
+            if 'vocabulary' in meta:
+                self.set_vocabulary(Vocabulary.from_list(meta['vocabulary']))
+            elif meta.get('classes'):
+                self.set_vocabulary(meta['classes'])
+            else:
+                raise RuntimeError(
+                    'PGSeg has no vocabulary: call set_vocabulary with class names, set vocabulary '
+                    'in the config, or add a VocabularyHook'
+                )
+        assert self.vocabulary is not None
+        if self._embedded is not None and self._embedded[0] == self._text_versions():
+            return
+        first = int(self.decode_head.with_background)
+        words = [
+            (word, label - first)
+            for word, label in zip(
+                self.vocabulary.flat_words, self.vocabulary.class_index, strict=True
+            )
+            if label >= first
+        ]
+        embeds = self.embed_words([word for word, _ in words])
+        self.decode_head.set_class_embeds(embeds, [label for _, label in words])
+        self._embedded = (self._text_versions(), self._text_checksum())
+
+    def _text_tensors(self) -> list[Tensor]:
+        modules = (self.text_encoder, self.decode_head.text_projector)
+        return [
+            tensor for module in modules for tensor in (*module.parameters(), *module.buffers())
+        ]
+
+    def _text_versions(self) -> tuple:
+        """Changes with every in-place change through autograd's view of the text weights."""
+        return tuple((tensor.data_ptr(), tensor._version) for tensor in self._text_tensors())
+
+    @torch.no_grad()
+    def _text_checksum(self) -> tuple[float, ...]:
+        """Changes with the values, even where they were written past autograd, as EMA does."""
+        sums = [(t.double().sum(), t.double().square().sum()) for t in self._text_tensors()]
+        return tuple(torch.tensor(sums).flatten().tolist())
+
+
+def _check_test_cfg(test_cfg: dict | None) -> dict:
+    cfg = dict(test_cfg or {})
+    mode = cfg.setdefault('mode', 'whole')
+    if mode not in ('whole', 'slide'):
+        raise ValueError(f"test_cfg mode must be 'whole' or 'slide', got {mode!r}")
+    if mode == 'slide' and not {'crop_size', 'stride'} <= cfg.keys():
+        raise ValueError("test_cfg mode='slide' needs crop_size and stride, in pixels")
+    return cfg
+
+
+def _crop(image: Tensor, window: Window) -> Tensor:
+    return image[:, window.top : window.bottom, window.left : window.right]
+
+
+def _without_padding(image: Tensor, meta: dict) -> Tensor:
+    left, right, top, bottom = meta.get('img_padding_size', meta.get('padding_size', [0] * 4))
+    return image[:, top : image.shape[1] - bottom, left : image.shape[2] - right]

@@ -1,0 +1,131 @@
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .sliding_window import Window
+
+BAND_PIXELS = 1 << 20
+"""Output pixels that are resized at a time."""
+SCORE_ELEMENTS = 1 << 24
+"""Class scores of single pixels that are held at a time."""
+
+
+class StitchedScores(NamedTuple):
+    """Class scores of an image as a table of the distinct score rows and a map into it.
+
+    Pixels of one group share their scores, so an image has few distinct rows. The map and the table
+    together take far less memory than classes times pixels.
+    """
+
+    table: Tensor
+    """(U, K) distinct score rows."""
+    index: Tensor
+    """(H, W) row of each pixel."""
+
+    def flip(self, horizontal: bool) -> 'StitchedScores':
+        """Mirror the image, left to right or upside down."""
+        return self._replace(index=self.index.flip(1 if horizontal else 0))
+
+    def logits(self, size: tuple[int, int]) -> Tensor:
+        """Dense scores (K, height, width), resized bilinearly; memory grows with all three."""
+        scores = self.table.T[:, self.index]
+        return F.interpolate(scores[None], size=size, mode='bilinear', align_corners=False)[0]
+
+    def class_map(self, size: tuple[int, int]) -> Tensor:
+        """Best class of each pixel after bilinear resizing, as argmax of :meth:`logits` would be.
+
+        A resized pixel mixes four pixels. If they have one best class, the mixture has the same;
+        only elsewhere, along the borders of segments, scores are mixed at all.
+
+        Args:
+            size: (height, width) of the result.
+
+        Returns:
+            (height, width), int64.
+        """
+        labels = self.table.argmax(dim=1)
+        if tuple(size) == tuple(self.index.shape):
+            return labels[self.index]
+        rows = _bilinear_taps(self.index.shape[0], size[0], self.index.device)
+        columns = _bilinear_taps(self.index.shape[1], size[1], self.index.device)
+        label_map = labels[self.index]
+        band = max(BAND_PIXELS // size[1], 1)
+        return torch.cat(
+            [
+                self._resize_band(label_map, rows.slice(start, start + band), columns)
+                for start in range(0, size[0], band)
+            ]
+        )
+
+    def _resize_band(self, label_map: Tensor, rows: '_Taps', columns: '_Taps') -> Tensor:
+        corners = [(r, c) for r in (rows.low, rows.high) for c in (columns.low, columns.high)]
+        first, *others = [label_map[r[:, None], c] for r, c in corners]
+        mixed = torch.stack([other != first for other in others]).any(dim=0).nonzero(as_tuple=True)
+        per_chunk = max(SCORE_ELEMENTS // self.table.shape[1], 1)
+        for y, x in zip(mixed[0].split(per_chunk), mixed[1].split(per_chunk), strict=True):
+            scores = sum(
+                (wy[y] * wx[x])[:, None] * self.table[self.index[r[y], c[x]]]
+                for r, wy in ((rows.low, 1 - rows.weight), (rows.high, rows.weight))
+                for c, wx in ((columns.low, 1 - columns.weight), (columns.high, columns.weight))
+            )
+            first[y, x] = scores.argmax(dim=1)
+        return first
+
+
+class _Taps(NamedTuple):
+    """Two neighbours of each output position and the weight of the second."""
+
+    low: Tensor
+    high: Tensor
+    weight: Tensor
+
+    def slice(self, start: int, stop: int) -> '_Taps':
+        return _Taps(*(taps[start:stop] for taps in self))
+
+
+def _bilinear_taps(length: int, new_length: int, device: torch.device) -> _Taps:
+    centres = (torch.arange(new_length, device=device) + 0.5) * (length / new_length) - 0.5
+    centres = centres.clamp(min=0)
+    low = centres.long().clamp(max=length - 1)
+    return _Taps(low, (low + 1).clamp(max=length - 1), centres - low)
+
+
+def stitch(
+    size: tuple[int, int],
+    windows: Sequence[Window],
+    groups: Sequence[Tensor],
+    scores: Sequence[Tensor],
+) -> StitchedScores:
+    """Average the class scores of overlapping windows (METHOD 4.4).
+
+    Args:
+        size: (H, W) of the image.
+        windows: Windows that cover the image.
+        groups: For each window the group of its pixels, (height, width).
+        scores: For each window the class scores of its groups, (G, K).
+
+    Returns:
+        Mean scores of each pixel.
+    """
+    if len(windows) == 1:
+        return StitchedScores(scores[0], groups[0])
+    index = groups[0].new_zeros(size)
+    table = torch.zeros_like(scores[0][:1])
+    counts = table.new_zeros(1)
+    for window, window_groups, window_scores in zip(windows, groups, scores, strict=True):
+        region = index[window.top : window.bottom, window.left : window.right]
+        num_groups = len(window_scores)
+        # each pair of what the pixels had so far and their group here becomes a row of the table
+        pair = region * num_groups + window_groups
+        present = torch.zeros(len(table) * num_groups, dtype=torch.bool, device=pair.device)
+        present[pair.flatten()] = True
+        row_of_pair = present.cumsum(0) - 1 + len(table)
+        region.copy_(row_of_pair[pair])
+        pairs = present.nonzero().squeeze(1)
+        before = pairs // num_groups
+        table = torch.cat([table, table[before] + window_scores[pairs % num_groups]])
+        counts = torch.cat([counts, counts[before] + 1])
+    return StitchedScores(table / counts.clamp(min=1)[:, None], index)

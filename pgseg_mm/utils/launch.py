@@ -1,0 +1,116 @@
+"""What tools/train.py and tools/test.py share: arguments, the config and the process group."""
+
+import argparse
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed as torch_dist
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+
+
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and testing have in common.
+
+    Args:
+        parser: Parser that already has the positional arguments of its tool.
+    """
+    parser.add_argument('--work-dir', help='folder for logs and results')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to override, such as train_cfg.max_iters=10; a list is '
+        'written key="[a,b]" or key=a,b and a nested one key="[(a,b),(c,d)]", without blanks',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes of a distributed job; without an accelerator only '
+        'none and pytorch work, the latter over gloo',
+    )
+    parser.add_argument(
+        '--local_rank',
+        '--local-rank',
+        type=int,
+        default=0,
+        help='rank on this machine, for launchers that do not set LOCAL_RANK',
+    )
+
+
+def require_file(parser: argparse.ArgumentParser, name: str, path: str) -> None:
+    """Leave with the parser's usage message unless a file exists.
+
+    Args:
+        parser: Parser that reports the error.
+        name: Word for the file in the message, such as ``config``.
+        path: Path of the file.
+    """
+    if not Path(path).is_file():
+        parser.error(f'{name} file not found: {path}')
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and apply the arguments of :func:`add_launch_arguments`.
+
+    The work directory is, in this order: ``--work-dir``, the config's own, or
+    ``work_dirs/NAME_OF_THE_CONFIG`` in the current directory.
+
+    Args:
+        args: Parsed arguments, with ``config`` among them.
+
+    Returns:
+        The config, ready for the Runner but for what is particular to a tool.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    return cfg
+
+
+def prepare_distributed(cfg: Config) -> None:
+    """Make a distributed job run over gloo when the machine has no accelerator.
+
+    MMEngine selects a CUDA device before it opens the process group and hands that device to
+    DistributedDataParallel; neither works on a CPU. So the group is opened here, before the Runner
+    looks for one, and the model wrapper is told to use no device. A job on an accelerator, or of
+    one process without a launcher, is left as it is.
+
+    Args:
+        cfg: The config, changed in place.
+
+    Raises:
+        ValueError: If the launcher is slurm or mpi and there is no accelerator.
+    """
+    if cfg.launcher == 'none' or get_device() != 'cpu':
+        return
+    if cfg.launcher != 'pytorch':
+        raise ValueError(
+            f'launcher "{cfg.launcher}" needs an accelerator and none was found; '
+            'on CPUs start the job with torchrun and --launcher pytorch'
+        )
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    wrapper = cfg.setdefault(
+        'model_wrapper_cfg',
+        {
+            'type': 'MMDistributedDataParallel',
+            'broadcast_buffers': False,
+            'find_unused_parameters': cfg.get('find_unused_parameters', False),
+        },
+    )
+    wrapper['device_ids'] = None
+    seconds = cfg.env_cfg.dist_cfg.get('timeout')
+    torch_dist.init_process_group(
+        'gloo', timeout=None if seconds is None else timedelta(seconds=seconds)
+    )
+    if torch_dist.get_rank() == 0:
+        print('No accelerator found: the processes communicate over gloo, on CPUs.', flush=True)

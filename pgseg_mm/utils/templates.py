@@ -1,0 +1,62 @@
+"""Prompt templates: the sentences a class name is put into before it is embedded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+
+
+def _as_text(templates: Sequence[Callable[[str], str]]) -> tuple[str, ...]:
+    return tuple(template('{}') for template in templates)
+
+
+PROMPT_TEMPLATES: dict[str, tuple[str, ...]] = {
+    'simple': ('a photo of a {}.',),
+    'subset7': _as_text(SIMPLE_IMAGENET_TEMPLATES),
+    'openai80': _as_text(OPENAI_IMAGENET_TEMPLATES),
+}
+"""Named template sets; ``template.format(word)`` is the prompt of a word."""
+
+
+def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
+    """Look up a named set of templates, or check templates given as text.
+
+    Args:
+        templates: A name in :data:`PROMPT_TEMPLATES`, or the templates themselves, each with ``{}``
+            where the class name belongs.
+
+    Returns:
+        The templates, each usable as ``template.format(word)``.
+
+    Raises:
+        ValueError: The name is unknown, the sequence is empty, or a template cannot be filled with
+            exactly the class name.
+    """
+    if isinstance(templates, str):
+        if templates not in PROMPT_TEMPLATES:
+            raise ValueError(
+                f'Unknown template set {templates!r}; choose one of {sorted(PROMPT_TEMPLATES)} '
+                "or give a list of templates such as ['a photo of a {}.']."
+            )
+        return PROMPT_TEMPLATES[templates]
+    if not templates:
+        raise ValueError("No prompt template given; give at least one, such as 'a photo of a {}.'.")
+    for index, template in enumerate(templates):
+        _check_template(index, template)
+    return tuple(templates)
+
+
+def _check_template(index: int, template: str) -> None:
+    if '{}' not in template:
+        raise ValueError(
+            f"Template {index}, {template!r}, has no '{{}}'; "
+            "write '{}' where the class name belongs."
+        )
+    try:
+        template.format('word')
+    except (IndexError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"Template {index}, {template!r}, must hold one '{{}}' for the class name and no other "
+            "braces; write '{{' or '}}' for a brace that is part of the text."
+        ) from error

@@ -1,0 +1,180 @@
+"""Vocabularies: the words a segmentation class is asked for by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from os import PathLike
+from pathlib import Path
+
+MAX_LISTED_DIFFERENCES = 3
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words of every class, in label order.
+
+    Prompt words and a data set's label names are two things: the words may be any, but their order
+    and number must be those of the labels (see :meth:`check_matches`).
+
+    Args:
+        words: For each class its synonyms, the first of which is its display name. Words are
+            stripped; words that differ only in case count as the same, because the tokenizer
+            ignores case.
+
+    Raises:
+        ValueError: There is no class, a class has no word, a word is empty or stands twice.
+
+    Examples:
+        >>> vocabulary = Vocabulary((('background',), ('dog', 'puppy'), ('red car',)))
+        >>> vocabulary.names
+        ('background', 'dog', 'red car')
+        >>> vocabulary.flat_words
+        ('background', 'dog', 'puppy', 'red car')
+        >>> vocabulary.class_index
+        (0, 1, 1, 2)
+    """
+
+    words: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        words = tuple(_stripped(synonyms, f'class {i}') for i, synonyms in enumerate(self.words))
+        _check_words(words, [f'class {i}' for i in range(len(words))])
+        object.__setattr__(self, 'words', words)
+
+    @classmethod
+    def from_names(cls, names: Sequence[str]) -> Vocabulary:
+        """Make a vocabulary of one word a class.
+
+        Args:
+            names: Class names in label order, taken as they are: a comma does not split a name.
+        """
+        if isinstance(names, str):
+            raise ValueError(f'Class names must be a list, got the single string {names!r}.')
+        return cls(tuple((name,) for name in names))
+
+    @classmethod
+    def from_file(cls, path: str | PathLike[str]) -> Vocabulary:
+        """Read a vocabulary from a text file.
+
+        Args:
+            path: UTF-8 text with one class a line in label order, synonyms separated by commas.
+                Lines that start with ``#`` are comments.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is not UTF-8 or empty, a line is blank, or a word is empty or
+                stands twice.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f'Vocabulary file {path} does not exist; give a text file with one class a line.'
+            )
+        try:
+            lines = path.read_text(encoding='utf-8-sig').rstrip().splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f'Vocabulary file {path} is not UTF-8 text; save it as UTF-8.'
+            ) from error
+        words, places = [], []
+        for number, line in enumerate(lines, start=1):
+            place = f'line {number} of {path}'
+            if line.lstrip().startswith('#'):
+                continue
+            if not line.strip():
+                raise ValueError(
+                    f'Blank {place}: it would shift the labels of the classes after it; '
+                    'remove the line or name the class.'
+                )
+            words.append(_stripped(line.split(','), place))
+            places.append(place)
+        _check_words(words, places, source=f'file {path}')
+        return cls(tuple(words))
+
+    @classmethod
+    def from_list(cls, words: Sequence[Sequence[str]]) -> Vocabulary:
+        """Restore a vocabulary from what :meth:`to_list` returned."""
+        return cls(tuple(tuple(synonyms) for synonyms in words))
+
+    def to_list(self) -> list[list[str]]:
+        """Return the words as plain lists, fit for a checkpoint or JSON."""
+        return [list(synonyms) for synonyms in self.words]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Display name of every class."""
+        return tuple(synonyms[0] for synonyms in self.words)
+
+    @property
+    def has_background(self) -> bool:
+        """Whether class 0 is the background."""
+        return self.names[0].casefold() == 'background'
+
+    @property
+    def flat_words(self) -> tuple[str, ...]:
+        """All words of all classes, class after class."""
+        return tuple(word for synonyms in self.words for word in synonyms)
+
+    @property
+    def class_index(self) -> tuple[int, ...]:
+        """For each word of :attr:`flat_words` the label of its class."""
+        return tuple(label for label, synonyms in enumerate(self.words) for _ in synonyms)
+
+    def check_matches(self, classes: Sequence[str]) -> None:
+        """Check that there are as many classes here as in a data set.
+
+        Args:
+            classes: The data set's class names in label order. The names themselves may differ.
+
+        Raises:
+            ValueError: The numbers of classes differ.
+        """
+        if len(self) == len(classes):
+            return
+        differences = [
+            f'label {label}: {ours!r} here, {theirs!r} in the data set'
+            for label, (ours, theirs) in enumerate(zip_longest(self.names, classes))
+            if ours is None or theirs is None or ours.casefold() != theirs.strip().casefold()
+        ]
+        listed = '; '.join(differences[:MAX_LISTED_DIFFERENCES])
+        raise ValueError(
+            f'The vocabulary has {len(self)} classes and the data set {len(classes)}; there must '
+            f'be one line for each label, in label order. First differences: {listed}.'
+        )
+
+
+def _stripped(synonyms: Sequence[str], place: str) -> tuple[str, ...]:
+    if isinstance(synonyms, str):
+        raise ValueError(f'The words of {place} must be a list, got the string {synonyms!r}.')
+    for word in synonyms:
+        if not isinstance(word, str):
+            raise ValueError(
+                f'A word of {place} is {word!r} of type {type(word).__name__}; expected a string.'
+            )
+    return tuple(word.strip() for word in synonyms)
+
+
+def _check_words(
+    words: Sequence[tuple[str, ...]], places: Sequence[str], source: str = 'list of classes'
+) -> None:
+    if not words:
+        raise ValueError(f'The vocabulary is empty: the {source} names no class.')
+    first_place: dict[str, str] = {}
+    for synonyms, place in zip(words, places, strict=True):
+        if not synonyms:
+            raise ValueError(f'No word in {place}; every class needs at least one.')
+        for word in synonyms:
+            if not word:
+                raise ValueError(f'Empty name in {place}; write a word or remove the extra comma.')
+            earlier = first_place.setdefault(word.casefold(), place)
+            if earlier is not place:
+                raise ValueError(
+                    f'{word!r} stands in {earlier} and in {place}; a word may name only one class.'
+                )
+        if len({word.casefold() for word in synonyms}) < len(synonyms):
+            raise ValueError(f'A word stands twice in {place}: {", ".join(synonyms)}.')

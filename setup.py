@@ -1,0 +1,55 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """Version of the package, read without importing it."""
+    text = (ROOT / 'pgseg_mm' / 'version.py').read_text(encoding='utf-8')
+    match = re.search(r"__version__ = '([^']+)'", text)
+    if match is None:
+        raise RuntimeError("pgseg_mm/version.py has no line __version__ = '...'")
+    return match.group(1)
+
+
+def read_requirements(name: str) -> list[str]:
+    """Requirement lines of requirements/NAME.txt, without comments and empty lines."""
+    text = (ROOT / 'requirements' / f'{name}.txt').read_text(encoding='utf-8')
+    lines = (re.sub(r'(^|\s)#.*', '', line).strip() for line in text.splitlines())
+    return [line for line in lines if line]
+
+
+def read_readme() -> str:
+    """The long description; a source archive may lack it."""
+    readme = ROOT / 'README.md'
+    return readme.read_text(encoding='utf-8') if readme.is_file() else ''
+
+
+onedl, openmmlab, tests = map(read_requirements, ('onedl', 'openmmlab', 'tests'))
+
+setup(
+    name='pgseg-mm',
+    version=read_version(),
+    description='Prototype-guided open-vocabulary segmentation from image-text pairs, '
+    'as an OpenMMLab plug-in',
+    long_description=read_readme(),
+    long_description_content_type='text/markdown',
+    author='The pgseg-mm authors',
+    license='Apache-2.0',
+    keywords='semantic segmentation, open vocabulary, zero-shot, vision-language, OpenMMLab',
+    packages=find_packages(include=['pgseg_mm*']),
+    package_data={'pgseg_mm': ['datasets/vocabularies/*.txt']},
+    python_requires='>=3.10,<3.13',
+    install_requires=read_requirements('runtime'),
+    # Two stacks provide mmengine, mmcv, mmseg and mmpretrain, and overwrite each other's files:
+    # neither is required outright, the user picks one.
+    extras_require={
+        'onedl': onedl,
+        'openmmlab': openmmlab,
+        'tests': tests,
+        'all': onedl + tests,
+    },
+)

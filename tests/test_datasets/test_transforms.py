@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import Compose
+from mmengine.registry import init_default_scope
+from mmseg.structures import SegDataSample
+from PIL import Image
+
+from pgseg_mm.datasets import PackImageTextInputs, TokenizeCaption
+from pgseg_mm.utils import tokenize
+
+TRAIN_PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='mmpretrain.RandomResizedCrop',
+        scale=224,
+        crop_ratio_range=(0.08, 1.0),
+        backend='pillow',
+        interpolation='bicubic',
+    ),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='TokenizeCaption', context_length=77),
+    dict(type='PackImageTextInputs'),
+]
+
+
+def test_the_training_pipeline_of_a_config(tmp_path):
+    init_default_scope('mmseg')
+    path = str(tmp_path / 'cat.png')
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(path)
+
+    packed = Compose(TRAIN_PIPELINE)(dict(img_path=path, caption='a cat'))
+
+    assert set(packed) == {'inputs', 'tokens', 'data_samples'}
+    assert packed['inputs'].shape == (3, 224, 224)
+    assert packed['inputs'].dtype == torch.uint8
+    assert torch.equal(packed['tokens'], tokenize('a cat')[0])
+    assert isinstance(packed['data_samples'], SegDataSample)
+    assert packed['data_samples'].metainfo == dict(
+        img_path=path, caption='a cat', ori_shape=(30, 40), img_shape=(224, 224)
+    )
+
+
+def test_a_caption_of_500_words_is_cut_and_keeps_its_end_token():
+    tokens = TokenizeCaption(context_length=16)(dict(caption='cat ' * 500))['tokens']
+
+    assert tokens.shape == (16,)
+    assert tokens.dtype == torch.int64
+    assert tokens[-1] == 49407
+
+
+def test_tokenizing_needs_a_caption():
+    with pytest.raises(KeyError, match="needs 'caption'"):
+        TokenizeCaption()(dict(img_path='cat.png'))
+
+
+def test_packing_puts_channels_first_in_memory_of_its_own_order():
+    image = np.arange(24, dtype=np.float32).reshape(2, 4, 3)[:, ::-1]  # a flipped view
+    packed = PackImageTextInputs(meta_keys=('caption',))(
+        dict(img=image, tokens=tokenize('a cat')[0], caption='a cat')
+    )
+
+    assert packed['inputs'].is_contiguous()
+    assert packed['inputs'].dtype == torch.float32
+    assert packed['inputs'][:, 0, 0].tolist() == [9.0, 10.0, 11.0]
+    assert packed['data_samples'].metainfo == dict(caption='a cat')
+
+
+def test_packing_a_grey_image_keeps_its_one_channel():
+    image = np.zeros((2, 4), np.uint8)
+
+    assert PackImageTextInputs()(dict(img=image, tokens=None))['inputs'].shape == (1, 2, 4)
+
+
+def test_packing_needs_tokens_and_says_where_they_come_from():
+    with pytest.raises(KeyError, match='put TokenizeCaption before it'):
+        PackImageTextInputs()(dict(img=np.zeros((2, 4, 3), np.uint8)))
+
+
+def test_packing_needs_an_image():
+    with pytest.raises(KeyError, match='put LoadImageFromFile before it'):
+        PackImageTextInputs()(dict(tokens=tokenize('a cat')[0]))

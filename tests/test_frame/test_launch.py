@@ -1,0 +1,103 @@
+import argparse
+import os
+import socket
+from types import SimpleNamespace
+
+import pytest
+import torch.distributed as torch_dist
+from mmengine.config import Config
+
+from pgseg_mm.utils import launch
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('config')
+    launch.add_launch_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+@pytest.fixture(autouse=True)
+def single_process_job(monkeypatch):
+    """The environment torchrun would set for a job of one process, undone afterwards."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    job = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port, 'RANK': 0, 'WORLD_SIZE': 1}
+    for name, value in (job | {'LOCAL_RANK': 0}).items():
+        monkeypatch.setenv(name, str(value))
+    yield
+    if torch_dist.is_initialized():
+        torch_dist.destroy_process_group()
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / 'tiny.py'
+    path.write_text("env_cfg = dict(dist_cfg=dict(backend='nccl'))\n")
+    return str(path)
+
+
+def on_device(monkeypatch, device):
+    monkeypatch.setattr(launch, 'get_device', lambda: device)
+
+
+def test_gloo_without_accelerator(monkeypatch, config_file, capsys):
+    on_device(monkeypatch, 'cpu')
+    options = ['env_cfg.cudnn_benchmark=True', 'env_cfg.dist_cfg.timeout=60']
+    args = parse(config_file, '--launcher', 'pytorch', '--cfg-options', *options)
+    cfg = launch.load_config(args)
+    launch.prepare_distributed(cfg)
+
+    assert torch_dist.get_backend() == 'gloo'
+    assert cfg.env_cfg.dist_cfg.backend == 'gloo'
+    assert cfg.env_cfg.cudnn_benchmark
+    assert cfg.model_wrapper_cfg.device_ids is None
+    assert capsys.readouterr().out.count('\n') == 1
+
+
+def test_wrapper_of_the_config_is_kept(monkeypatch):
+    on_device(monkeypatch, 'cpu')
+    cfg = Config(
+        {'launcher': 'pytorch', 'model_wrapper_cfg': {'type': 'Mine', 'static_graph': True}}
+    )
+    launch.prepare_distributed(cfg)
+    expected = {'type': 'Mine', 'static_graph': True, 'device_ids': None}
+    assert cfg.model_wrapper_cfg.to_dict() == expected
+
+
+@pytest.mark.parametrize(('launcher', 'device'), [('none', 'cpu'), ('pytorch', 'cuda')])
+def test_other_jobs_are_left_as_they_are(monkeypatch, config_file, launcher, device):
+    on_device(monkeypatch, device)
+    cfg = launch.load_config(parse(config_file, '--launcher', launcher))
+    before = cfg.to_dict()
+    launch.prepare_distributed(cfg)
+    assert cfg.to_dict() == before
+    assert not torch_dist.is_initialized()
+
+
+def test_slurm_without_accelerator_is_refused(monkeypatch):
+    on_device(monkeypatch, 'cpu')
+    with pytest.raises(ValueError, match='needs an accelerator'):
+        launch.prepare_distributed(Config({'launcher': 'slurm'}))
+
+
+def test_work_dir_comes_from_argument_config_or_name(config_file, tmp_path):
+    assert launch.load_config(parse(config_file)).work_dir == os.path.join('work_dirs', 'tiny')
+    own = launch.load_config(parse(config_file, '--cfg-options', 'work_dir=own'))
+    assert own.work_dir == 'own'
+    given = ['--work-dir', str(tmp_path), '--cfg-options', 'work_dir=own']
+    assert launch.load_config(parse(config_file, *given)).work_dir == str(tmp_path)
+
+
+@pytest.mark.parametrize('spelling', ['--local_rank', '--local-rank'])
+def test_local_rank_argument_stands_in_for_the_variable(monkeypatch, config_file, spelling):
+    monkeypatch.delenv('LOCAL_RANK')
+    launch.load_config(parse(config_file, f'{spelling}=3'))
+    assert os.environ['LOCAL_RANK'] == '3'
+
+
+def test_missing_file_is_reported_by_the_parser():
+    complaints = []
+    launch.require_file(SimpleNamespace(error=complaints.append), 'config', '/nowhere/a.py')
+    assert complaints == ['config file not found: /nowhere/a.py']

@@ -1,0 +1,184 @@
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+CONFIG = """
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
+default_hooks = dict(visualization=dict(type='SegVisualizationHook'))
+visualizer = dict(type='SegLocalVisualizer')
+test_evaluator = dict(type='IoUMetric')
+test_dataloader = dict(dataset=dict(pipeline=['plain']))
+tta_pipeline = ['flipped']
+tta_model = dict(type='SegTTAModel')
+model = dict(type='Net')
+"""
+
+
+class FakeRunner:
+    """Stands in for MMEngine's Runner and keeps the config it was given."""
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+        self.called = []
+        FakeRunner.last = self
+
+    from_cfg = classmethod(lambda cls, cfg: cls(cfg))
+
+    def train(self):
+        self.called.append('train')
+
+    def test(self):
+        self.called.append('test')
+
+
+def run(monkeypatch, tool, *arguments):
+    monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+    runpy.run_path(str(TOOLS / tool), run_name='__main__')
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    path = tmp_path / 'tiny.py'
+    path.write_text(CONFIG)
+    monkeypatch.setattr('mmengine.runner.Runner', FakeRunner)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / 'last.pth'
+    path.touch()
+    return path
+
+
+@pytest.mark.parametrize('tool', ['train.py', 'test.py'])
+def test_help(monkeypatch, capsys, tool):
+    with pytest.raises(SystemExit) as leaving:
+        run(monkeypatch, tool, '--help')
+    assert leaving.value.code == 0
+    shown = capsys.readouterr().out
+    for flag in ('--work-dir', '--cfg-options', '--launcher', '--local-rank'):
+        assert flag in shown
+
+
+@pytest.mark.parametrize(
+    ('tool', 'arguments'), [('train.py', ['absent.py']), ('test.py', ['absent.py', 'absent.pth'])]
+)
+def test_missing_config_is_refused(monkeypatch, capsys, tool, arguments):
+    with pytest.raises(SystemExit) as leaving:
+        run(monkeypatch, tool, *arguments)
+    assert leaving.value.code == 2
+    assert 'error: config file not found: absent.py' in capsys.readouterr().err
+
+
+def test_missing_checkpoint_is_refused(monkeypatch, capsys, config):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, 'test.py', config, 'absent.pth')
+    assert 'error: checkpoint file not found: absent.pth' in capsys.readouterr().err
+
+
+def test_tool_runs_from_any_directory(tmp_path):
+    tool = subprocess.run(
+        [sys.executable, TOOLS / 'train.py', 'absent.py'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert tool.returncode == 2
+    assert 'config file not found' in tool.stderr
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
+def test_distributed_script_says_how_it_is_used(script):
+    tool = subprocess.run([TOOLS / script], capture_output=True, text=True, check=False)
+    assert tool.returncode == 2
+    assert tool.stderr.startswith('usage:')
+
+
+def test_train_hands_its_arguments_to_the_runner(monkeypatch, config, tmp_path):
+    options = ['--cfg-options', 'optim_wrapper.optimizer.lr=0.5', '--resume']
+    run(monkeypatch, 'train.py', config, '--work-dir', tmp_path, *options)
+    runner = FakeRunner.last
+    assert runner.called == ['train']
+    assert runner.cfg.resume
+    assert runner.cfg.work_dir == str(tmp_path)
+    assert runner.cfg.optim_wrapper.optimizer.lr == 0.5
+
+
+def test_amp_is_refused_without_accelerator(monkeypatch, capsys, config):
+    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cpu')
+    with pytest.raises(SystemExit):
+        run(monkeypatch, 'train.py', config, '--amp')
+    assert '--amp needs an accelerator' in capsys.readouterr().err
+
+
+def test_amp_switches_the_optimizer_wrapper(monkeypatch, config):
+    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cuda')
+    run(monkeypatch, 'train.py', config, '--amp')
+    wrapper = FakeRunner.last.cfg.optim_wrapper
+    assert (wrapper.type, wrapper.loss_scale) == ('AmpOptimWrapper', 'dynamic')
+
+
+def test_amp_refuses_another_wrapper(monkeypatch, capsys, config):
+    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cuda')
+    options = ['--cfg-options', 'optim_wrapper.type=ApexOptimWrapper']
+    with pytest.raises(SystemExit):
+        run(monkeypatch, 'train.py', config, '--amp', *options)
+    assert 'the config has ApexOptimWrapper' in capsys.readouterr().err
+
+
+def test_test_hands_its_arguments_to_the_runner(monkeypatch, config, checkpoint):
+    options = ['--out', 'masks', '--show-dir', 'painted', '--show', '--wait-time', '1.5', '--tta']
+    run(monkeypatch, 'test.py', config, checkpoint, *options)
+    runner = FakeRunner.last
+    assert runner.called == ['test']
+    assert runner.cfg.load_from == str(checkpoint)
+    assert runner.cfg.test_evaluator.output_dir == 'masks'
+    assert runner.cfg.visualizer.save_dir == 'painted'
+    hook = {'type': 'SegVisualizationHook', 'draw': True, 'show': True, 'wait_time': 1.5}
+    assert runner.cfg.default_hooks.visualization.to_dict() == hook
+    assert runner.cfg.model.type == 'SegTTAModel'
+    assert runner.cfg.model.module.type == 'Net'
+    assert runner.cfg.test_dataloader.dataset.pipeline == ['flipped']
+
+
+@pytest.mark.parametrize(
+    ('flag', 'removed', 'message'),
+    [
+        (['--tta'], 'tta_model', '--tta needs tta_model in the config'),
+        (['--show'], 'default_hooks', 'need a visualization hook'),
+    ],
+)
+def test_test_refuses_what_the_config_cannot_do(
+    monkeypatch, capsys, config, checkpoint, flag, removed, message
+):
+    cfg = Config.fromfile(config)
+    del cfg[removed]
+    cfg.dump(config)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, 'test.py', config, checkpoint, *flag)
+    assert message in capsys.readouterr().err
+
+
+def test_out_finds_the_iou_metric_among_several(monkeypatch, config, checkpoint):
+    metrics = config.with_name('metrics.py')
+    metrics.write_text(
+        f"_base_ = '{config.name}'\n"
+        "test_evaluator = [dict(type='Accuracy'), dict(type='mmseg.IoUMetric')]\n"
+    )
+    run(monkeypatch, 'test.py', metrics, checkpoint, '--out', 'masks')
+    accuracy, iou = FakeRunner.last.cfg.test_evaluator
+    assert 'output_dir' not in accuracy
+    assert iou.output_dir == 'masks'
+
+
+def test_address_of_a_checkpoint_is_left_to_mmengine(monkeypatch, config):
+    run(monkeypatch, 'test.py', config, 'https://example.org/last.pth')
+    assert FakeRunner.last.called == ['test']

@@ -1,0 +1,115 @@
+import pytest
+import torch
+from mmengine.dataset import default_collate, pseudo_collate
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+
+from pgseg_mm.models.data_preprocessor import PGSegDataPreProcessor
+from pgseg_mm.utils import tokenize
+
+MEAN, STD = [100.0, 110.0, 120.0], [10.0, 20.0, 40.0]
+
+
+@pytest.fixture
+def preprocessor():
+    return MODELS.build(dict(type='PGSegDataPreProcessor', mean=MEAN, std=STD))
+
+
+def sample(height=4, width=6, caption='a cat'):
+    """One packed pair: a BGR image of one colour and its tokens."""
+    image = torch.tensor([160, 130, 90], dtype=torch.uint8).view(3, 1, 1)
+    return dict(
+        inputs=image.expand(3, height, width).contiguous(),
+        tokens=tokenize(caption)[0],
+        data_samples=SegDataSample(metainfo=dict(caption=caption)),
+    )
+
+
+@pytest.mark.parametrize('collate', [pseudo_collate, default_collate])
+def test_a_training_batch_is_normalised_rgb_with_stacked_tokens(preprocessor, collate):
+    batch = preprocessor(collate([sample(), sample(caption='two dogs on a sofa')]), training=True)
+
+    assert batch['inputs'].shape == (2, 3, 4, 6)
+    assert batch['inputs'].dtype == torch.float32
+    assert batch['inputs'][1, :, 3, 5].tolist() == [-1.0, 1.0, 1.0]
+    assert batch['tokens'].shape == (2, 8)
+    assert [each.caption for each in batch['data_samples']] == ['a cat', 'two dogs on a sofa']
+
+
+def test_bgr_order_is_kept_on_request():
+    preprocessor = PGSegDataPreProcessor(MEAN, STD, bgr_to_rgb=False)
+
+    batch = preprocessor(pseudo_collate([sample()]))
+
+    assert batch['inputs'][0, :, 0, 0].tolist() == [6.0, 1.0, -0.75]
+
+
+def test_float_images_are_not_changed_in_place(preprocessor):
+    image = torch.full((3, 4, 6), 100.0)
+
+    preprocessor(dict(inputs=[image]))
+
+    assert (image == 100.0).all()
+
+
+@pytest.mark.parametrize(
+    ('words', 'length'),
+    [(6, 8), (7, 16), (500, 77)],  # start and end token come on top
+)
+def test_padding_behind_the_longest_caption_is_cut_in_steps_of_8(preprocessor, words, length):
+    captions = ['cat ' * words, 'cat']
+    batch = preprocessor(pseudo_collate([sample(caption=caption) for caption in captions]))
+
+    assert torch.equal(batch['tokens'], tokenize(captions)[:, :length])
+    assert batch['tokens'].max(dim=1).values.tolist() == [49407, 49407]
+
+
+def test_text_is_left_whole_on_request():
+    preprocessor = PGSegDataPreProcessor(MEAN, STD, trim_text=False)
+
+    assert preprocessor(pseudo_collate([sample()]))['tokens'].shape == (1, 77)
+
+
+def test_images_of_several_sizes_stay_a_list_in_evaluation(preprocessor):
+    batch = preprocessor(dict(inputs=[sample()['inputs'], sample(5, 7)['inputs']]))
+
+    assert [tuple(image.shape) for image in batch['inputs']] == [(3, 4, 6), (3, 5, 7)]
+    assert batch['inputs'][1][:, 0, 0].tolist() == [-1.0, 1.0, 1.0]
+    assert batch['data_samples'] is None
+    assert 'tokens' not in batch
+
+
+def test_images_of_several_sizes_are_refused_in_training(preprocessor):
+    with pytest.raises(ValueError, match=r'different sizes .*\(4, 6\), \(5, 7\).*Crop'):
+        preprocessor(pseudo_collate([sample(), sample(5, 7)]), training=True)
+
+
+def test_an_image_that_is_not_in_colour_is_refused(preprocessor):
+    images = [sample()['inputs'], torch.zeros(1, 4, 6)]
+
+    with pytest.raises(ValueError, match=r'Image 1 .* shape \(1, 4, 6\); expected \(3, H, W\)'):
+        preprocessor(dict(inputs=images))
+    with pytest.raises(ValueError, match=r'shape \(4, 4, 6\); expected \(3, H, W\)'):
+        preprocessor(dict(inputs=torch.zeros(2, 4, 4, 6)))
+
+
+def test_a_batch_without_images_is_refused(preprocessor):
+    with pytest.raises(KeyError, match="no 'inputs'"):
+        preprocessor(dict(tokens=[]))
+    with pytest.raises(ValueError, match='holds no image'):
+        preprocessor(dict(inputs=[]))
+
+
+def test_mean_and_std_need_three_positive_values():
+    with pytest.raises(ValueError, match='three values each.* got 1 and 3'):
+        PGSegDataPreProcessor([100.0], STD)
+    with pytest.raises(ValueError, match='std must be positive'):
+        PGSegDataPreProcessor(MEAN, [1.0, 0.0, 1.0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_a_batch_is_moved_to_the_models_device(preprocessor):
+    batch = preprocessor.cuda()(pseudo_collate([sample(), sample()]), training=True)
+
+    assert batch['inputs'].is_cuda
+    assert batch['tokens'].is_cuda

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Train in GPUS processes a machine: tools/dist_train.sh CONFIG GPUS [arguments of train.py]
+# Environment: NNODES, NODE_RANK, MASTER_ADDR and PORT of the job, PYTHON for the interpreter.
+set -euo pipefail
+if (($# < 2)); then
+    echo "usage: $0 CONFIG GPUS [arguments of train.py]" >&2
+    exit 2
+fi
+config=$1 gpus=$2
+shift 2
+
+exec "${PYTHON:-python}" -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" \
+    --node_rank="${NODE_RANK:-0}" \
+    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
+    --master_port="${PORT:-29500}" \
+    --nproc_per_node="$gpus" \
+    "$(dirname "${BASH_SOURCE[0]}")/train.py" "$config" --launcher pytorch "$@"
