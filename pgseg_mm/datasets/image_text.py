@@ -16,8 +16,8 @@ from mmengine.fileio import join_path
 from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
-DECODE_ERRORS = (AssertionError, OSError, SyntaxError, cv2.error)
-"""What mmcv's image backends raise for bytes that are no image."""
+DECODE_ERRORS = (AssertionError, AttributeError, OSError, SyntaxError, cv2.error)
+"""What mmcv's loading raises for bytes that are no image, depending on its backend and version."""
 
 NumberedRow = tuple[str, dict[str, Any]]
 """Where a row stands ('line 7') and its columns."""

@@ -38,6 +38,7 @@ class SubsetIoUMetric(IoUMetric):
     def __init__(self, subsets: Mapping[str, str | Sequence[str]], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.subsets = {name: _class_names(name, given) for name, given in subsets.items()}
+        self._labels: dict[str, list[int]] = {}
 
     @property
     def dataset_meta(self) -> dict | None:
@@ -46,13 +47,15 @@ class SubsetIoUMetric(IoUMetric):
 
     @dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
+        classes = list(dataset_meta['classes'])
         for subset, names in self.subsets.items():
-            unknown = [name for name in names if name not in dataset_meta['classes']]
+            unknown = [name for name in names if name not in classes]
             if unknown:
                 raise ValueError(
                     f'Subset {subset!r} names classes that the data set does not have: {unknown}; '
                     'use names from its metainfo.'
                 )
+            self._labels[subset] = [classes.index(name) for name in names]
         self._dataset_meta = dataset_meta
 
     def compute_metrics(self, results: list) -> dict[str, float]:
@@ -70,14 +73,13 @@ class SubsetIoUMetric(IoUMetric):
             return metrics
         areas = [sum(area) for area in zip(*results, strict=True)]
         ious = self.total_area_to_metrics(*areas, ['mIoU'], self.nan_to_num)['IoU']
-        classes = list(self.dataset_meta['classes'])
-        for subset, names in self.subsets.items():
-            subset_ious = ious[[classes.index(name) for name in names]]
+        for subset, labels in self._labels.items():
+            subset_ious = ious[labels]
             occurring = subset_ious[~np.isnan(subset_ious)]
             mean = np.round(occurring.mean() * 100, 2) if occurring.size else np.nan
             metrics[f'mIoU_{subset}'] = mean
             print_log(
-                f'mIoU of {subset} ({occurring.size} of {len(names)} classes occur): {mean:.2f}',
+                f'mIoU of {subset} ({occurring.size} of {len(labels)} classes occur): {mean:.2f}',
                 logger=MMLogger.get_current_instance(),
             )
         return metrics

@@ -152,6 +152,18 @@ def test_an_image_that_is_no_image_is_named_with_its_row(root, content, backend)
     assert error.value.__cause__ is not None
 
 
+def test_an_mmcv_that_does_not_check_what_it_decoded_makes_no_difference(root, monkeypatch):
+    def transform(self, results):
+        decoded = None
+        return dict(results, img=decoded, img_shape=decoded.shape)
+
+    monkeypatch.setattr('mmcv.transforms.LoadImageFromFile.transform', transform)
+    dataset = make(root, write(root, 'pairs.csv', FILES['pairs.csv']), pipeline=LOAD)
+
+    with pytest.raises(ValueError, match=r'cat.png \(line 2 of .*cannot be read'):
+        dataset[0]
+
+
 def test_a_missing_image_is_named_with_its_row(root):
     name = write(root, 'pairs.json', '[{"image": "bird.png", "caption": "a bird"}]')
     dataset = make(root, name, pipeline=LOAD)

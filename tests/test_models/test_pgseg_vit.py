@@ -1,0 +1,166 @@
+import pytest
+import torch
+from mmseg.registry import MODELS
+from pgseg_mm.models import GroupFeatures, PGSegViT
+
+TINY = dict(
+    img_size=32,
+    patch_size=8,
+    embed_dims=24,
+    depths=(1, 1, 1),
+    num_heads=3,
+    num_group_tokens=(6, 3, 0),
+    num_output_groups=(6, 3),
+    prototypes=dict(hidden_channels=16),
+)
+
+
+def tiny(**kwargs) -> PGSegViT:
+    torch.manual_seed(0)
+    return PGSegViT(**{**TINY, **kwargs})
+
+
+def test_default_maps_of_every_stage_at_patch_resolution():
+    maps = tiny().eval()(torch.rand(2, 3, 32, 32))
+    assert [tuple(m.shape) for m in maps] == [(2, 24, 4, 4)] * 3
+
+
+def test_maps_spread_group_features_by_the_soft_assignment():
+    images = torch.rand(2, 3, 32, 32)
+    groups = tiny(out_type='groups').eval()(images)
+    last = tiny(out_indices=-1).eval()(images)[0]
+    expected = torch.einsum('bgc,bghw->bchw', groups.tokens, groups.patch_assignment())
+    torch.testing.assert_close(last, expected)
+
+
+def test_groups_are_a_named_structure():
+    out = tiny(out_type='groups').eval()(torch.rand(2, 3, 32, 32))
+    assert isinstance(out, GroupFeatures)
+    assert out.tokens.shape == (2, 3, 24)
+    assert [tuple(a.shape) for a in out.assignments] == [(2, 6, 16), (2, 3, 6)]
+    assert [tuple(c.shape) for c in out.centres] == [(2, 6, 24), (2, 3, 24)]
+    assert [tuple(p.shape) for p in out.prototypes] == [(2, 6, 24), (2, 3, 24)]
+    assert out.grid_size == (4, 4)
+
+
+@pytest.mark.parametrize('size', [(40, 72), (33, 47), (8, 100), (64, 16)])
+def test_any_size_is_floored_to_patches(size):
+    images = torch.rand(1, 3, *size)
+    model = tiny(out_type='groups').eval()
+    out = model(images)
+    height, width = size[0] // 8, size[1] // 8
+    assert out.grid_size == (height, width)
+    seen = model(images[:, :, : height * 8, : width * 8])
+    torch.testing.assert_close(out.tokens, seen.tokens)
+
+
+@pytest.mark.parametrize(
+    ('depths', 'tokens', 'groups'),
+    [((2, 1), (5, 0), (4,)), ((1, 1, 1), (6, 3, 0), (5, 2)), ((1, 1, 1, 1), (8, 4, 2, 0), (8, 4, 2))],
+)
+def test_one_to_three_grouping_stages(depths, tokens, groups):
+    model = tiny(
+        depths=depths, num_group_tokens=tokens, num_output_groups=groups, out_type='groups'
+    )
+    out = model.eval()(torch.rand(2, 3, 32, 32))
+    assert out.patch_assignment().shape == (2, groups[-1], 4, 4)
+
+
+def test_stages_of_different_widths():
+    model = tiny(embed_dims=(24, 36, 48), num_heads=(3, 3, 4)).eval()
+    maps = model(torch.rand(2, 3, 32, 32))
+    assert [m.shape[1] for m in maps] == [36, 48, 48]
+
+
+def test_without_prototypes_it_is_groupvit():
+    model = tiny(prototypes=None, out_type='groups').eval()
+    assert not [k for k in model.state_dict() if 'prototypes' in k or 'reconstruction' in k]
+    assert model(torch.rand(1, 3, 32, 32)).prototypes == ()
+
+
+def test_every_parameter_gets_a_gradient():
+    model = tiny(out_type='groups').train()
+    model(torch.rand(2, 3, 32, 32)).tokens.square().sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_published_initialisation():
+    torch.manual_seed(0)
+    model = PGSegViT(depths=(1, 1, 1))
+    assert model.stages[0].blocks[0].mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert model.pos_embed.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not model.stages[1].grouping.assign.q_proj.bias.any()
+    bound = 384**-0.5  # torch's default for a convolution
+    weight = model.stages[0].reconstruction.fc1.weight
+    assert weight.abs().max() <= bound and weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+def test_drop_path_rises_linearly_over_all_blocks():
+    rates = [
+        getattr(block.drop_path, 'drop_prob', 0.0)
+        for stage in PGSegViT(drop_path_rate=0.1).stages
+        for block in stage.blocks
+    ]
+    assert rates == pytest.approx(torch.linspace(0, 0.1, 12).tolist())
+
+
+def test_loads_a_position_embedding_of_another_image_size():
+    small, large = tiny(), tiny(img_size=(64, 32))
+    large.load_state_dict(small.state_dict())
+    assert large.pos_embed.shape == (1, 32, 24)
+    images = torch.rand(1, 3, 64, 32)
+    torch.testing.assert_close(large.eval()(images)[0], small.eval()(images)[0])
+
+
+def test_clusters_in_float32_under_autocast():
+    model = tiny(out_type='groups').train()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = model(torch.rand(2, 3, 32, 32))
+    assert all(p.dtype == torch.float32 for p in out.prototypes)
+    out.tokens.float().sum().backward()
+    assert model.stages[0].reconstruction.fc1.weight.grad.isfinite().all()
+
+
+def test_attention_is_torchs_fused_one(monkeypatch):
+    calls = []
+    original = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        'scaled_dot_product_attention',
+        lambda *a, **k: calls.append(1) or original(*a, **k),
+    )
+    tiny().eval()(torch.rand(1, 3, 32, 32))
+    assert len(calls) == 3 + 2  # blocks, and the cross-attention of both grouping stages
+
+
+def test_found_by_its_registered_name():
+    assert isinstance(MODELS.build(dict(type='PGSegViT', **TINY)), PGSegViT)
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(num_heads=5), 'divisible'),
+        (dict(depths=(2,), num_group_tokens=(0,), num_output_groups=()), 'one to three'),
+        (dict(num_group_tokens=(6, 3, 2)), '0 for the last'),
+        (dict(num_output_groups=(6,)), 'num_output_groups'),
+        (dict(num_heads=(3, 3)), 'num_heads'),
+        (dict(out_type='cls_token'), 'out_type'),
+        (dict(out_indices=(0, 3)), 'out_indices'),
+        (dict(img_size=4), 'smaller than patch_size'),
+    ],
+)
+def test_refuses_arguments_that_do_not_fit(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**kwargs)
+
+
+@pytest.mark.parametrize('shape', [(2, 1, 32, 32), (2, 4, 32, 32), (3, 32, 32)])
+def test_refuses_a_wrong_number_of_channels(shape):
+    with pytest.raises(ValueError, match=r'expected images of shape \(B, 3, H, W\)'):
+        tiny()(torch.rand(*shape))
+
+
+def test_refuses_an_image_smaller_than_a_patch():
+    with pytest.raises(ValueError, match='at least one patch of 8'):
+        tiny()(torch.rand(1, 3, 7, 32))
