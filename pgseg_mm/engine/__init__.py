@@ -1,5 +1,6 @@
-"""What runs beside the model: hooks."""
+"""What runs beside the model: hooks and schedulers."""
 
 from .hooks import VocabularyHook
+from .schedulers import WarmupCosineLR
 
-__all__ = ['VocabularyHook']
+__all__ = ['VocabularyHook', 'WarmupCosineLR']

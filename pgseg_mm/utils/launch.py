@@ -99,15 +99,13 @@ def prepare_distributed(cfg: Config) -> None:
             'on CPUs start the job with torchrun and --launcher pytorch'
         )
     cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
-    wrapper = cfg.setdefault(
-        'model_wrapper_cfg',
-        {
+    if 'model_wrapper_cfg' not in cfg:
+        cfg.model_wrapper_cfg = {
             'type': 'MMDistributedDataParallel',
             'broadcast_buffers': False,
             'find_unused_parameters': cfg.get('find_unused_parameters', False),
-        },
-    )
-    wrapper['device_ids'] = None
+        }
+    cfg.model_wrapper_cfg.device_ids = None
     seconds = cfg.env_cfg.dist_cfg.get('timeout')
     torch_dist.init_process_group(
         'gloo', timeout=None if seconds is None else timedelta(seconds=seconds)

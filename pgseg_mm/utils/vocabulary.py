@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 
 MAX_LISTED_DIFFERENCES = 3
+SHIPPED = Path(__file__).parents[1] / 'datasets' / 'vocabularies'
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Vocabulary:
         """Read a vocabulary from a text file.
 
         Args:
-            path: UTF-8 text with one class a line in label order, synonyms separated by commas.
+            path: Name of a vocabulary that comes with the package, such as ``voc21``, or path of
+                a file: UTF-8 text with one class a line in label order, synonyms separated by commas.
                 Lines that start with ``#`` are comments.
 
         Raises:
@@ -67,10 +69,15 @@ class Vocabulary:
             ValueError: The file is not UTF-8 or empty, a line is blank, or a word is empty or
                 stands twice.
         """
-        path = Path(path)
+        name, path = path, Path(path)
+        shipped = SHIPPED / f'{name}.txt'
+        if not path.is_file() and shipped.is_file():
+            path = shipped
         if not path.is_file():
+            names = ', '.join(sorted(file.stem for file in SHIPPED.glob('*.txt')))
             raise FileNotFoundError(
-                f'Vocabulary file {path} does not exist; give a text file with one class a line.'
+                f'Vocabulary file {path} does not exist; give a text file with one class a line, '
+                f'or one of those that come with the package: {names}.'
             )
         try:
             lines = path.read_text(encoding='utf-8-sig').rstrip().splitlines()

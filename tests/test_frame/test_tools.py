@@ -160,7 +160,7 @@ def test_test_refuses_what_the_config_cannot_do(
     monkeypatch, capsys, config, checkpoint, flag, removed, message
 ):
     cfg = Config.fromfile(config)
-    del cfg[removed]
+    cfg.pop(removed)
     cfg.dump(config)
     with pytest.raises(SystemExit):
         run(monkeypatch, 'test.py', config, checkpoint, *flag)

@@ -46,3 +46,4 @@ val_evaluator = dict(
     subsets=dict(objects=data_root + 'objects.txt', textures=data_root + 'textures.txt'),
 )
 test_evaluator = val_evaluator
+custom_hooks = [dict(type='VocabularyHook')]

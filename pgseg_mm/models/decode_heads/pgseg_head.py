@@ -33,8 +33,9 @@ class PGSegHead(BaseDecodeHead):
         top_classes: Number of classes that the whole image admits.
         loss_contrastive: Config of the image-text loss; its temperature scales class scores, too.
         loss_npr: Config of the NPR loss on all grouping stages, or ``None``.
-        **kwargs: Further arguments of mmseg's :class:`BaseDecodeHead`, such as ``loss_decode`` for
-            supervised fine-tuning.
+        loss_decode: Config of the loss, or losses, against label maps in supervised fine-tuning.
+        init_cfg: Config of mmengine's weight initialisation.
+        **kwargs: Further arguments of mmseg's :class:`BaseDecodeHead`.
 
     Raises:
         ValueError: If ``top_classes`` or ``background_threshold`` is not positive.
@@ -54,6 +55,7 @@ class PGSegHead(BaseDecodeHead):
         top_classes: int = 5,
         loss_contrastive: dict = dict(type='ImageTextContrastiveLoss'),  # noqa: B006, C408
         loss_npr: dict | None = None,
+        loss_decode: dict | list[dict] = dict(type='CrossEntropyLoss', avg_non_ignore=True),  # noqa: B006, C408
         init_cfg: dict | list[dict] | None = None,
         **kwargs,
     ) -> None:
@@ -65,6 +67,7 @@ class PGSegHead(BaseDecodeHead):
             out_channels=1,
             threshold=1.0,
             dropout_ratio=0,
+            loss_decode=loss_decode,
             init_cfg=init_cfg,
             **kwargs,
         )

@@ -1,0 +1,6 @@
+# GroupViT (arXiv 2202.11094): the same encoder without prototypes
+_base_ = ['./pgseg_vit-small-p16.py']
+model = dict(
+    backbone=dict(prototypes=None),
+    decode_head=dict(loss_npr=None),
+)

@@ -1,0 +1,14 @@
+# GroupViT's published schedule, from scratch, for a global batch of 4096
+_base_ = ['./adamw.py']
+optim_wrapper = dict(optimizer=dict(lr=1.6e-3))
+param_scheduler = dict(
+    type='WarmupCosineLR',
+    warmup=2,
+    warmup_start=4e-6,
+    eta_min=4e-5,
+    end=30,
+    by_epoch=True,
+    convert_to_iter_based=True,
+)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=30, val_interval=1)
+auto_scale_lr = dict(enable=False, base_batch_size=4096)

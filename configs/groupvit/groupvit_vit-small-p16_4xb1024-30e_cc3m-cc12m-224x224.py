@@ -1,0 +1,13 @@
+_base_ = [
+    '../_base_/models/groupvit_vit-small-p16.py',
+    '../_base_/datasets/cc3m_cc12m_224x224.py',
+    '../_base_/datasets/voc21_zero-shot.py',
+    '../_base_/schedules/groupvit_30e.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(decode_head=dict(background_threshold=0.95))
+default_hooks = dict(
+    checkpoint=dict(by_epoch=True, interval=1, save_best='mIoU', max_keep_ckpts=3),
+    logger=dict(log_metric_by_epoch=True),
+)
+log_processor = dict(by_epoch=True)

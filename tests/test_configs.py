@@ -1,0 +1,63 @@
+"""Every config is loaded, and its parts are built."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import HOOKS, PARAM_SCHEDULERS, VISBACKENDS
+from mmengine.optim import build_optim_wrapper
+from mmseg.registry import HOOKS as SEG_HOOKS
+from mmseg.registry import METRICS, MODELS, TRANSFORMS, VISUALIZERS
+from pgseg_mm.models import PGSeg
+
+ROOT = Path(__file__).parents[1] / 'configs'
+CONFIGS = sorted(p.relative_to(ROOT) for p in ROOT.rglob('*.py') if '_base_' not in p.parts)
+BASES = sorted(p.relative_to(ROOT) for p in (ROOT / '_base_').rglob('*.py'))
+
+
+@pytest.fixture(scope='module', params=CONFIGS, ids=str)
+def cfg(request) -> Config:
+    return Config.fromfile(ROOT / request.param)
+
+
+@pytest.mark.parametrize('path', BASES, ids=str)
+def test_bases_load(path):
+    assert len(Config.fromfile(ROOT / path)) > 0
+
+
+def test_model_builds(cfg):
+    model = MODELS.build(cfg.model)
+    assert isinstance(model, PGSeg)
+    assert model.backbone.out_type == 'groups'
+
+
+def test_optimizer_decays_neither_temperatures_nor_vectors(cfg):
+    model = MODELS.build(cfg.model)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    decay = {
+        id(p): group['weight_decay'] for group in optimizer.param_groups for p in group['params']
+    }
+    for name, parameter in model.named_parameters():
+        exempt = parameter.ndim <= 1 or 'logit_scale' in name
+        assert decay[id(parameter)] == (0 if exempt else 0.05), name
+
+
+def test_pipelines_hooks_and_metric_build(cfg, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    VISUALIZERS.build(dict(cfg.visualizer, save_dir=str(tmp_path), name=str(tmp_path)))
+    train = cfg.train_dataloader.dataset
+    train_sets = train.datasets if 'datasets' in train else [train]
+    for dataset in [*train_sets, cfg.val_dataloader.dataset]:
+        assert [TRANSFORMS.build(step) for step in dataset.pipeline]
+    for hook in [*cfg.default_hooks.values(), *cfg.custom_hooks]:
+        assert SEG_HOOKS.build(hook) or HOOKS.build(hook)
+    assert METRICS.get(cfg.val_evaluator.type)
+    assert all(VISBACKENDS.get(backend.type) for backend in cfg.vis_backends)
+    schedulers = cfg.param_scheduler
+    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+        assert PARAM_SCHEDULERS.get(scheduler.type)
+
+
+def test_one_place_says_how_often_and_by_what_to_save(cfg):
+    assert cfg.default_hooks.checkpoint.save_best == 'mIoU'
+    assert cfg.train_cfg.val_interval > 0

@@ -1,0 +1,216 @@
+import pytest
+import torch
+from mmseg.structures import SegDataSample
+from model_zoo import tiny_model, tiny_model_cfg
+from pgseg_mm.utils import tokenize
+
+CLASSES = ['dog', 'cat', 'grass', 'sky']
+
+
+def sample(**meta) -> SegDataSample:
+    return SegDataSample(metainfo=meta)
+
+
+def classes_of(samples) -> list[torch.Tensor]:
+    return [s.pred_sem_seg.data for s in samples]
+
+
+def test_losses_and_what_is_logged_beside_them():
+    model = tiny_model().train()
+    tokens = tokenize(['a dog', 'a cat', 'grass'], context_length=16)
+    losses = model(torch.rand(3, 3, 32, 32), tokens=tokens, mode='loss')
+    assert set(losses) == {
+        'loss_contrastive',
+        'temperature',
+        'loss_npr_0',
+        'loss_npr_1',
+        'npr_temperature',
+        'group_usage_0',
+        'group_usage_1',
+    }
+    total, log = model.parse_losses(losses)
+    expected = sum(losses[k] for k in ('loss_contrastive', 'loss_npr_0', 'loss_npr_1'))
+    torch.testing.assert_close(total, expected)
+    assert log['temperature'].item() == pytest.approx(0.07)
+    assert log['npr_temperature'].item() == pytest.approx(0.1)
+
+
+def test_every_parameter_learns():
+    model = tiny_model().train()
+    tokens = tokenize(['a dog', 'a cat', 'grass'], context_length=16)
+    total, _ = model.parse_losses(model(torch.rand(3, 3, 32, 32), tokens=tokens, mode='loss'))
+    total.backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_npr_alone_moves_neither_text_nor_projectors():
+    model = tiny_model().train()
+    tokens = tokenize(['a dog', 'a cat', 'grass'], context_length=16)
+    losses = model(torch.rand(3, 3, 32, 32), tokens=tokens, mode='loss')
+    losses['loss_npr_1'].backward()
+    moved = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert 'decode_head.loss_npr.logit_scale' in moved
+    assert 'backbone.stages.1.grouping.pre_assign_attn.norm_post.weight' in moved
+    assert not [n for n in moved if n.startswith(('text_encoder', 'backbone.stages.2'))]
+    assert not [n for n in moved if n.startswith('decode_head') and 'npr' not in n]
+
+
+def test_prediction_fills_samples_at_the_original_size():
+    model = tiny_model(vocabulary=CLASSES)
+    samples = [sample(ori_shape=(50, 70), img_shape=(32, 48)) for _ in range(2)]
+    out = model(torch.rand(2, 3, 32, 48), samples, mode='predict')
+    assert out is samples
+    assert out[0].pred_sem_seg.data.shape == (1, 50, 70)
+    assert out[0].pred_sem_seg.data.max() < 4
+    assert 'seg_logits' not in out[0]
+
+
+def test_dense_scores_on_request_agree_with_the_classes():
+    model = tiny_model(vocabulary=CLASSES, test_cfg=dict(mode='whole', seg_logits=True))
+    out = model.predict(torch.rand(1, 3, 32, 48), [sample(ori_shape=(50, 70))])[0]
+    assert out.seg_logits.data.shape == (4, 50, 70)
+    assert torch.equal(out.seg_logits.data.argmax(0), out.pred_sem_seg.data[0])
+
+
+def test_all_windows_of_all_images_in_one_batch():
+    model = tiny_model(
+        vocabulary=CLASSES, test_cfg=dict(mode='slide', crop_size=32, stride=(16, 16))
+    )
+    sizes = []
+    model.backbone.register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape)))
+    images = torch.rand(2, 3, 40, 56)
+    together = classes_of(model.predict(images))
+    assert sizes == [(2 * 2 * 3, 3, 32, 32)]
+    alone = [classes_of(model.predict(image[None]))[0] for image in images]
+    assert all(map(torch.equal, together, alone))
+
+
+def test_images_of_several_sizes_as_a_list():
+    model = tiny_model(vocabulary=CLASSES)
+    images = [torch.rand(3, 32, 48), torch.rand(3, 40, 32)]
+    together = classes_of(model.predict(images))
+    assert [tuple(t.shape) for t in together] == [(1, 32, 48), (1, 40, 32)]
+    alone = [classes_of(model.predict([image]))[0] for image in images]
+    assert all(map(torch.equal, together, alone))
+
+
+def test_padding_and_flip_are_undone():
+    model = tiny_model(vocabulary=CLASSES)
+    image = torch.rand(1, 3, 32, 48)
+    plain = classes_of(model.predict(image))[0]
+    padded = torch.nn.functional.pad(image, (3, 2, 1, 4))
+    meta = dict(padding_size=[3, 2, 1, 4], ori_shape=(32, 48))
+    assert torch.equal(classes_of(model.predict(padded, [sample(**meta)]))[0], plain)
+    meta = dict(flip=True, flip_direction='horizontal')
+    flipped = classes_of(model.predict(image, [sample(**meta)]))[0]
+    assert torch.equal(flipped, plain.flip(2))
+
+
+def test_one_class_alone():
+    out = tiny_model(vocabulary=['dog']).predict(torch.rand(1, 3, 32, 32))
+    assert not out[0].pred_sem_seg.data.any()
+
+
+def test_one_class_and_background():
+    cfg = tiny_model_cfg()
+    cfg['decode_head']['background_threshold'] = 0.5
+    model = tiny_model(decode_head=cfg['decode_head'], vocabulary=['background', 'dog'])
+    out = model.predict(torch.rand(1, 3, 32, 32))
+    assert model.num_classes == 2
+    assert set(out[0].pred_sem_seg.data.unique().tolist()) <= {0, 1}
+
+
+def test_the_number_of_classes_follows_the_vocabulary_and_leaves_no_trace():
+    model = tiny_model()
+    keys = set(model.state_dict())
+    for number in (3, 200):
+        model.set_vocabulary([f'thing {i}' for i in range(number)])
+        model.predict(torch.rand(1, 3, 32, 32))
+        assert model.num_classes == model.out_channels == number
+    assert set(model.state_dict()) == keys
+    assert not [k for k in keys if 'conv_seg' in k or 'class_embeds' in k]
+
+
+def count_embeddings(model) -> list[int]:
+    calls = []
+    model.text_encoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def test_words_are_embedded_once_and_again_when_text_weights_move():
+    model = tiny_model(vocabulary=CLASSES)
+    calls = count_embeddings(model)
+    image = torch.rand(1, 3, 32, 32)
+    for _ in range(3):
+        model.predict(image)
+        model.set_vocabulary(CLASSES)
+    assert len(calls) == 1
+    with torch.no_grad():
+        model.backbone.norm.weight.mul_(2)  # no text weight
+    model.predict(image)
+    assert len(calls) == 1
+    with torch.no_grad():
+        model.decode_head.text_projector.fc2.weight.mul_(2)
+    model.predict(image)
+    assert len(calls) == 2
+    model.text_encoder.norm.weight.data.mul_(2)  # past autograd, as EMA swaps its weights
+    model.set_vocabulary(CLASSES)
+    model.predict(image)
+    assert len(calls) == 3
+
+
+def test_embedding_happens_in_evaluation_mode_and_leaves_the_mode():
+    model = tiny_model(vocabulary=CLASSES)
+    expected = model.embed_words(CLASSES)
+    model.train()
+    torch.testing.assert_close(model.embed_words(CLASSES), expected)
+    assert model.text_encoder.training and model.decode_head.text_projector.training
+
+
+def test_templates_are_averaged_before_they_are_normalised():
+    templates = ('a photo of a {}.', 'the {}')
+    model = tiny_model(templates=templates)
+    tokens = tokenize([t.format('dog') for t in templates], context_length=16)
+    embeds = model.decode_head.text_projector(model.text_encoder(tokens).eot)
+    expected = torch.nn.functional.normalize(embeds.mean(0, keepdim=True), dim=-1)
+    torch.testing.assert_close(model.embed_words(['dog']), expected)
+
+
+def test_dataset_meta_of_a_checkpoint_is_a_vocabulary():
+    image = torch.rand(1, 3, 32, 32)
+    expected = classes_of(tiny_model(vocabulary=CLASSES).predict(image))[0]
+    model = tiny_model()
+    model.dataset_meta = dict(classes=CLASSES, palette=[[0, 0, 0]] * 4)
+    assert torch.equal(classes_of(model.predict(image))[0], expected)
+
+
+def test_refuses_to_predict_without_classes():
+    with pytest.raises(RuntimeError, match='no vocabulary'):
+        tiny_model().predict(torch.rand(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ('classes', 'message'),
+    [(['dog', ''], 'mpty'), (['dog', 'Dog'], 'only one class'), ([], 'empty')],
+)
+def test_refuses_faulty_class_names(classes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model().set_vocabulary(classes)
+
+
+def test_refuses_a_threshold_without_a_background_class():
+    cfg = tiny_model_cfg()
+    cfg['decode_head']['background_threshold'] = 0.5
+    with pytest.raises(ValueError, match="must be called 'background'"):
+        tiny_model(decode_head=cfg['decode_head'], vocabulary=CLASSES)
+
+
+def test_refuses_training_without_captions():
+    with pytest.raises(ValueError, match='no tokens'):
+        tiny_model()(torch.rand(2, 3, 32, 32), mode='loss')
+
+
+@pytest.mark.parametrize('test_cfg', [dict(mode='tiles'), dict(mode='slide', crop_size=32)])
+def test_refuses_an_incomplete_test_cfg(test_cfg):
+    with pytest.raises(ValueError, match='mode'):
+        tiny_model(test_cfg=test_cfg)

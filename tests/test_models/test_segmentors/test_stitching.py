@@ -1,0 +1,67 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from pgseg_mm.models.segmentors import stitching
+from pgseg_mm.models.segmentors.sliding_window import Window, sliding_windows
+from pgseg_mm.models.segmentors.stitching import StitchedScores, stitch
+
+
+def dense_average(size, windows, groups, scores):
+    """The plain way: dense scores of every window, added up and divided."""
+    total = torch.zeros(scores[0].shape[1], *size)
+    count = torch.zeros(size)
+    for (top, left, bottom, right), window_groups, window_scores in zip(
+        windows, groups, scores, strict=True
+    ):
+        total[:, top:bottom, left:right] += window_scores.T[:, window_groups]
+        count[top:bottom, left:right] += 1
+    return total / count
+
+
+def random_image(size, window, stride, num_groups=4, num_classes=7, blocks=5):
+    windows = sliding_windows(size, window, stride)
+    generator = torch.Generator().manual_seed(0)
+    groups, scores = [], []
+    for w in windows:
+        coarse = torch.randint(num_groups, (1, 1, blocks, blocks), generator=generator)
+        groups.append(F.interpolate(coarse.float(), size=w.size, mode='nearest')[0, 0].long())
+        scores.append(torch.rand(num_groups, num_classes, generator=generator))
+    return windows, groups, scores
+
+
+SIZES = [((40, 56), (32, 32), (16, 16)), ((20, 30), (32, 32), (16, 16)), ((33, 70), (16, 24), (5, 7))]
+
+
+@pytest.mark.parametrize(('size', 'window', 'stride'), SIZES)
+@pytest.mark.parametrize('output', [(40, 56), (33, 47), (100, 80)])
+def test_equals_dense_scores(size, window, stride, output, monkeypatch):
+    monkeypatch.setattr(stitching, 'BAND_PIXELS', 500)
+    monkeypatch.setattr(stitching, 'SCORE_ELEMENTS', 200)
+    windows, groups, scores = random_image(size, window, stride)
+    dense = dense_average(size, windows, groups, scores)
+    stitched = stitch(size, windows, groups, scores)
+    torch.testing.assert_close(stitched.table.T[:, stitched.index], dense)
+    resized = F.interpolate(dense[None], size=output, mode='bilinear', align_corners=False)[0]
+    torch.testing.assert_close(stitched.logits(output), resized)
+    assert torch.equal(stitched.class_map(output), resized.argmax(0))
+
+
+def test_single_noisy_pixels_equal_dense_scores():
+    index = torch.randint(6, (30, 40), generator=torch.Generator().manual_seed(1))
+    scores = StitchedScores(torch.rand(6, 9), index)
+    assert torch.equal(scores.class_map((47, 31)), scores.logits((47, 31)).argmax(0))
+
+
+def test_flip_mirrors_pixels():
+    scores = StitchedScores(torch.eye(4), torch.tensor([[0, 1], [2, 3]]))
+    assert scores.flip(horizontal=True).class_map((2, 2)).tolist() == [[1, 0], [3, 2]]
+    assert scores.flip(horizontal=False).class_map((2, 2)).tolist() == [[2, 3], [0, 1]]
+
+
+def test_windows_as_mmseg_places_them():
+    assert sliding_windows((448, 597), (448, 448), (224, 224)) == [
+        Window(0, 0, 448, 448),
+        Window(0, 149, 448, 597),
+    ]
+    assert sliding_windows((300, 200), (448, 448), (224, 224)) == [Window(0, 0, 300, 200)]
+    assert [w.left for w in sliding_windows((10, 25), (10, 10), (5, 5))] == [0, 5, 10, 15]
