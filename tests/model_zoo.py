@@ -2,6 +2,7 @@
 
 import torch
 from mmseg.registry import MODELS
+
 from pgseg_mm.models import PGSeg
 
 

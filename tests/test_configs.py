@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from mmengine.registry import HOOKS, PARAM_SCHEDULERS, VISBACKENDS
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import HOOKS, PARAM_SCHEDULERS, VISBACKENDS
 from mmseg.registry import HOOKS as SEG_HOOKS
 from mmseg.registry import METRICS, MODELS, TRANSFORMS, VISUALIZERS
+
 from pgseg_mm.models import PGSeg
 
 ROOT = Path(__file__).parents[1] / 'configs'

@@ -61,8 +61,8 @@ class Vocabulary:
 
         Args:
             path: Name of a vocabulary that comes with the package, such as ``voc21``, or path of
-                a file: UTF-8 text with one class a line in label order, synonyms separated by commas.
-                Lines that start with ``#`` are comments.
+                a file: UTF-8 text with one class a line in label order, synonyms separated by
+                commas. Lines that start with ``#`` are comments.
 
         Raises:
             FileNotFoundError: There is no such file.

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from mmengine.registry import PARAM_SCHEDULERS
+
 from pgseg_mm.engine import WarmupCosineLR
 
 
@@ -45,7 +46,9 @@ def test_converted_from_epochs_by_the_runners_rule():
     assert (scheduler.warmup, scheduler.end, scheduler.by_epoch) == (10, 30, False)
 
 
-@pytest.mark.parametrize('kwargs', [dict(warmup=2), dict(warmup=10, end=10), dict(warmup=-1, end=5)])
+@pytest.mark.parametrize(
+    'kwargs', [dict(warmup=2), dict(warmup=10, end=10), dict(warmup=-1, end=5)]
+)
 def test_refuses_a_schedule_that_does_not_fit(kwargs):
     with pytest.raises(ValueError, match='WarmupCosineLR needs end|warmup must'):
         rates(1, **kwargs)

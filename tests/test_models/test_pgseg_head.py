@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from mmengine.structures import PixelData
+
 from model_zoo import tiny_model_cfg
 from pgseg_mm.models import GroupFeatures, PGSegHead
 
@@ -58,7 +59,11 @@ def test_each_pixel_takes_its_most_likely_group():
     assignment = torch.tensor([[[0.9, 0.2, 0.6, 0.1], [0.1, 0.8, 0.4, 0.9]]])
     groups = head().assign_pixels(features(torch.rand(1, 2, 4), assignment), (2, 2))
     assert groups.tolist() == [[[0, 1], [0, 1]]]
-    assert head().assign_pixels(features(torch.rand(1, 2, 4), assignment), (8, 6)).shape == (1, 8, 6)
+    assert head().assign_pixels(features(torch.rand(1, 2, 4), assignment), (8, 6)).shape == (
+        1,
+        8,
+        6,
+    )
 
 
 def encoder_decoder(test_cfg=None, **head_kwargs):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from pgseg_mm.models import PGSegTextTransformer
 from pgseg_mm.utils import tokenize
 

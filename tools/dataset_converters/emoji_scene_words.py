@@ -13,10 +13,34 @@ import numpy as np
 NAMES_FILE = Path(__file__).resolve().parent / 'emoji_scene_names.tsv'
 MIN_CLASSES, MAX_CLASSES = 10, 1000
 # An object with one of these in its name is another thing in a mirror, or bears writing.
-ONE_WAY = ('left', 'right', 'stop', 'joker', 'placard', 'calendar',
-           'place medal', '8 ball', 'hundred points', 'newspaper', 'globe', 'map', 'dollar', 'euro',
-           'pound', 'musical', 'quarter moon', 'crescent moon', 'gibbous moon', 'hospital', 'hotel',
-           'school', 'bank', 'compass', 'chart', 'clock')
+ONE_WAY = (
+    'left',
+    'right',
+    'stop',
+    'joker',
+    'placard',
+    'calendar',
+    'place medal',
+    '8 ball',
+    'hundred points',
+    'newspaper',
+    'globe',
+    'map',
+    'dollar',
+    'euro',
+    'pound',
+    'musical',
+    'quarter moon',
+    'crescent moon',
+    'gibbous moon',
+    'hospital',
+    'hotel',
+    'school',
+    'bank',
+    'compass',
+    'chart',
+    'clock',
+)
 
 
 @dataclass(frozen=True)
@@ -72,35 +96,113 @@ def _on(name: str) -> tuple[str, ...]:
 
 
 TEXTURES = (
-    TextureClass('grass', '-', 'grass', (110, 220), ((16, 52, 6), (124, 196, 58)), (0.9, 1.2),
-                 0.0, False, (*_on('grass'), 'in the grass')),
-    TextureClass('brick wall', 'a', 'brick', (200, 340), ((112, 38, 24), (228, 176, 160)),
-                 (0.9, 1.1), 0.0, True,
-                 ('in front of a brick wall', 'against a brick wall', 'by the brick wall',
-                  'on a brick wall')),
-    TextureClass('gravel', '-', 'gravel', (110, 210), ((36, 36, 36), (214, 214, 214)), (0.9, 1.2),
-                 0.0, False, _on('gravel')),
-    TextureClass('sand', '-', 'gravel', (380, 512), ((176, 130, 62), (246, 214, 150)), (0.5, 0.7),
-                 0.004, False, (*_on('sand'), 'in the sand')),
-    TextureClass('snow', '-', 'gravel', (160, 320), ((196, 210, 232), (246, 250, 255)),
-                 (0.6, 0.9), 0.02, False, (*_on('snow'), 'in the snow')),
-    TextureClass('carpet', 'a', 'grass', (300, 460), ((44, 20, 84), (134, 86, 206)), (0.7, 1.0),
-                 0.0, False,
-                 ('on a carpet', 'on the carpet', 'lying on a carpet', 'placed on a carpet')),
+    TextureClass(
+        'grass',
+        '-',
+        'grass',
+        (110, 220),
+        ((16, 52, 6), (124, 196, 58)),
+        (0.9, 1.2),
+        0.0,
+        False,
+        (*_on('grass'), 'in the grass'),
+    ),
+    TextureClass(
+        'brick wall',
+        'a',
+        'brick',
+        (200, 340),
+        ((112, 38, 24), (228, 176, 160)),
+        (0.9, 1.1),
+        0.0,
+        True,
+        (
+            'in front of a brick wall',
+            'against a brick wall',
+            'by the brick wall',
+            'on a brick wall',
+        ),
+    ),
+    TextureClass(
+        'gravel',
+        '-',
+        'gravel',
+        (110, 210),
+        ((36, 36, 36), (214, 214, 214)),
+        (0.9, 1.2),
+        0.0,
+        False,
+        _on('gravel'),
+    ),
+    TextureClass(
+        'sand',
+        '-',
+        'gravel',
+        (380, 512),
+        ((176, 130, 62), (246, 214, 150)),
+        (0.5, 0.7),
+        0.004,
+        False,
+        (*_on('sand'), 'in the sand'),
+    ),
+    TextureClass(
+        'snow',
+        '-',
+        'gravel',
+        (160, 320),
+        ((196, 210, 232), (246, 250, 255)),
+        (0.6, 0.9),
+        0.02,
+        False,
+        (*_on('snow'), 'in the snow'),
+    ),
+    TextureClass(
+        'carpet',
+        'a',
+        'grass',
+        (300, 460),
+        ((44, 20, 84), (134, 86, 206)),
+        (0.7, 1.0),
+        0.0,
+        False,
+        ('on a carpet', 'on the carpet', 'lying on a carpet', 'placed on a carpet'),
+    ),
 )
 
 # {s}: the objects, {be}: is or are, {t}: where (one of TextureClass.places), {g}: the texture.
 _WITH_TEXTURE = (
-    '{s} {t}', '{s} {t}', 'a photo of {s} {t}', 'a picture of {s} {t}', 'an image of {s} {t}',
-    'there {be} {s} {t}', 'a snapshot showing {s} {t}', 'this shows {s} {t}',
-    '{s} with {g} in the background', 'a photo of {s} with {g} behind', '{g} and {s}',
-    '{g} with {s}', 'we see {s} {t}', 'a scene with {s} {t}', 'one can see {s} {t}',
-    '{g} as the background for {s}', 'a view of {s} {t}', 'here {be} {s} {t}',
+    '{s} {t}',
+    '{s} {t}',
+    'a photo of {s} {t}',
+    'a picture of {s} {t}',
+    'an image of {s} {t}',
+    'there {be} {s} {t}',
+    'a snapshot showing {s} {t}',
+    'this shows {s} {t}',
+    '{s} with {g} in the background',
+    'a photo of {s} with {g} behind',
+    '{g} and {s}',
+    '{g} with {s}',
+    'we see {s} {t}',
+    'a scene with {s} {t}',
+    'one can see {s} {t}',
+    '{g} as the background for {s}',
+    'a view of {s} {t}',
+    'here {be} {s} {t}',
 )
 _WITHOUT_TEXTURE = (
-    '{s}', 'a photo of {s}', 'a picture of {s}', 'an image of {s}', 'there {be} {s}',
-    'a snapshot showing {s}', 'this shows {s}', 'we see {s}', 'a scene with {s}',
-    'one can see {s}', 'a view of {s}', 'here {be} {s}',
+    '{s}',
+    'a photo of {s}',
+    'a picture of {s}',
+    'an image of {s}',
+    'there {be} {s}',
+    'a snapshot showing {s}',
+    'this shows {s}',
+    'we see {s}',
+    'a scene with {s}',
+    'one can see {s}',
+    'a view of {s}',
+    'here {be} {s}',
 )
 _JOINERS = ('{} and {}', '{} and {}', '{} with {}', '{} as well as {}', '{} together with {}')
 _SIZES = {'small': ('small', 'little', 'tiny'), 'large': ('large', 'big', 'huge')}
@@ -112,8 +214,15 @@ _OMIT_TEXTURE, _SAY_SIZE, _SAY_PLACE = 0.2, 0.3, 0.3
 
 def _template_words() -> frozenset[str]:
     """All the words that a caption may hold besides the class names."""
-    texts = [*_WITH_TEXTURE, *_WITHOUT_TEXTURE, *_JOINERS, *_ROWS, *_COLUMNS, _UNKNOWN,
-             'is are a an the one some in on at of side corner middle centre']
+    texts = [
+        *_WITH_TEXTURE,
+        *_WITHOUT_TEXTURE,
+        *_JOINERS,
+        *_ROWS,
+        *_COLUMNS,
+        _UNKNOWN,
+        'is are a an the one some in on at of side corner middle centre',
+    ]
     texts += [word for words in _SIZES.values() for word in words]
     texts += [place.replace(t.name, ' ') for t in TEXTURES for place in t.places]
     return frozenset(re.findall(r'[a-z]+', re.sub(r'\{.*?\}', ' ', ' '.join(texts))))
@@ -131,8 +240,10 @@ def all_objects() -> tuple[ObjectClass, ...]:
             continue
         fields = line.split('\t')
         if len(fields) != 3 or fields[1] not in ('a', 'an', '-', '+'):
-            raise ValueError(f'{NAMES_FILE.name}, line {number}: expected stem, article and name '
-                             f'separated by tabs, got {line!r}')
+            raise ValueError(
+                f'{NAMES_FILE.name}, line {number}: expected stem, article and name '
+                f'separated by tabs, got {line!r}'
+            )
         objects.append(ObjectClass(name=fields[2], stem=fields[0], article=fields[1]))
     return tuple(objects)
 
@@ -148,10 +259,12 @@ class Vocabulary:
     def of_size(cls, num_classes: int) -> Vocabulary:
         """Take the first objects and 3 to 6 textures, ``num_classes`` classes together."""
         if not MIN_CLASSES <= num_classes <= MAX_CLASSES:
-            raise ValueError(f'the number of classes must be from {MIN_CLASSES} to {MAX_CLASSES}, '
-                             f'got {num_classes}')
+            raise ValueError(
+                f'the number of classes must be from {MIN_CLASSES} to {MAX_CLASSES}, '
+                f'got {num_classes}'
+            )
         num_textures = min(len(TEXTURES), max(3, num_classes // 4))
-        return cls(all_objects()[:num_classes - num_textures], TEXTURES[:num_textures])
+        return cls(all_objects()[: num_classes - num_textures], TEXTURES[:num_textures])
 
     @property
     def names(self) -> list[str]:
@@ -214,8 +327,13 @@ def _place_phrase(rng: np.random.Generator, placed: Placed) -> str:
     return _pick(rng, ('in the middle', 'in the centre'))
 
 
-def make_caption(rng: np.random.Generator, vocabulary: Vocabulary, placed: Sequence[Placed],
-                 texture: int, held_out: frozenset[int] = frozenset()) -> str:
+def make_caption(
+    rng: np.random.Generator,
+    vocabulary: Vocabulary,
+    placed: Sequence[Placed],
+    texture: int,
+    held_out: frozenset[int] = frozenset(),
+) -> str:
     """Write a caption that names every object of a scene and, mostly, its texture.
 
     Args:
@@ -230,8 +348,9 @@ def make_caption(rng: np.random.Generator, vocabulary: Vocabulary, placed: Seque
         One line of lower case text.
     """
     named = [p for p in placed if p.label not in held_out]
-    entries: list[Placed] = [placed[i] for i in rng.permutation(len(placed))
-                             if placed[i].label not in held_out]
+    entries: list[Placed] = [
+        placed[i] for i in rng.permutation(len(placed)) if placed[i].label not in held_out
+    ]
     hidden = [p for p in placed if p.label in held_out]
     if hidden and (not named or rng.random() < 0.5):
         entries.insert(int(rng.integers(len(entries) + 1)), hidden[0])

@@ -29,8 +29,14 @@ TRAIN, VAL = 0, 1  # the split's place in the random seeds
 SPLIT_NAMES = ('train', 'val')
 SHUFFLE_STREAM = 4
 CHUNK = 25  # scenes that a process makes at a time
-OWN_FILES = ('captions_train.jsonl', 'classes.txt', 'objects.txt', 'textures.txt', 'held_out.txt',
-             'meta.json')
+OWN_FILES = (
+    'captions_train.jsonl',
+    'classes.txt',
+    'objects.txt',
+    'textures.txt',
+    'held_out.txt',
+    'meta.json',
+)
 OWN_FOLDERS = ('images/train', 'images/val', 'annotations/val')
 
 
@@ -106,8 +112,10 @@ def write_texts(settings: Settings, out_dir: Path, captions: Sequence[str]) -> N
     held_out = [vocabulary.names[label] for label in sorted(composer.held_out)]
     if settings.shuffle_captions:
         captions = shuffle(captions, settings.seed)
-    records = [json.dumps({'image': f'images/train/{i:06d}.png', 'caption': caption})
-               for i, caption in enumerate(captions)]
+    records = [
+        json.dumps({'image': f'images/train/{i:06d}.png', 'caption': caption})
+        for i, caption in enumerate(captions)
+    ]
     texts = {
         'captions_train.jsonl': records,
         'classes.txt': vocabulary.names,
@@ -118,13 +126,22 @@ def write_texts(settings: Settings, out_dir: Path, captions: Sequence[str]) -> N
     for name, lines in texts.items():
         text = ''.join(f'{line}\n' for line in lines)
         (out_dir / name).write_text(text, encoding='utf-8', newline='\n')
-    meta = {**asdict(settings), 'held_out_classes': held_out,
-            'num_objects': len(vocabulary.objects), 'num_textures': len(vocabulary.textures),
-            'versions': {'openmoji': openmoji_version(), 'scikit-image': skimage.__version__,
-                         'pillow': Image.__version__, 'resvg_py': resvg_py.__version__,
-                         'numpy': np.__version__}}
-    (out_dir / 'meta.json').write_text(json.dumps(meta, indent=2) + '\n', encoding='utf-8',
-                                       newline='\n')
+    meta = {
+        **asdict(settings),
+        'held_out_classes': held_out,
+        'num_objects': len(vocabulary.objects),
+        'num_textures': len(vocabulary.textures),
+        'versions': {
+            'openmoji': openmoji_version(),
+            'scikit-image': skimage.__version__,
+            'pillow': Image.__version__,
+            'resvg_py': resvg_py.__version__,
+            'numpy': np.__version__,
+        },
+    }
+    (out_dir / 'meta.json').write_text(
+        json.dumps(meta, indent=2) + '\n', encoding='utf-8', newline='\n'
+    )
 
 
 def make_dataset(settings: Settings, out_dir: Path, workers: int = 1, quiet: bool = False) -> None:
@@ -142,10 +159,13 @@ def make_dataset(settings: Settings, out_dir: Path, workers: int = 1, quiet: boo
     for name in OWN_FILES:
         (out_dir / name).unlink(missing_ok=True)
     (out_dir / 'ATTRIBUTION.md').write_text(
-        ATTRIBUTION.format(version=openmoji_version()), encoding='utf-8', newline='\n')
-    jobs = [(split, start, min(start + CHUNK, total))
-            for split, total in ((TRAIN, settings.num_train), (VAL, settings.num_val))
-            for start in range(0, total, CHUNK)]
+        ATTRIBUTION.format(version=openmoji_version()), encoding='utf-8', newline='\n'
+    )
+    jobs = [
+        (split, start, min(start + CHUNK, total))
+        for split, total in ((TRAIN, settings.num_train), (VAL, settings.num_val))
+        for start in range(0, total, CHUNK)
+    ]
     work = partial(write_scenes, settings=settings, out_dir=out_dir)
     captions: list[str] = []
     with tqdm(total=settings.num_train + settings.num_val, unit='scene', disable=quiet) as bar:
@@ -174,34 +194,66 @@ def default_weights(max_objects: int) -> tuple[float, ...]:
 def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__.split('\n\n')[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        description=__doc__.split('\n\n')[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     add = parser.add_argument
     add('out_dir', type=Path, metavar='OUT_DIR', help='folder to write to')
     add('--num-train', type=int, default=4000, metavar='N', help='training pairs')
     add('--num-val', type=int, default=200, metavar='N', help='validation images with masks')
-    add('--num-classes', type=int, default=30, metavar='N',
-        help=f'objects and textures together, {MIN_CLASSES} to {MAX_CLASSES}')
-    add('--image-size', type=int, nargs='+', default=[64], metavar='PIXELS',
-        help='side of a square image, or its height and width')
+    add(
+        '--num-classes',
+        type=int,
+        default=30,
+        metavar='N',
+        help=f'objects and textures together, {MIN_CLASSES} to {MAX_CLASSES}',
+    )
+    add(
+        '--image-size',
+        type=int,
+        nargs='+',
+        default=[64],
+        metavar='PIXELS',
+        help='side of a square image, or its height and width',
+    )
     add('--max-objects', type=int, default=3, metavar='N', help='most objects in a scene')
-    add('--object-count-weights', type=float, nargs='+', default=None, metavar='WEIGHT',
+    add(
+        '--object-count-weights',
+        type=float,
+        nargs='+',
+        default=None,
+        metavar='WEIGHT',
         help='relative frequency of scenes with 1, 2, ... objects, one number for each count up '
-             'to --max-objects; without it 0.6 0.3 0.1, then halving')
-    add('--object-scale', type=float, nargs=2, default=[0.35, 0.7], metavar=('MIN', 'MAX'),
-        help='side of an object as a share of the short image side')
-    add('--held-out', nargs='+', default=[], metavar='WORD',
-        help='class names, or words of class names, that no training caption may hold')
-    add('--shuffle-captions', action='store_true',
-        help='give every training image the caption of another one (control experiment)')
+        'to --max-objects; without it 0.6 0.3 0.1, then halving',
+    )
+    add(
+        '--object-scale',
+        type=float,
+        nargs=2,
+        default=[0.35, 0.7],
+        metavar=('MIN', 'MAX'),
+        help='side of an object as a share of the short image side',
+    )
+    add(
+        '--held-out',
+        nargs='+',
+        default=[],
+        metavar='WORD',
+        help='class names, or words of class names, that no training caption may hold',
+    )
+    add(
+        '--shuffle-captions',
+        action='store_true',
+        help='give every training image the caption of another one (control experiment)',
+    )
     add('--seed', type=int, default=0, help='seed of all random choices')
     add('--workers', type=int, default=2, metavar='N', help='processes; the output is the same')
     add('--overwrite', action='store_true', help='replace earlier output in OUT_DIR')
     return parser
 
 
-def check_held_out(parser: argparse.ArgumentParser, words: Sequence[str],
-                   vocabulary: Vocabulary) -> tuple[str, ...]:
+def check_held_out(
+    parser: argparse.ArgumentParser, words: Sequence[str], vocabulary: Vocabulary
+) -> tuple[str, ...]:
     """Check the held-out words against the vocabulary; ends the program if one is no good."""
     words = tuple(dict.fromkeys(word.strip().lower() for word in words))
     known = dict.fromkeys([*vocabulary.names, *(w for n in vocabulary.names for w in n.split())])
@@ -211,8 +263,10 @@ def check_held_out(parser: argparse.ArgumentParser, words: Sequence[str],
         if not labels:
             close = difflib.get_close_matches(word, list(known), n=5, cutoff=0.5)
             hint = f'; close to it: {", ".join(close)}' if close else ''
-            parser.error(f'--held-out: {word!r} is not in the vocabulary of '
-                         f'{len(vocabulary.names)} classes{hint}')
+            parser.error(
+                f'--held-out: {word!r} is not in the vocabulary of '
+                f'{len(vocabulary.names)} classes{hint}'
+            )
         if word in TEMPLATE_WORDS:
             parser.error(f'--held-out: the captions need the word {word!r}; give the whole name')
         hidden.update(labels)
@@ -226,8 +280,9 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[Settings, argparse.Na
     parser = build_parser()
     args = parser.parse_args(argv)
     if not MIN_CLASSES <= args.num_classes <= MAX_CLASSES:
-        parser.error(f'--num-classes must be from {MIN_CLASSES} to {MAX_CLASSES}, '
-                     f'got {args.num_classes}')
+        parser.error(
+            f'--num-classes must be from {MIN_CLASSES} to {MAX_CLASSES}, got {args.num_classes}'
+        )
     if len(args.image_size) > 2 or min(args.image_size) < 16:
         parser.error('--image-size takes one side, or a height and a width, of at least 16 pixels')
     if args.num_train < 0 or args.num_val < 0 or args.num_train + args.num_val == 0:
@@ -237,10 +292,15 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[Settings, argparse.Na
     if args.max_objects < 1:
         parser.error(f'--max-objects must be at least 1, got {args.max_objects}')
     weights = args.object_count_weights or default_weights(args.max_objects)
-    if (len(weights) != args.max_objects or not all(0 <= w < float('inf') for w in weights)
-            or sum(weights) <= 0):
-        parser.error('--object-count-weights takes one number, zero or more, for each count up to '
-                     f'--max-objects ({args.max_objects}), not all zero')
+    if (
+        len(weights) != args.max_objects
+        or not all(0 <= w < float('inf') for w in weights)
+        or sum(weights) <= 0
+    ):
+        parser.error(
+            '--object-count-weights takes one number, zero or more, for each count up to '
+            f'--max-objects ({args.max_objects}), not all zero'
+        )
     smallest, largest = args.object_scale
     if not 0.05 <= smallest <= largest <= 1:
         parser.error('--object-scale: 0.05 <= MIN <= MAX <= 1 is required')
@@ -255,14 +315,23 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[Settings, argparse.Na
         if not args.overwrite:
             parser.error(f'{args.out_dir} is not empty; give --overwrite to replace earlier output')
         if not is_own_output(args.out_dir):
-            parser.error(f'{args.out_dir} holds other files than earlier output of this tool; '
-                         '--overwrite leaves such a folder alone')
+            parser.error(
+                f'{args.out_dir} holds other files than earlier output of this tool; '
+                '--overwrite leaves such a folder alone'
+            )
     size = args.image_size * 2 if len(args.image_size) == 1 else args.image_size
     settings = Settings(
-        num_train=args.num_train, num_val=args.num_val, num_classes=args.num_classes,
-        image_size=(size[0], size[1]), max_objects=args.max_objects,
-        object_count_weights=tuple(weights), object_scale=(smallest, largest), seed=args.seed,
-        held_out=held_out, shuffle_captions=args.shuffle_captions)
+        num_train=args.num_train,
+        num_val=args.num_val,
+        num_classes=args.num_classes,
+        image_size=(size[0], size[1]),
+        max_objects=args.max_objects,
+        object_count_weights=tuple(weights),
+        object_scale=(smallest, largest),
+        seed=args.seed,
+        held_out=held_out,
+        shuffle_captions=args.shuffle_captions,
+    )
     return settings, args
 
 
@@ -271,8 +340,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings, args = parse_args(argv)
     openmoji_folder()  # fails now, not in the processes, where the graphics are missing
     make_dataset(settings, args.out_dir, workers=args.workers)
-    print(f'{args.out_dir}: {settings.num_train} training pairs, {settings.num_val} validation '
-          f'images, {settings.num_classes} classes')
+    print(
+        f'{args.out_dir}: {settings.num_train} training pairs, {settings.num_val} validation '
+        f'images, {settings.num_classes} classes'
+    )
 
 
 if __name__ == '__main__':

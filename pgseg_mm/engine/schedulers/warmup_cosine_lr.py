@@ -57,7 +57,7 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
 
     @classmethod
     def build_iter_from_epoch(
-        cls, *args, warmup, begin=0, end=INF, by_epoch=True, epoch_length=None, **kwargs
+        cls, optimizer, warmup, begin=0, end=INF, by_epoch=True, epoch_length=None, **kwargs
     ):
         """Build a scheduler that steps with iterations from settings in epochs."""
         if not by_epoch or not epoch_length:
@@ -66,7 +66,7 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
                 f'got by_epoch={by_epoch} and epoch_length={epoch_length}'
             )
         return cls(
-            *args,
+            optimizer,
             warmup=int(warmup * epoch_length),
             begin=int(begin * epoch_length),
             end=end if end >= INF else int(end * epoch_length),

@@ -103,7 +103,7 @@ class PGSegViT(BaseModule):
 
         rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
         self.stages = nn.ModuleList()
-        for i, depth in enumerate(depths):
+        for i in range(num_stages):
             self.stages.append(
                 Stage(
                     dims[i],

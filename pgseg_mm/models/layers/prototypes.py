@@ -60,7 +60,7 @@ class NonLearnablePrototypes(nn.Module):
         self.eps = eps
         mu = torch.randn(1, num_prototypes, embed_dims) * math.sqrt(2 / embed_dims)
         self.register_buffer('mu', mu / mu.norm(dim=-1, keepdim=True))
-        self._start = self.mu
+        self._start: Tensor = self.mu
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> PrototypeOutput:
@@ -79,7 +79,7 @@ class NonLearnablePrototypes(nn.Module):
                 self._start = self.mu.clone()
             out = self._cluster(x, self._start if recomputed else self.mu)
             if self.training and self.momentum is not None and not recomputed:
-                self._update(out.prototypes)
+                self._update(out.prototypes, self.momentum)
         return out
 
     def _cluster(self, x: Tensor, mu: Tensor) -> PrototypeOutput:
@@ -91,10 +91,10 @@ class NonLearnablePrototypes(nn.Module):
             mu = mu / (self.eps + mu.norm(dim=-1, keepdim=True))
         return PrototypeOutput(mu, z @ mu)
 
-    def _update(self, prototypes: Tensor) -> None:
+    def _update(self, prototypes: Tensor, momentum: float) -> None:
         """Move ``mu`` towards the global batch's mean; an overflowed batch leaves it alone."""
         total = prototypes.sum(0).flatten()
         total = all_reduce_sum(torch.cat([total, total.new_tensor([len(prototypes)])]))
         mean = (total[:-1] / total[-1]).view_as(self.mu).to(self.mu.dtype)
-        moved = self.momentum * self.mu + (1 - self.momentum) * mean
+        moved = momentum * self.mu + (1 - momentum) * mean
         self.mu.copy_(torch.where(mean.isfinite().all(), moved, self.mu))

@@ -11,8 +11,19 @@ class SyncBatchNorm(nn.BatchNorm1d):
 
     ``torch.nn.SyncBatchNorm`` refuses CPU tensors. The ranks may hold different numbers of rows.
     Running statistics do not move when activation checkpointing recomputes a forward pass.
-    Arguments and state are those of :class:`torch.nn.BatchNorm1d`.
+    State is that of :class:`torch.nn.BatchNorm1d`, with torch's default arguments.
+
+    Args:
+        num_features: Channels C.
     """
+
+    num_batches_tracked: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    momentum: float
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each channel.
@@ -45,12 +56,12 @@ class SyncBatchNorm(nn.BatchNorm1d):
         mean = (share * means).sum(0)
         var = (share * (variances + (means - mean) ** 2)).sum(0)
         if not in_backward():
-            self._update_running_statistics(mean.detach(), var.detach(), counts.sum())
+            self._update_running_statistics(mean, var, counts.sum())
         return mean, var
 
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.num_batches_tracked += 1
         unbiased = var * (count / (count - 1))
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)

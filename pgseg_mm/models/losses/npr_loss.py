@@ -123,9 +123,7 @@ class NPRLoss(LearnedTemperature):
             ]
         )
         logits = self.scale * similarity
-        pairs = torch.stack(
-            [-logits.log_softmax(dim).diagonal(dim1=1, dim2=2) for dim in (2, 1)]
-        )
+        pairs = torch.stack([-logits.log_softmax(dim).diagonal(dim1=1, dim2=2) for dim in (2, 1)])
         # (2, B, G): groups to prototypes, prototypes to groups
         local = torch.where(kept, pairs, 0).sum(dim=(1, 2))
         count = all_reduce_sum(kept.sum(dim=(1, 2)))

@@ -106,13 +106,13 @@ class PGSeg(BaseSegmentor):
             return self.loss(inputs, data_samples, tokens)
         return super().forward(inputs, data_samples, mode)
 
-    def extract_feat(self, inputs: Tensor) -> GroupFeatures:
+    def extract_feat(self, inputs: Tensor | list[Tensor]) -> GroupFeatures:
         """Group the patches of (B, 3, H, W) images."""
         return self.backbone(inputs)
 
     def loss(
         self,
-        inputs: Tensor,
+        inputs: Tensor | list[Tensor],
         data_samples: list[SegDataSample] | None = None,
         tokens: Tensor | None = None,
     ) -> dict[str, Tensor]:
@@ -226,9 +226,7 @@ class PGSeg(BaseSegmentor):
             _without_padding(image, sample.metainfo)
             for image, sample in zip(inputs, data_samples, strict=True)
         ]
-        for image, scores, sample in zip(
-            images, self._segment(images), data_samples, strict=True
-        ):
+        for image, scores, sample in zip(images, self._segment(images), data_samples, strict=True):
             meta = sample.metainfo
             if meta.get('flip'):
                 scores = scores.flip(meta.get('flip_direction', 'horizontal') == 'horizontal')
@@ -254,7 +252,7 @@ class PGSeg(BaseSegmentor):
             scores.update(zip(places, self.decode_head.classify_groups(features), strict=True))
         return [
             stitch(
-                tuple(image.shape[-2:]),
+                (image.shape[-2], image.shape[-1]),
                 image_windows,
                 [groups[i, j] for j in range(len(image_windows))],
                 [scores[i, j] for j in range(len(image_windows))],

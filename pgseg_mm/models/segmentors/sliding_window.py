@@ -29,7 +29,10 @@ def sliding_windows(
         stride: Distance of windows.
     """
     tops, lefts = (
-        [min(i * step, max(length - size, 0)) for i in range(1 + max(-(-(length - size) // step), 0))]
+        [
+            min(i * step, max(length - size, 0))
+            for i in range(1 + max(-(-(length - size) // step), 0))
+        ]
         for length, size, step in zip(image_size, window_size, stride, strict=True)
     )
     return [

@@ -22,16 +22,16 @@ class StitchedScores(NamedTuple):
 
     table: Tensor
     """(U, K) distinct score rows."""
-    index: Tensor
+    rows: Tensor
     """(H, W) row of each pixel."""
 
     def flip(self, horizontal: bool) -> 'StitchedScores':
         """Mirror the image, left to right or upside down."""
-        return self._replace(index=self.index.flip(1 if horizontal else 0))
+        return self._replace(rows=self.rows.flip(1 if horizontal else 0))
 
     def logits(self, size: tuple[int, int]) -> Tensor:
         """Dense scores (K, height, width), resized bilinearly; memory grows with all three."""
-        scores = self.table.T[:, self.index]
+        scores = self.table.T[:, self.rows]
         return F.interpolate(scores[None], size=size, mode='bilinear', align_corners=False)[0]
 
     def class_map(self, size: tuple[int, int]) -> Tensor:
@@ -47,11 +47,11 @@ class StitchedScores(NamedTuple):
             (height, width), int64.
         """
         labels = self.table.argmax(dim=1)
-        if tuple(size) == tuple(self.index.shape):
-            return labels[self.index]
-        rows = _bilinear_taps(self.index.shape[0], size[0], self.index.device)
-        columns = _bilinear_taps(self.index.shape[1], size[1], self.index.device)
-        label_map = labels[self.index]
+        if tuple(size) == tuple(self.rows.shape):
+            return labels[self.rows]
+        rows = _bilinear_taps(self.rows.shape[0], size[0], self.rows.device)
+        columns = _bilinear_taps(self.rows.shape[1], size[1], self.rows.device)
+        label_map = labels[self.rows]
         band = max(BAND_PIXELS // size[1], 1)
         return torch.cat(
             [
@@ -66,11 +66,11 @@ class StitchedScores(NamedTuple):
         mixed = torch.stack([other != first for other in others]).any(dim=0).nonzero(as_tuple=True)
         per_chunk = max(SCORE_ELEMENTS // self.table.shape[1], 1)
         for y, x in zip(mixed[0].split(per_chunk), mixed[1].split(per_chunk), strict=True):
-            scores = sum(
-                (wy[y] * wx[x])[:, None] * self.table[self.index[r[y], c[x]]]
-                for r, wy in ((rows.low, 1 - rows.weight), (rows.high, rows.weight))
-                for c, wx in ((columns.low, 1 - columns.weight), (columns.high, columns.weight))
-            )
+            scores = torch.zeros_like(self.table[:1]).expand(len(y), -1)
+            for r, wy in ((rows.low, 1 - rows.weight), (rows.high, rows.weight)):
+                for c, wx in ((columns.low, 1 - columns.weight), (columns.high, columns.weight)):
+                    weight = (wy[y] * wx[x])[:, None]
+                    scores = scores + weight * self.table[self.rows[r[y], c[x]]]
             first[y, x] = scores.argmax(dim=1)
         return first
 

@@ -68,6 +68,7 @@ class PGSegTextTransformer(BaseModule):
         width_std = self.embed_dims**-0.5
         output_std = width_std * (2 * num_layers) ** -0.5
         for block in self.blocks:
+            assert isinstance(block, TransformerBlock)
             for linear, std in (
                 (block.attn.qkv, width_std),
                 (block.attn.proj, output_std),

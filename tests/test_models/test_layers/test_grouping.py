@@ -1,5 +1,6 @@
 import torch
 import torch.nn.functional as F
+
 from pgseg_mm.models.layers import GroupFeatures, GroupingBlock, Stage, TokenAssignment
 from pgseg_mm.models.layers.grouping import hard_assignment
 

@@ -2,8 +2,9 @@ import copy
 
 import pytest
 import torch
-from pgseg_mm.models.layers import NonLearnablePrototypes
 from torch.utils.checkpoint import checkpoint
+
+from pgseg_mm.models.layers import NonLearnablePrototypes
 
 
 def tokens(*shape: int, seed: int = 0) -> torch.Tensor:

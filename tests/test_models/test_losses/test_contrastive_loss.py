@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from pgseg_mm.models.losses import ImageTextContrastiveLoss
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.logging import MessageHub
+
 from pgseg_mm.models.losses import NPRLoss, match_prototypes
 
 PARITY = Path(__file__).parents[2] / 'data' / 'parity' / 'npr_release.npz'

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from mmseg.structures import SegDataSample
+
 from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.utils import tokenize
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from pgseg_mm.models.segmentors import stitching
 from pgseg_mm.models.segmentors.sliding_window import Window, sliding_windows
 from pgseg_mm.models.segmentors.stitching import StitchedScores, stitch
@@ -29,7 +30,11 @@ def random_image(size, window, stride, num_groups=4, num_classes=7, blocks=5):
     return windows, groups, scores
 
 
-SIZES = [((40, 56), (32, 32), (16, 16)), ((20, 30), (32, 32), (16, 16)), ((33, 70), (16, 24), (5, 7))]
+SIZES = [
+    ((40, 56), (32, 32), (16, 16)),
+    ((20, 30), (32, 32), (16, 16)),
+    ((33, 70), (16, 24), (5, 7)),
+]
 
 
 @pytest.mark.parametrize(('size', 'window', 'stride'), SIZES)
@@ -40,7 +45,7 @@ def test_equals_dense_scores(size, window, stride, output, monkeypatch):
     windows, groups, scores = random_image(size, window, stride)
     dense = dense_average(size, windows, groups, scores)
     stitched = stitch(size, windows, groups, scores)
-    torch.testing.assert_close(stitched.table.T[:, stitched.index], dense)
+    torch.testing.assert_close(stitched.table.T[:, stitched.rows], dense)
     resized = F.interpolate(dense[None], size=output, mode='bilinear', align_corners=False)[0]
     torch.testing.assert_close(stitched.logits(output), resized)
     assert torch.equal(stitched.class_map(output), resized.argmax(0))
