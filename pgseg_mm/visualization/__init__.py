@@ -1,1 +1,6 @@
-"""Pictures of what the model sees."""
+"""Pictures of what the model sees and how it learns."""
+
+from .loss_curve import draw_loss_curve
+from .segmentation_sheet import draw_segmentation_sheet
+
+__all__ = ['draw_loss_curve', 'draw_segmentation_sheet']

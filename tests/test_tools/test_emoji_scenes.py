@@ -130,7 +130,7 @@ def test_label_maps(data):
         assert labels.max() < 20
         present = np.unique(labels)
         assert np.count_nonzero(present >= num_objects) == 1  # one texture
-        assert 1 <= np.count_nonzero(present < num_objects) <= 3
+        assert np.count_nonzero(present < num_objects) <= 3
         seen |= set(present.tolist())
     assert len(seen) == 20  # the scenes go through all the objects
 
@@ -169,8 +169,17 @@ def test_captions_vary(data):
 def test_one_object_in_half_of_the_scenes(data):
     objects = lines(data / 'objects.txt')
     counts = [sum(has_word(p['caption'], n) for n in objects) for p in pairs(data)]
-    assert 0.5 <= np.mean(np.equal(counts, 1)) <= 0.75
-    assert set(counts) == {1, 2, 3}
+    assert 0.45 <= np.mean(np.equal(counts, 1)) <= 0.65
+    assert set(counts) == {0, 1, 2, 3}
+
+
+def test_a_scene_without_objects_is_described_by_its_texture(tool, data):
+    textures = lines(data / 'textures.txt')
+    objects = lines(data / 'objects.txt')
+    captions = [p['caption'] for p in pairs(data)]
+    alone = [c for c in captions if not any(has_word(c, name) for name in objects)]
+    assert alone
+    assert all(any(has_word(c, name) for name in textures) for c in alone)
 
 
 def test_positions_in_captions(tool, tmp_path):
@@ -179,6 +188,8 @@ def test_positions_in_captions(tool, tmp_path):
     checked = 0
     for index in range(150):
         scene = composer.scene(0, index)
+        if not scene.placed:
+            continue
         caption = composer.caption(0, index, scene)
         rows, columns = np.nonzero(scene.labels == scene.placed[0].label)
         for word, centre, below in (
@@ -224,6 +235,8 @@ def test_hue_stays(tool, tmp_path):
     checked = 0
     for index in range(40):
         scene = composer.scene(0, index)
+        if not scene.placed:
+            continue
         cls = composer.vocabulary.objects[scene.placed[0].label]
         if cls.name not in ('red apple', 'banana', 'frog', 'grapes', 't-shirt', 'basketball'):
             continue
@@ -257,7 +270,7 @@ def hidden_shares(composer, number: int) -> list[float]:
 def test_overlap_is_limited(tool, tmp_path, monkeypatch):
     render = importlib.import_module('emoji_scene_render')
     settings, _ = tool.parse_args(
-        [str(tmp_path / 'x'), '--image-size', '48', '--object-count-weights', '0', '0', '1']
+        [str(tmp_path / 'x'), '--image-size', '48', '--object-count-weights', '0', '0', '0', '1']
     )
     composer = tool.Composer(settings)
     shares = hidden_shares(composer, 30)
@@ -283,6 +296,8 @@ def test_objects_lie_inside(tool, tmp_path):
     composer = tool.Composer(settings)
     for index in range(40):
         scene = composer.scene(0, index)
+        if not scene.placed:
+            continue
         rows, columns = np.nonzero(scene.labels == scene.placed[0].label)
         longer = max(np.ptp(rows), np.ptp(columns)) + 1
         assert 25 <= longer <= 44  # a side of 32, turned by up to 25 degrees

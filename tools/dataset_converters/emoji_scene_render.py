@@ -33,7 +33,7 @@ class Settings:
         num_classes: number of classes, objects and textures together.
         image_size: height and width of the images in pixels.
         max_objects: largest number of objects in a scene.
-        object_count_weights: relative frequency of scenes with 1, 2, ... objects.
+        object_count_weights: relative frequency of scenes with 0, 1, 2, ... objects.
         object_scale: smallest and largest side of an object, as a share of the short image side.
         seed: seed of all random choices.
         held_out: words that no training caption holds.
@@ -201,7 +201,9 @@ class Composer:
     def _choose_objects(self, rng: np.random.Generator, split: int, index: int) -> list[int]:
         """Labels of a scene's objects; the first ones go through all the classes in turn."""
         total = len(self.vocabulary.objects)
-        count = min(1 + int(rng.choice(len(self.count_shares), p=self.count_shares)), total)
+        count = min(int(rng.choice(len(self.count_shares), p=self.count_shares)), total)
+        if count == 0:
+            return []
         first = int(self._order(split, index // total)[index % total])
         others = [int(c) for c in rng.choice(total, size=count, replace=False) if c != first]
         return [first, *others[: count - 1]]

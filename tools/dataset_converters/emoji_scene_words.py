@@ -204,6 +204,17 @@ _WITHOUT_TEXTURE = (
     'a view of {s}',
     'here {be} {s}',
 )
+_TEXTURE_ALONE = (
+    'a photo of {g}',
+    'a picture of {g}',
+    'an image of {g}',
+    'nothing but {g}',
+    'this shows {g}',
+    'we see {g}',
+    'a view of {g}',
+    'only {g}',
+    '{g}',
+)
 _JOINERS = ('{} and {}', '{} and {}', '{} with {}', '{} as well as {}', '{} together with {}')
 _SIZES = {'small': ('small', 'little', 'tiny'), 'large': ('large', 'big', 'huge')}
 _ROWS = ('top', '', 'bottom')
@@ -217,6 +228,7 @@ def _template_words() -> frozenset[str]:
     texts = [
         *_WITH_TEXTURE,
         *_WITHOUT_TEXTURE,
+        *_TEXTURE_ALONE,
         *_JOINERS,
         *_ROWS,
         *_COLUMNS,
@@ -339,7 +351,7 @@ def make_caption(
     Args:
         rng: source of the choice of words.
         vocabulary: the classes.
-        placed: the objects of the scene, at least one.
+        placed: the objects of the scene; without any, the caption is about the texture.
         texture: label of the texture.
         held_out: labels of classes that must not be named; such an object is passed over or
             called "something", such a texture is not mentioned.
@@ -347,6 +359,8 @@ def make_caption(
     Returns:
         One line of lower case text.
     """
+    if not placed:
+        return _pick(rng, _TEXTURE_ALONE).format(g=_ground(vocabulary, texture, held_out))
     named = [p for p in placed if p.label not in held_out]
     entries: list[Placed] = [
         placed[i] for i in rng.permutation(len(placed)) if placed[i].label not in held_out
@@ -378,10 +392,15 @@ def make_caption(
     omit = rng.random() < _OMIT_TEXTURE
     if omit or texture in held_out:
         return _pick(rng, _WITHOUT_TEXTURE).format(s=subject, be=be)
-    ground = vocabulary.textures[texture - len(vocabulary.objects)]
-    where = _pick(rng, ground.places)
+    where = _pick(rng, vocabulary.textures[texture - len(vocabulary.objects)].places)
     template = _pick(rng, _WITH_TEXTURE)
     if located:
         template = template.replace(' {t}', ', {t}')
-    article = '' if ground.article in '-+' else f'{ground.article} '
-    return template.format(s=subject, be=be, t=where, g=f'{article}{ground.name}')
+    return template.format(s=subject, be=be, t=where, g=_ground(vocabulary, texture, held_out))
+
+
+def _ground(vocabulary: Vocabulary, texture: int, held_out: frozenset[int]) -> str:
+    if texture in held_out:
+        return _UNKNOWN
+    ground = vocabulary.textures[texture - len(vocabulary.objects)]
+    return ground.name if ground.article in '-+' else f'{ground.article} {ground.name}'

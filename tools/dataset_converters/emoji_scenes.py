@@ -184,11 +184,11 @@ def make_dataset(settings: Settings, out_dir: Path, workers: int = 1, quiet: boo
 
 
 def default_weights(max_objects: int) -> tuple[float, ...]:
-    """Weights of 1, 2, ... objects: 0.6, 0.3, 0.1 and then half of the one before."""
-    weights = [0.6, 0.3, 0.1]
-    while len(weights) < max_objects:
+    """Weights of 0, 1, 2, ... objects: 0.1, 0.55, 0.25, 0.1 and then half of the one before."""
+    weights = [0.1, 0.55, 0.25, 0.1]
+    while len(weights) <= max_objects:
         weights.append(weights[-1] / 2)
-    return tuple(weights[:max_objects])
+    return tuple(weights[: max_objects + 1])
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -222,8 +222,8 @@ def build_parser() -> argparse.ArgumentParser:
         nargs='+',
         default=None,
         metavar='WEIGHT',
-        help='relative frequency of scenes with 1, 2, ... objects, one number for each count up '
-        'to --max-objects; without it 0.6 0.3 0.1, then halving',
+        help='relative frequency of scenes with 0, 1, 2, ... objects, one number for each count '
+        'up to --max-objects; without it 0.1 0.55 0.25 0.1, then halving',
     )
     add(
         '--object-scale',
@@ -293,12 +293,12 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[Settings, argparse.Na
         parser.error(f'--max-objects must be at least 1, got {args.max_objects}')
     weights = args.object_count_weights or default_weights(args.max_objects)
     if (
-        len(weights) != args.max_objects
+        len(weights) != args.max_objects + 1
         or not all(0 <= w < float('inf') for w in weights)
         or sum(weights) <= 0
     ):
         parser.error(
-            '--object-count-weights takes one number, zero or more, for each count up to '
+            '--object-count-weights takes one number, zero or more, for each count from 0 to '
             f'--max-objects ({args.max_objects}), not all zero'
         )
     smallest, largest = args.object_scale

@@ -41,9 +41,6 @@ class PGSegHead(BaseDecodeHead):
         ValueError: If ``top_classes`` or ``background_threshold`` is not positive.
     """
 
-    class_embeds: Tensor
-    class_index: Tensor
-
     def __init__(
         self,
         in_channels: int = 384,
@@ -88,11 +85,19 @@ class PGSegHead(BaseDecodeHead):
         )
         self.loss_contrastive = MODELS.build(loss_contrastive)
         self.loss_npr = None if loss_npr is None else MODELS.build(loss_npr)
-        self.register_buffer('class_embeds', torch.empty(0, channels), persistent=False)
-        self.register_buffer('class_index', torch.empty(0, dtype=torch.long), persistent=False)
+        # no buffers: EMA and DDP copy those between models that may have other classes
+        self.class_embeds = torch.empty(0, channels)
+        self.class_index = torch.empty(0, dtype=torch.long)
         self.num_classes = self.out_channels = 0
         if class_embeds is not None:
             self.set_class_embeds(load_class_embeds(class_embeds))
+
+    def _apply(self, fn, *args, **kwargs):
+        """Move the class embeddings where the weights go."""
+        super()._apply(fn, *args, **kwargs)
+        self.class_embeds = fn(self.class_embeds)
+        self.class_index = self.class_index.to(self.class_embeds.device)
+        return self
 
     @property
     def with_background(self) -> bool:

@@ -1,0 +1,71 @@
+"""The demo's data: captioned emoji scenes, made by this repository's converter."""
+
+import importlib
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+CONVERTER = Path(__file__).resolve().parents[1] / 'tools/dataset_converters/emoji_scenes.py'
+ATTRIBUTION = (
+    'Objects: OpenMoji (openmoji.org), CC BY-SA 4.0, altered; textures: scikit-image, CC0. '
+    'This picture: CC BY-SA 4.0.'
+)
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Size of the data set, and whether its captions are shuffled."""
+
+    num_train: int = 6000
+    num_val: int = 200
+    num_classes: int = 30
+    image_size: int = 64
+    shuffle_captions: bool = False
+
+    def folder(self, data: Path) -> Path:
+        """Where the scenes lie: the shuffled ones beside the others."""
+        return data.with_name(f'{data.name}_shuffled') if self.shuffle_captions else data
+
+    def arguments(self, data: Path) -> list[str]:
+        """Arguments of the converter."""
+        sizes = asdict(self)
+        shuffle = ['--shuffle-captions'] if sizes.pop('shuffle_captions') else []
+        options = [f'--{name.replace("_", "-")}={size}' for name, size in sizes.items()]
+        return [str(self.folder(data)), *options, *shuffle, '--overwrite']
+
+
+def ensure_scenes(scenes: Scenes, data: Path) -> None:
+    """Make the data set, unless it is there with the same settings.
+
+    Args:
+        scenes: Size of the data set.
+        data: Folder of the data set with right captions.
+
+    Raises:
+        SystemExit: If the converter refuses; it has said why.
+    """
+    folder = scenes.folder(data)
+    if _is_made(scenes, data):
+        print(f'Data: {folder} is there with the same settings.', flush=True)
+        return
+    print(f'Data: making {folder} ...', flush=True)
+    made = subprocess.run(
+        [sys.executable, str(CONVERTER), *scenes.arguments(data)],
+        check=False,
+    )
+    if made.returncode:
+        raise SystemExit(made.returncode)
+
+
+def _is_made(scenes: Scenes, data: Path) -> bool:
+    meta_file = scenes.folder(data) / 'meta.json'
+    if not meta_file.is_file():
+        return False
+    if str(CONVERTER.parent) not in sys.path:
+        sys.path.append(str(CONVERTER.parent))
+    wanted, _ = importlib.import_module(CONVERTER.stem).parse_args(scenes.arguments(data))
+    found = json.loads(meta_file.read_text(encoding='utf-8'))
+    # through JSON, which has lists for tuples
+    return json.loads(json.dumps(asdict(wanted))).items() <= found.items()
