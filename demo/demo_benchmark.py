@@ -108,8 +108,8 @@ def _notes(summaries: list[dict[str, Any]], command: str, seconds: float) -> lis
         f'- Config: `{settings["config"]}`, {settings["iterations"]} iterations',
         f'- Data: {scenes["num_train"]} training pairs and {scenes["num_val"]} validation images '
         f'of {scenes["image_size"]} px, {scenes["num_classes"]} classes; the same for all seeds',
-        f'- Machine: {machine["processor"]}, {machine["cores"]} cores, {machine["threads"]} '
-        f'threads a run{accelerator}; Python {machine["python"]}, torch {machine["torch"]}',
+        f'- Machine: {machine["processor"]}, {machine["cores"]} cores, threads a run: '
+        f'{machine["threads"]}{accelerator}; Python {machine["python"]}, torch {machine["torch"]}',
         f'- Training with its validations: {min(times):.0f} to {max(times):.0f} s a run; '
         f'all together {seconds:.0f} s for what was not there before',
         f'- Command: `{command}`',

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULT_CONFIG = Path('configs/pgseg/pgseg_tiny-p8_1xb128-700_emoji-scenes-64x64.py')
+DEFAULT_CONFIG = Path('configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py')
 """Relative to the root of the repository."""
 STEPS = ('begin', 'end', 'T_max', 'warmup')
 """Arguments of schedulers that count iterations."""

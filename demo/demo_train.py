@@ -38,6 +38,11 @@ class Run:
         return f'seed {self.seed}' + ', shuffled captions' * self.scenes.shuffle_captions
 
     @property
+    def folder_name(self) -> str:
+        """The run as the name of a folder."""
+        return f'seed{self.seed}' + '_shuffled' * self.scenes.shuffle_captions
+
+    @property
     def summary_file(self) -> Path:
         """Where all the numbers of the run are, once it is finished."""
         return self.out / 'summary.json'
@@ -98,6 +103,7 @@ class DemoHook(Hook):
         self.name = name
         self.untrained: dict[str, float] = {}
         self.untrained_seconds = 0.0
+        self.start = 0.0
 
     def before_train(self, runner: Runner) -> None:
         """Evaluate the initialised weights; the training draws the same random numbers after."""
@@ -115,7 +121,7 @@ class DemoHook(Hook):
         done = runner.iter + 1
         if done % max(runner.max_iters // 10, 1) == 0:
             left = (time.perf_counter() - self.start) / done * (runner.max_iters - done)
-            loss = float(outputs['loss'])
+            loss = outputs['loss'].item()
             self._say(
                 f'iteration {done}/{runner.max_iters}, loss {loss:.3f}, about {left:.0f} s to go'
             )
@@ -155,7 +161,7 @@ def train(run: Run, command: str) -> dict[str, Any]:
     run.out.mkdir(parents=True, exist_ok=True)
     run.summary_file.unlink(missing_ok=True)
     cfg = run.make_config()
-    cfg.experiment_name = f'demo_seed{run.seed}' + '_shuffled' * run.scenes.shuffle_captions
+    cfg.experiment_name = f'demo_{run.folder_name}'
     runner = QuietRunner.from_cfg(cfg)
     hook = DemoHook(run.name)
     runner.register_hook(hook)

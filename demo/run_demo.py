@@ -93,9 +93,7 @@ def plan_runs(args: argparse.Namespace) -> list[Run]:
     ]
     if len(runs) == 1:
         return runs
-    return [
-        replace(run, out=run.out / run.name.replace(', ', '-').replace(' ', '-')) for run in runs
-    ]
+    return [replace(run, out=run.out / run.folder_name) for run in runs]
 
 
 def run_in_process(run: Run, jobs: int) -> dict[str, Any] | None:
@@ -118,8 +116,8 @@ def run_in_process(run: Run, jobs: int) -> dict[str, Any] | None:
     environment = dict(os.environ)
     if jobs > 1:
         environment['OMP_NUM_THREADS'] = str(max((os.cpu_count() or 1) // jobs, 1))
-    subprocess.run(command, env=environment, check=False)
-    return run.finished()
+    failed = subprocess.run(command, env=environment, check=False).returncode
+    return None if failed else run.finished()
 
 
 def run_all(runs: list[Run], jobs: int, resume: bool) -> list[dict[str, Any]]:

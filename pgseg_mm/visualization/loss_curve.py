@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 LOSS_NAMES = {'loss_contrastive': 'contrastive'}
 Curve = list[tuple[int, float]]
@@ -78,6 +79,7 @@ def draw_loss_curve(work_dir: str | Path, out_file: str | Path | None = None) ->
     for axis, (title, named_curves) in zip(axes, panels, strict=True):
         _draw_curves(axis, title, named_curves)
     axes[-1].set_xlabel('iteration')
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     if out_file is not None:
         Path(out_file).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out_file, format='png', dpi=100)

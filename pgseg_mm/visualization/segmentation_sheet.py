@@ -21,7 +21,7 @@ LEGEND_WIDTH = 0.65
 """Width of a legend, as a share of a panel's."""
 LINE_HEIGHT = 0.18
 """Inches for a name in a legend."""
-OPACITY = 0.6
+OPACITY = 0.7
 """How much of the image a class's colour hides."""
 
 
@@ -133,7 +133,7 @@ def draw_segmentation_sheet(
         axis.set_title(title, fontsize=11)
     if out_file is not None:
         Path(out_file).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out_file, format='png', dpi=DPI)
+        figure.savefig(out_file, format='png')
     return figure
 
 
@@ -147,7 +147,7 @@ def _layout(
     width = panel * sum(widths) + gap * (len(widths) + 1)
     heights = [panel * row.image.shape[0] / row.image.shape[1] for row in rows]
     height = sum(heights) + gap * (len(rows) - 1) + head + foot
-    figure = Figure(figsize=(width, height))
+    figure = Figure(figsize=(width, height), dpi=DPI)
     grid = figure.add_gridspec(
         len(rows),
         len(widths),
@@ -183,26 +183,34 @@ def _draw_row(
 
 
 def _draw_labels(axis: Axes, image: NDArray, labels: NDArray, colours: NDArray) -> None:
-    """Lay the colours of the classes over the image; ignored labels stay clear."""
+    """Lay outlined colours of the classes over the image in grey; ignored labels stay clear."""
     known = labels < len(colours)
     overlay = np.zeros((*labels.shape, 4))
     overlay[known, :3] = colours[labels[known]]
     overlay[known, 3] = OPACITY
     extent = (0, image.shape[1], image.shape[0], 0)
-    axis.imshow(image, interpolation='bicubic', extent=extent)
+    grey = image.mean(axis=-1)
+    axis.imshow(grey, cmap='gray', vmin=0, vmax=1, interpolation='bicubic', extent=extent)
     axis.imshow(overlay, interpolation='nearest', extent=extent)
+    occurring = np.unique(labels)
+    for label in occurring if len(occurring) > 1 else ():
+        axis.contour(
+            (labels == label).astype(float),
+            levels=[0.5],
+            colors='white',
+            linewidths=0.8,
+            origin='lower',  # the axis points down already
+            extent=(0, image.shape[1], 0, image.shape[0]),
+        )
 
 
 def _draw_legend(axis: Axes, labels: NDArray, names: Sequence[str], colours: NDArray) -> None:
     """Name the classes that occur, as many as there is room for, by falling area."""
     occurring, areas = np.unique(labels[labels < len(names)], return_counts=True)
     ordered = occurring[np.argsort(-areas, kind='stable')]
-    figure = axis.get_figure()
-    assert figure is not None
-    height = axis.get_position().height * figure.get_figheight()
-    room = max(int(height / LINE_HEIGHT), 2)
+    room = max(int(axis.bbox.height / DPI / LINE_HEIGHT), 2)
     shown = ordered if len(ordered) <= room else ordered[: room - 1]
-    handles = [Patch(color=colours[label], label=fill(names[label], 18)) for label in shown]
+    handles = [Patch(color=colours[label], label=fill(names[label], 16)) for label in shown]
     if len(shown) < len(ordered):
         rest = f'and {len(ordered) - len(shown)} more'
         handles.append(Patch(color='none', label=rest))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / 'configs' / 'pgseg' / 'pgseg_tiny-p8_1xb128-700_emoji-scenes-64x64.py'
+CONFIG = ROOT / 'configs' / 'pgseg' / 'pgseg_tiny-p8_emoji-scenes-64x64.py'
 STEPS = 20
 TOLERANCE = 1e-3
 """Largest relative difference of a loss; the ranks add up floats in another order, and AdamW turns

