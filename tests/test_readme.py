@@ -107,9 +107,7 @@ def test_inference_snippet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = Config.fromfile(ROOT / 'configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py')
     meta = {'dataset_meta': {'classes': ['dog'], 'palette': [[0, 0, 0]]}}
-    torch.save(
-        {'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': meta}, 'iter_1500.pth'
-    )
+    torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': meta}, 'iter_1500.pth')
     from PIL import Image
 
     Image.fromarray(np.zeros((40, 56, 3), np.uint8)).save('image.png')

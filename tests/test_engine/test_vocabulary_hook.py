@@ -9,9 +9,10 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.apis import inference_model, init_model
+from PIL import Image
+
 from model_zoo import tiny_model_cfg
 from pgseg_mm.engine import VocabularyHook
-from PIL import Image
 
 CLASSES = ['dog', 'grass', 'sky']
 EVAL_PIPELINE = [

@@ -46,6 +46,9 @@ class PGSegViT(BaseModule):
             ``hidden_channels`` (4096) of the projection that adds their reconstruction to the
             tokens. ``None`` makes a GroupViT.
         gumbel: Whether training adds Gumbel noise to the hard assignment.
+        assign_scale: Factor of the assignment's logits, 1 in the published models. At the published
+            initialisation the logits shrink with the width, and Gumbel noise drowns those of a
+            small model in training but not in evaluation.
         with_cp: Whether to recompute activations in the backward pass to save memory.
         out_type: ``'featmap'`` for a tuple of maps at patch resolution, which any mmseg head takes,
             or ``'groups'`` for :class:`GroupFeatures`.
@@ -73,6 +76,7 @@ class PGSegViT(BaseModule):
         drop_path_rate: float = 0.1,
         prototypes: dict | None = dict(type='NonLearnablePrototypes', momentum=0.9),  # noqa: B006, C408
         gumbel: bool = True,
+        assign_scale: float = 1.0,
         with_cp: bool = False,
         out_type: str = 'featmap',
         out_indices: int | Sequence[int] | None = None,
@@ -117,6 +121,7 @@ class PGSegViT(BaseModule):
                     drop_rate,
                     prototypes,
                     gumbel,
+                    assign_scale,
                     with_cp,
                 )
             )

@@ -55,11 +55,12 @@ class TokenAssignment(nn.Module):
     Args:
         embed_dims: Channels C.
         gumbel: Whether training adds Gumbel noise to the assignment.
+        assign_scale: Factor of the assignment's logits, 1 in the published models.
     """
 
-    def __init__(self, embed_dims: int, gumbel: bool = True) -> None:
+    def __init__(self, embed_dims: int, gumbel: bool = True, assign_scale: float = 1.0) -> None:
         super().__init__()
-        self.scale = embed_dims**-0.5
+        self.scale = assign_scale * embed_dims**-0.5
         self.gumbel = gumbel
         self.q_proj = nn.Linear(embed_dims, embed_dims)
         self.k_proj = nn.Linear(embed_dims, embed_dims)
@@ -89,6 +90,7 @@ class GroupingBlock(nn.Module):
         num_output_groups: Number of groups G.
         mlp_ratio: Hidden width of the MLPs over C.
         gumbel: Whether training adds Gumbel noise to the assignment.
+        assign_scale: Factor of the assignment's logits.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class GroupingBlock(nn.Module):
         num_output_groups: int,
         mlp_ratio: float = 4.0,
         gumbel: bool = True,
+        assign_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.norm_tokens = nn.LayerNorm(embed_dims)
@@ -107,7 +110,7 @@ class GroupingBlock(nn.Module):
         self.mlp_inter = TokenMLP(num_group_tokens, embed_dims // 2, num_output_groups)
         self.norm_post_tokens = nn.LayerNorm(embed_dims)
         self.pre_assign_attn = CrossAttentionBlock(embed_dims, num_heads, mlp_ratio)
-        self.assign = TokenAssignment(embed_dims, gumbel)
+        self.assign = TokenAssignment(embed_dims, gumbel, assign_scale)
         self.norm_new_x = nn.LayerNorm(embed_dims)
         self.mlp_channels = MLP(embed_dims, int(embed_dims * mlp_ratio), out_dims)
         self.reduction: nn.Module = nn.Identity()
@@ -143,6 +146,7 @@ class Stage(nn.Module):
         prototypes: Config of the prototypes, with ``hidden_channels`` of the reconstruction's
             projection; ``None`` for none.
         gumbel: Whether training adds Gumbel noise to the assignment.
+        assign_scale: Factor of the assignment's logits.
         with_cp: Whether to recompute activations in the backward pass instead of keeping them.
     """
 
@@ -159,6 +163,7 @@ class Stage(nn.Module):
         drop_rate: float = 0.0,
         prototypes: dict | None = None,
         gumbel: bool = True,
+        assign_scale: float = 1.0,
         with_cp: bool = False,
     ) -> None:
         super().__init__()
@@ -189,6 +194,7 @@ class Stage(nn.Module):
             num_output_groups,
             mlp_ratio,
             gumbel,
+            assign_scale,
         )
         if prototypes is not None:
             cfg = {'type': 'NonLearnablePrototypes', **prototypes}

@@ -35,6 +35,14 @@ def test_soft_assignment_is_normalised_over_groups_without_noise():
     torch.testing.assert_close(soft, assign(centres, x)[1])
 
 
+def test_assign_scale_multiplies_the_logits():
+    plain, scaled = TokenAssignment(8).eval(), TokenAssignment(8, assign_scale=3.0).eval()
+    scaled.load_state_dict(plain.state_dict())
+    x, centres = torch.randn(2, 9, 8), torch.randn(2, 3, 8)
+    logits = plain(centres, x)[1].log()
+    torch.testing.assert_close(scaled(centres, x)[1], (3 * logits).softmax(1))
+
+
 def test_pooling_by_hand():
     """One group: the mean over N tokens with a one in the denominator."""
     assign = TokenAssignment(4).eval()
