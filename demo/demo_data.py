@@ -18,9 +18,9 @@ ATTRIBUTION = (
 class Scenes:
     """Size of the data set, and whether its captions are shuffled."""
 
-    num_train: int = 6000
+    num_train: int = 16000
     num_val: int = 200
-    num_classes: int = 30
+    num_classes: int = 20
     image_size: int = 64
     shuffle_captions: bool = False
 

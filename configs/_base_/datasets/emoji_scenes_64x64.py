@@ -2,7 +2,6 @@
 data_root = 'data/emoji_scenes/'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='RandomFlip', prob=0.0),
     dict(type='TokenizeCaption', context_length=40),
     dict(type='PackImageTextInputs'),
 ]
