@@ -105,7 +105,8 @@ def _notes(summaries: list[dict[str, Any]], command: str, seconds: float) -> lis
         'means. "Shuffled captions" was trained on the same images, each with the caption of '
         'another one.',
         '',
-        f'- Config: `{settings["config"]}`, {settings["iterations"]} iterations',
+        f'- Config: `{settings["config"]}`, {settings["iterations"]} iterations'
+        + ''.join(f', `{key}={value}`' for key, value in settings['options'].items()),
         f'- Data: {scenes["num_train"]} training pairs and {scenes["num_val"]} validation images '
         f'of {scenes["image_size"]} px, {scenes["num_classes"]} classes; the same for all seeds',
         f'- Machine: {machine["processor"]}, {machine["cores"]} cores, threads a run: '

@@ -26,7 +26,13 @@ def find_config(path: Path) -> Path:
 
 
 def make_config(
-    path: Path, data: Path, work_dir: Path, seed: int, image_size: int, max_iters: int | None
+    path: Path,
+    data: Path,
+    work_dir: Path,
+    seed: int,
+    image_size: int,
+    max_iters: int | None,
+    options: dict[str, Any] | None = None,
 ) -> Config:
     """Read the config and point it at the demo's data and folders.
 
@@ -38,6 +44,7 @@ def make_config(
         image_size: Side of the images in pixels.
         max_iters: Iterations to train; the schedule is stretched or shrunk to them. ``None`` keeps
             the config's.
+        options: Settings of the config to override, by their dotted names.
 
     Raises:
         ValueError: If the config has no ``data_root``, or trains by epochs.
@@ -48,6 +55,7 @@ def make_config(
     if 'max_iters' not in cfg.train_cfg:
         raise ValueError(f'{path} does not train by iterations: train_cfg has no max_iters')
     cfg = Config(replace_folder(cfg.to_dict(), cfg.data_root, data.as_posix()))
+    cfg.merge_from_dict(options or {})
     cfg.work_dir = str(work_dir)
     cfg.randomness.seed = seed
     cfg.model.backbone.img_size = image_size

@@ -31,6 +31,7 @@ class Run:
     scenes: Scenes
     seed: int = 0
     max_iters: int | None = None
+    options: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -56,6 +57,7 @@ class Run:
             self.seed,
             self.scenes.image_size,
             self.max_iters,
+            self.options,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -65,6 +67,7 @@ class Run:
         text = json.dumps(cfg, sort_keys=True, default=str)
         return {
             'config': self.config.name,
+            'options': {key: str(value) for key, value in (self.options or {}).items()},
             'config_sha256': hashlib.sha256(text.encode()).hexdigest(),
             'seed': self.seed,
             'iterations': cfg['train_cfg']['max_iters'],

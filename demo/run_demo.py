@@ -21,6 +21,7 @@ from demo_benchmark import benchmark_table
 from demo_config import DEFAULT_CONFIG, find_config
 from demo_data import ATTRIBUTION, Scenes, ensure_scenes
 from demo_train import METRICS, Run, train
+from mmengine.config import DictAction
 
 SIZES = {
     'num_train': 'training pairs',
@@ -45,6 +46,13 @@ def build_parser() -> argparse.ArgumentParser:
         if field.name in SIZES:
             option = f'--{field.name.replace("_", "-")}'
             add(option, type=int, default=field.default, metavar='N', help=SIZES[field.name])
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to override, as in tools/train.py',
+    )
     add('--shuffle-captions', action='store_true', help='train on wrong captions only')
     several = parser.add_argument_group('several runs and their table')
     add = several.add_argument
@@ -87,6 +95,7 @@ def plan_runs(args: argparse.Namespace) -> list[Run]:
             Scenes(**sizes, shuffle_captions=shuffle),
             seed,
             args.max_iters,
+            args.cfg_options,
         )
         for seed in args.seeds
         for shuffle in shuffles
@@ -112,12 +121,17 @@ def run_in_process(run: Run, jobs: int) -> dict[str, Any] | None:
         *sizes,
         *([f'--max-iters={run.max_iters}'] if run.max_iters is not None else []),
         *(['--shuffle-captions'] if run.scenes.shuffle_captions else []),
+        *(['--cfg-options', *map('='.join, _as_words(run.options))] if run.options else []),
     ]
     environment = dict(os.environ)
     if jobs > 1:
         environment['OMP_NUM_THREADS'] = str(max((os.cpu_count() or 1) // jobs, 1))
     failed = subprocess.run(command, env=environment, check=False).returncode
     return None if failed else run.finished()
+
+
+def _as_words(options: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(key, str(value).replace(' ', '')) for key, value in options.items()]
 
 
 def run_all(runs: list[Run], jobs: int, resume: bool) -> list[dict[str, Any]]:

@@ -5,9 +5,16 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3, betas=(0.9, 0.98)))
-param_scheduler = dict(
-    type='WarmupCosineLR', warmup=50, warmup_start=1e-5, eta_min=1e-5, end=1500, by_epoch=False
-)
+param_scheduler = [
+    dict(
+        type='WarmupCosineLR',
+        warmup=50,
+        warmup_start=1e-5,
+        eta_min=1e-5,
+        end=1500,
+        by_epoch=False,
+    )
+]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=1500, val_interval=250)
 default_hooks = dict(
     checkpoint=dict(interval=1500, save_best='mIoU', max_keep_ckpts=1),

@@ -109,6 +109,7 @@ def fake_summary(run, objects):
     return {
         'settings': {
             'config': 'small.py',
+            'options': {},
             'iterations': 3,
             'seed': run.seed,
             'scenes': {**vars(run.scenes)},
