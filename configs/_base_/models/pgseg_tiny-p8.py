@@ -21,7 +21,7 @@ model = dict(
         channels=128,
         text_channels=64,
         hidden_channels=256,
-        loss_npr=dict(loss_weight=0.1, begin=300),
+        loss_npr=dict(loss_weight=0.1, begin=500),
     ),
     test_cfg=dict(_delete_=True, mode='whole'),
 )
