@@ -46,7 +46,7 @@ def small(command: list[str]) -> list[str]:
     """The command with this interpreter, and little to do."""
     tool = Path(command[1]).name
     command = [sys.executable if word == 'python' else word for word in command] + SMALL[tool]
-    command = [word.replace('iter_1500', 'iter_1') for word in command]
+    command = [word.replace('iter_1000', 'iter_1') for word in command]
     if tool == 'emoji_scenes.py':
         return command
     return [*command, '--cfg-options', *(TRAINING if 'train' in tool else []), *NUM_WORKERS]
@@ -107,7 +107,7 @@ def test_inference_snippet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = Config.fromfile(ROOT / 'configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py')
     meta = {'dataset_meta': {'classes': ['dog'], 'palette': [[0, 0, 0]]}}
-    torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': meta}, 'iter_1500.pth')
+    torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': meta}, 'iter_1000.pth')
     from PIL import Image
 
     Image.fromarray(np.zeros((40, 56, 3), np.uint8)).save('image.png')
