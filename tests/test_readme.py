@@ -59,8 +59,8 @@ def test_commands(tmp_path):
     env = {**os.environ, 'PYTHON': sys.executable, 'PORT': str(28500 + os.getpid() % 1000)}
     ran = []
     for command in commands():
-        if command[0] in ('make', 'pip'):
-            continue  # CI makes the environment and runs the targets
+        if command[0] in ('make', 'pip') or command[1].endswith('run_demo.py'):
+            continue  # CI makes the environment and runs the targets; the demo has its own tests
         done = subprocess.run(
             small(command), cwd=tmp_path, env=env, capture_output=True, text=True, check=False
         )

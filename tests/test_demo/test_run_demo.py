@@ -201,7 +201,8 @@ def test_config_is_pointed_at_data_and_schedule(demo, tmp_path):
     assert cfg.val_dataloader.dataset.metainfo.classes == f'{tmp_path}/scenes/classes.txt'
     assert cfg.val_evaluator.subsets.objects == f'{tmp_path}/scenes/objects.txt'
     assert cfg.randomness.seed == 7
-    assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters == half
+    assert cfg.train_cfg.max_iters == half
+    assert cfg.param_scheduler[-1].end == before.param_scheduler[-1].end // 2
     assert 'save_best' not in cfg.default_hooks.checkpoint
 
 
@@ -212,3 +213,21 @@ def test_only_whole_folders_are_replaced():
         'a': ['new', 'new/', 'new/y.txt'],
         'b': ('data/xy', 'other/data/x', 3),
     }
+
+
+def test_config_options_reach_the_model_and_the_processes(demo, tmp_path, monkeypatch):
+    options = ['model.backbone.assign_scale=1.0', 'model.decode_head.loss_npr.loss_weight=0.0']
+    args = ['--out', str(tmp_path), '--data', str(tmp_path / 'data'), '--cfg-options', *options]
+    (run,) = demo.plan_runs(demo.parse_args(args))
+    model = run.make_config().model
+    assert model.backbone.assign_scale == 1.0
+    assert model.decode_head.loss_npr.loss_weight == 0.0
+    commands = []
+    monkeypatch.setattr(
+        demo.subprocess,
+        'run',
+        lambda c, **_: commands.append(c) or subprocess.CompletedProcess(c, 1),
+    )
+    demo.run_in_process(run, jobs=2)
+    (again,) = demo.plan_runs(demo.parse_args(commands[0][2:]))
+    assert again.settings() == run.settings()
