@@ -37,7 +37,14 @@ def train(scenes: Path, work_dir: Path, processes: int, batch_size: int) -> list
 _base_ = {str(CONFIG)!r}
 randomness = dict(seed=0, diff_rank_seed=False)
 model = dict(
-    backbone=dict(img_size=32, gumbel=False, drop_path_rate=0.0),
+    backbone=dict(
+        img_size=32,
+        depths=(2, 1, 1),
+        num_group_tokens=(16, 6, 0),
+        num_output_groups=(16, 6),
+        gumbel=False,
+        drop_path_rate=0.0,
+    ),
     decode_head=dict(loss_npr=dict(begin=0)),
 )
 train_dataloader = dict(
@@ -78,8 +85,8 @@ def test_losses_of_two_processes_equal_those_of_one(scenes, tmp_path):
     one = train(scenes, tmp_path / 'one', processes=1, batch_size=16)
     two = train(scenes, tmp_path / 'two', processes=2, batch_size=8)
     assert len(one) == len(two) == STEPS
-    names = ['loss', 'loss_contrastive', 'loss_npr_0', 'temperature']
-    names += ['npr_temperature', 'group_usage_0']
+    names = ['loss', 'loss_contrastive', 'loss_npr_0', 'loss_npr_1', 'temperature']
+    names += ['npr_temperature']
     worst = {
         name: max(abs(a[name] - b[name]) / abs(a[name]) for a, b in zip(one, two, strict=True))
         for name in names
@@ -90,6 +97,9 @@ def test_losses_of_two_processes_equal_those_of_one(scenes, tmp_path):
         abs(a['grad_norm'] - b['grad_norm']) / a['grad_norm'] for a, b in zip(one, two, strict=True)
     )
     assert norm < GRAD_NORM_TOLERANCE
+    # a count: later on, rounding decides about patches that hang between two groups
+    for name in ('group_usage_0', 'group_usage_1'):
+        assert one[0][name] == pytest.approx(two[0][name], rel=1e-6), name
     assert one[0]['loss'] != pytest.approx(one[-1]['loss'], rel=0.01)  # something was learned
 
 
