@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS, PARAM_SCHEDULERS, VISBACKENDS
 from mmseg.registry import HOOKS as SEG_HOOKS
 from mmseg.registry import METRICS, MODELS, TRANSFORMS, VISUALIZERS
 
-from pgseg_mm.models import PGSeg
+from pgseg_mm.models import PGSeg, ReleaseTextPrototypes
 
 ROOT = Path(__file__).parents[1] / 'configs'
 CONFIGS = sorted(p.relative_to(ROOT) for p in ROOT.rglob('*.py') if '_base_' not in p.parts)
@@ -30,6 +30,25 @@ def test_model_builds(cfg):
     model = MODELS.build(cfg.model)
     assert isinstance(model, PGSeg)
     assert model.backbone.out_type == 'groups'
+
+
+def test_release_npr_sets_every_deviation_and_nothing_else_does():
+    deviating = []
+    for path in CONFIGS:
+        model = MODELS.build(Config.fromfile(ROOT / path).model)
+        loss = model.decode_head.loss_npr
+        if loss is None:
+            continue
+        deviations = [
+            all(stage.prototypes.momentum is None for stage in model.backbone.stages[:-1]),
+            not loss.maximize,
+            loss.rejection == 'release',
+            loss.nan_if_empty,
+            isinstance(model.decode_head.text_prototypes, ReleaseTextPrototypes),
+        ]
+        assert all(deviations) or not any(deviations), path
+        deviating += [path.stem] if all(deviations) else []
+    assert [name.rpartition('_')[2] for name in deviating] == ['release-npr']
 
 
 def test_optimizer_decays_neither_temperatures_nor_vectors(cfg):

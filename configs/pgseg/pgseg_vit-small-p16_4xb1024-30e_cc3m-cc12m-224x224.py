@@ -6,7 +6,12 @@ _base_ = [
     '../_base_/schedules/pgseg_30e_from-groupvit.py',
     '../_base_/default_runtime.py',
 ]
-model = dict(decode_head=dict(background_threshold=0.95))
+model = dict(
+    decode_head=dict(
+        background_threshold=0.95,
+        text_prototypes=dict(type='TextPrototypes', loss_weight=0.01),
+    ),
+)
 default_hooks = dict(
     checkpoint=dict(by_epoch=True, interval=1, save_best='mIoU', max_keep_ckpts=3),
     logger=dict(log_metric_by_epoch=True),

@@ -3,7 +3,12 @@
 from .backbones import PGSegViT
 from .data_preprocessor import PGSegDataPreProcessor
 from .decode_heads import PGSegHead
-from .layers import GroupFeatures, NonLearnablePrototypes
+from .layers import (
+    GroupFeatures,
+    NonLearnablePrototypes,
+    ReleaseTextPrototypes,
+    TextPrototypes,
+)
 from .losses import ImageTextContrastiveLoss, NPRLoss
 from .segmentors import PGSeg
 from .text_encoders import PGSegTextTransformer, TextFeatures
@@ -18,5 +23,7 @@ __all__ = [
     'PGSegHead',
     'PGSegTextTransformer',
     'PGSegViT',
+    'ReleaseTextPrototypes',
     'TextFeatures',
+    'TextPrototypes',
 ]

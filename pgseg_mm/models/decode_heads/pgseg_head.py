@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..layers import GroupFeatures, ProjectionMLP
+from ..losses import NPRPairs
 from ..text_encoders import TextFeatures
 from .class_embeds import load_class_embeds
 
@@ -33,12 +34,16 @@ class PGSegHead(BaseDecodeHead):
         top_classes: Number of classes that the whole image admits.
         loss_contrastive: Config of the image-text loss; its temperature scales class scores, too.
         loss_npr: Config of the NPR loss on all grouping stages, or ``None``.
+        text_prototypes: Config of :class:`TextPrototypes`, which adds T-NPR: ``loss_npr`` on the
+            last grouping stage and the caption's words. ``embed_dims`` and ``text_dims`` default to
+            ``in_channels`` and ``text_channels``.
         loss_decode: Config of the loss, or losses, against label maps in supervised fine-tuning.
         init_cfg: Config of mmengine's weight initialisation.
         **kwargs: Further arguments of mmseg's :class:`BaseDecodeHead`.
 
     Raises:
-        ValueError: If ``top_classes`` or ``background_threshold`` is not positive.
+        ValueError: If ``top_classes`` or ``background_threshold`` is not positive, or if T-NPR is
+            on without NPR.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class PGSegHead(BaseDecodeHead):
         top_classes: int = 5,
         loss_contrastive: dict = dict(type='ImageTextContrastiveLoss'),  # noqa: B006, C408
         loss_npr: dict | None = None,
+        text_prototypes: dict | None = None,
         loss_decode: dict | list[dict] = dict(type='CrossEntropyLoss', avg_non_ignore=True),  # noqa: B006, C408
         init_cfg: dict | list[dict] | None = None,
         **kwargs,
@@ -85,6 +91,15 @@ class PGSegHead(BaseDecodeHead):
         )
         self.loss_contrastive = MODELS.build(loss_contrastive)
         self.loss_npr = None if loss_npr is None else MODELS.build(loss_npr)
+        self.text_prototypes: nn.Module | None = None
+        if text_prototypes is not None:
+            if self.loss_npr is None:
+                raise ValueError(
+                    'text_prototypes needs loss_npr, whose matching, temperature and schedule it '
+                    'shares; for T-NPR alone set loss_npr=dict(loss_weight=0)'
+                )
+            widths = {'embed_dims': in_channels, 'text_dims': text_channels}
+            self.text_prototypes = MODELS.build({**widths, **text_prototypes})
         # no buffers: EMA and DDP copy those between models that may have other classes
         self.class_embeds = torch.empty(0, channels)
         self.class_index = torch.empty(0, dtype=torch.long)
@@ -154,12 +169,37 @@ class PGSegHead(BaseDecodeHead):
             )
         return super().loss(inputs, batch_data_samples, train_cfg)
 
-    def loss_image_text(self, features: GroupFeatures, text: TextFeatures) -> dict[str, Tensor]:
+    def start_npr(self, features: GroupFeatures) -> list[NPRPairs]:
+        """Begin to match groups and prototypes of B images, so that it goes on beside other work.
+
+        Raises:
+            ValueError: If NPR is on and the backbone makes no prototypes.
+        """
+        self._check_features(features)
+        if self.loss_npr is None:
+            return []
+        if not features.prototypes:
+            raise ValueError(
+                'loss_npr needs the prototypes of the backbone; configure its prototypes or '
+                'set loss_npr=None'
+            )
+        return [
+            self.loss_npr.start(centres, prototypes)
+            for centres, prototypes in zip(features.centres, features.prototypes, strict=True)
+        ]
+
+    def loss_image_text(
+        self,
+        features: GroupFeatures,
+        text: TextFeatures,
+        npr_pairs: list[NPRPairs] | None = None,
+    ) -> dict[str, Tensor]:
         """Losses of a batch of image-text pairs.
 
         Args:
             features: Groups of B images.
             text: Features of their B captions.
+            npr_pairs: What :meth:`start_npr` returned for the groups, if it was called before.
 
         Returns:
             Named losses, and the temperatures and the mean number of groups that win a patch for
@@ -169,9 +209,15 @@ class PGSegHead(BaseDecodeHead):
             ValueError: If there is no text projector, or NPR is on and the backbone makes no
                 prototypes.
         """
-        self._check_features(features)
         if self.text_projector is None:
             raise ValueError('image-text pairs need text_channels, the width of the text encoder')
+        pairs = self.start_npr(features) if npr_pairs is None else list(npr_pairs)
+        names = [f'loss_npr_{stage}' for stage in range(len(pairs))]
+        if self.loss_npr is not None and self.text_prototypes is not None:
+            weight = self.text_prototypes.loss_weight
+            compared = self.text_prototypes(features.centres[-1], *text)
+            pairs.append(self.loss_npr.start(*compared, loss_weight=weight))
+            names.append('loss_npr_text')
         losses = {
             'loss_contrastive': self.loss_contrastive(
                 self.image_projector(features.tokens.mean(dim=1)), self.text_projector(text.eot)
@@ -179,15 +225,7 @@ class PGSegHead(BaseDecodeHead):
             'temperature': self.loss_contrastive.temperature,
         }
         if self.loss_npr is not None:
-            if not features.prototypes:
-                raise ValueError(
-                    'loss_npr needs the prototypes of the backbone; configure its prototypes or '
-                    'set loss_npr=None'
-                )
-            for stage, (centres, prototypes) in enumerate(
-                zip(features.centres, features.prototypes, strict=True)
-            ):
-                losses[f'loss_npr_{stage}'] = self.loss_npr(None, centres, prototypes)
+            losses.update(zip(names, self.loss_npr.finish(pairs), strict=True))
             losses['npr_temperature'] = self.loss_npr.temperature
         for stage, usage in enumerate(features.group_usage()):
             losses[f'group_usage_{stage}'] = usage

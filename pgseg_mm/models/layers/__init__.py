@@ -8,6 +8,7 @@ from .position_embedding import resize_position_embedding
 from .projection import ProjectionMLP
 from .prototypes import NonLearnablePrototypes, PrototypeOutput
 from .sync_batch_norm import SyncBatchNorm
+from .text_prototypes import ReleaseTextPrototypes, TextPairs, TextPrototypes
 from .transformer_block import CrossAttentionBlock, TransformerBlock
 
 __all__ = [
@@ -21,10 +22,13 @@ __all__ = [
     'ProjectionMLP',
     'PrototypeOutput',
     'QuickGELU',
+    'ReleaseTextPrototypes',
     'SelfAttention',
     'Stage',
     'StageOutput',
     'SyncBatchNorm',
+    'TextPairs',
+    'TextPrototypes',
     'TokenAssignment',
     'TokenMLP',
     'TransformerBlock',

@@ -22,7 +22,8 @@ class NonLearnablePrototypes(nn.Module):
     """Prototypes of an image's tokens by soft clustering, without gradient (METHOD 1.3).
 
     Every image's clustering starts at ``mu``, which follows the mean of the prototypes of the
-    global batch by momentum, once a training step, and is saved with the model.
+    global batch by momentum, once a training step, and is saved with the model. The tokens may be
+    words as well as patches.
 
     Args:
         num_prototypes: Number of prototypes G.
@@ -38,6 +39,9 @@ class NonLearnablePrototypes(nn.Module):
     """
 
     mu: Tensor
+    norm_dim = -1
+    """Axis along which ``mu`` and the prototypes have unit length."""
+    moves_in_evaluation = False
 
     def __init__(
         self,
@@ -59,15 +63,16 @@ class NonLearnablePrototypes(nn.Module):
         self.num_iters = num_iters
         self.eps = eps
         mu = torch.randn(1, num_prototypes, embed_dims) * math.sqrt(2 / embed_dims)
-        self.register_buffer('mu', mu / mu.norm(dim=-1, keepdim=True))
+        self.register_buffer('mu', mu / mu.norm(dim=self.norm_dim, keepdim=True))
         self._start: Tensor = self.mu
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> PrototypeOutput:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> PrototypeOutput:
         """Cluster the tokens of each image.
 
         Args:
             x: Tokens (B, N, C).
+            mask: (B, N), False for tokens that take no part, such as padding; all do by default.
 
         Returns:
             Prototypes (B, G, C) and reconstruction (B, N, C), in float32 at least.
@@ -77,18 +82,21 @@ class NonLearnablePrototypes(nn.Module):
             recomputed = self.training and in_backward()
             if self.training and not recomputed:
                 self._start = self.mu.clone()
-            out = self._cluster(x, self._start if recomputed else self.mu)
-            if self.training and self.momentum is not None and not recomputed:
+            out = self._cluster(x, self._start if recomputed else self.mu, mask)
+            moves = (self.training or self.moves_in_evaluation) and not recomputed
+            if moves and self.momentum is not None:
                 self._update(out.prototypes, self.momentum)
         return out
 
-    def _cluster(self, x: Tensor, mu: Tensor) -> PrototypeOutput:
+    def _cluster(self, x: Tensor, mu: Tensor, mask: Tensor | None) -> PrototypeOutput:
         mu = mu.to(x.dtype)
         for _ in range(self.num_iters):
             z = (x @ mu.transpose(1, 2)).softmax(dim=-1)
+            if mask is not None:
+                z = z * mask[..., None]
             z = z / (self.eps + z.sum(dim=1, keepdim=True))
             mu = z.transpose(1, 2) @ x
-            mu = mu / (self.eps + mu.norm(dim=-1, keepdim=True))
+            mu = mu / (self.eps + mu.norm(dim=self.norm_dim, keepdim=True))
         return PrototypeOutput(mu, z @ mu)
 
     def _update(self, prototypes: Tensor, momentum: float) -> None:

@@ -1,19 +1,81 @@
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+MAX_THREADS = 8
+"""Threads that solve assignments, at most."""
+
+
+class PendingMatch:
+    """A one-to-one match that other threads work out meanwhile; see :func:`start_matching`."""
+
+    def __init__(self, chunks: Sequence[Future], device: torch.device) -> None:
+        self._chunks = chunks
+        self._device = device
+
+    def result(self) -> Tensor:
+        """Wait for the match: (B, G), the prototype of each group."""
+        match = torch.from_numpy(np.concatenate([chunk.result() for chunk in self._chunks]))
+        if self._device.type == 'cuda':
+            match = match.pin_memory()  # a copy of pageable memory would wait for the GPU
+        return match.to(self._device, non_blocking=True)
+
 
 @torch.no_grad()
-def match_prototypes(similarity: Tensor) -> Tensor:
-    """Match groups and prototypes one-to-one so that their total similarity is largest.
+def start_matching(similarity: Tensor, maximize: bool = True) -> PendingMatch:
+    """Begin to match groups and prototypes one-to-one, so that their total similarity is largest.
+
+    Other threads wait for the device and solve the assignments (Hungarian, by scipy, which lets
+    other threads of Python run), so that this one can go on. Where similarities are not finite the
+    match is some match.
 
     Args:
         similarity: (B, G, G), of groups (rows) to prototypes (columns) of the same image.
+        maximize: Whether the total is to be largest, or smallest.
+
+    Returns:
+        The match in the making.
+    """
+    costs = similarity.detach().float().to('cpu', non_blocking=True)
+    ready = None
+    if similarity.is_cuda:
+        ready = torch.cuda.Event()
+        ready.record()
+    pool, threads = _thread_pool(os.getpid())
+    chunks = np.array_split(costs.numpy(), min(threads, len(costs)))
+    futures = [pool.submit(_solve, chunk, ready, maximize) for chunk in chunks]
+    return PendingMatch(futures, similarity.device)
+
+
+def match_prototypes(similarity: Tensor, maximize: bool = True) -> Tensor:
+    """Match groups and prototypes; :func:`start_matching` and its result in one.
+
+    Args:
+        similarity: (B, G, G), of groups (rows) to prototypes (columns) of the same image.
+        maximize: Whether the total similarity is to be largest, or smallest.
 
     Returns:
         (B, G), the prototype of each group.
     """
-    costs = similarity.detach().float().cpu().numpy()
-    matches = [linear_sum_assignment(cost, maximize=True)[1] for cost in costs]
-    return torch.from_numpy(np.stack(matches)).to(similarity.device)
+    return start_matching(similarity, maximize).result()
+
+
+def _solve(costs: np.ndarray, ready: torch.cuda.Event | None, maximize: bool) -> np.ndarray:
+    if ready is not None:
+        ready.synchronize()
+    if not np.isfinite(costs).all():
+        costs = np.nan_to_num(costs)
+    return np.stack([linear_sum_assignment(cost, maximize=maximize)[1] for cost in costs])
+
+
+@lru_cache(maxsize=1)
+def _thread_pool(process: int) -> tuple[ThreadPoolExecutor, int]:
+    """Threads of one process; a forked child does not inherit those of its parent."""
+    threads = min(os.cpu_count() or 1, MAX_THREADS)
+    return ThreadPoolExecutor(threads, thread_name_prefix='matching'), threads

@@ -1,3 +1,6 @@
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from mmengine.dist import get_world_size
@@ -7,8 +10,21 @@ from torch import Tensor
 
 from pgseg_mm.utils.dist import all_reduce_sum
 
-from .matching import match_prototypes
+from .matching import PendingMatch, start_matching
 from .temperature import LearnedTemperature
+
+REJECTIONS = ('own', 'release')
+
+
+class NPRPairs(NamedTuple):
+    """Groups and prototypes that are being matched; see :meth:`NPRLoss.start`."""
+
+    similarity: Tensor
+    """(B, G, G) cosine similarity of groups (rows) and prototypes (columns)."""
+    match: PendingMatch | None
+    """The match, or None where the loss weighs nothing at this step."""
+    weight: float
+    """Factor of the loss at this step."""
 
 
 def _normalise(similarity: Tensor, dim: int, eps: float = 1e-6) -> Tensor:
@@ -29,6 +45,10 @@ class NPRLoss(LearnedTemperature):
     ``loss_weight`` over ``ramp`` steps. Steps are those of mmengine's Runner; without a Runner the
     weight is ``loss_weight``.
 
+    Three options give what the authors' release does instead of what the paper says (METHOD 3);
+    the other two deviations are ``NonLearnablePrototypes(momentum=None)`` and
+    :class:`ReleaseTextPrototypes`.
+
     Args:
         loss_weight: Factor of the loss at full strength.
         begin: First step (iteration, or epoch with ``by_epoch``) with the loss.
@@ -38,6 +58,15 @@ class NPRLoss(LearnedTemperature):
         max_scale: Upper limit of the inverse temperature.
         threshold: A pair is kept in a direction if its min-max-normalised similarity there exceeds
             this share.
+        maximize: Whether the match has the largest total similarity. ``False`` is the release: it
+            passes similarities as costs and so matches what is least alike.
+        rejection: What decides whether a pair is kept. ``'own'``: each direction tests the pair's
+            own similarity, normalised over that direction's candidates. ``'release'``: similarities
+            of groups are normalised over the groups, those of prototypes over the prototypes, each
+            is read against the first candidate alone, and each direction applies the test of the
+            other.
+        nan_if_empty: Whether a direction that keeps no pair in the whole batch counts as NaN, as in
+            the release, instead of zero. Its gradient is zero in either case.
         prototypes: Config of the prototypes to estimate from features where none are given, e.g.
             ``dict(type='NonLearnablePrototypes', num_prototypes=8, embed_dims=384)``.
     """
@@ -51,25 +80,38 @@ class NPRLoss(LearnedTemperature):
         temperature: float = 0.1,
         max_scale: float = 100.0,
         threshold: float = 0.1,
+        maximize: bool = True,
+        rejection: str = 'own',
+        nan_if_empty: bool = False,
         prototypes: dict | None = None,
     ) -> None:
         super().__init__(temperature, max_scale)
         if begin < 0 or ramp < 0:
             raise ValueError(f'begin and ramp must not be negative, got {begin} and {ramp}')
+        if rejection not in REJECTIONS:
+            raise ValueError(f'rejection must be one of {REJECTIONS}, got {rejection!r}')
         self.loss_weight = loss_weight
         self.begin = begin
         self.ramp = ramp
         self.by_epoch = by_epoch
         self.threshold = threshold
+        self.maximize = maximize
+        self.rejection = rejection
+        self.nan_if_empty = nan_if_empty
         self.prototypes = None if prototypes is None else MODELS.build(prototypes)
 
-    def current_weight(self) -> float:
-        """Weight of the loss at this step of the run."""
+    def current_weight(self, loss_weight: float | None = None) -> float:
+        """Weight of the loss at this step of the run.
+
+        Args:
+            loss_weight: Factor at full strength, if not the module's own.
+        """
+        full = self.loss_weight if loss_weight is None else loss_weight
         step = MessageHub.get_current_instance().get_info('epoch' if self.by_epoch else 'iter')
         if step is None:
-            return self.loss_weight
+            return full
         progress = (step + 1 - self.begin) / (self.ramp + 1)
-        return self.loss_weight * min(max(progress, 0.0), 1.0)
+        return full * min(max(progress, 0.0), 1.0)
 
     def forward(
         self,
@@ -93,7 +135,6 @@ class NPRLoss(LearnedTemperature):
             ValueError: If there are neither prototypes nor a way to estimate them, or if groups
                 and prototypes differ in shape.
         """
-        weight = self.current_weight()
         if prototypes is None:
             if self.prototypes is None or features is None:
                 raise ValueError(
@@ -101,30 +142,77 @@ class NPRLoss(LearnedTemperature):
                     "prototypes=dict(type='NonLearnablePrototypes', ...)"
                 )
             prototypes = self.prototypes(features).prototypes
+        return self.finish([self.start(groups, prototypes)])[0]
+
+    def start(
+        self, groups: Tensor, prototypes: Tensor, loss_weight: float | None = None
+    ) -> NPRPairs:
+        """Begin to match groups and prototypes, without waiting for the device.
+
+        Args:
+            groups: (B, G, C) group tokens or centres.
+            prototypes: (B, G, C) prototypes of the same images.
+            loss_weight: Factor of the loss at full strength, if not the module's own.
+
+        Returns:
+            What :meth:`finish` makes a loss of.
+
+        Raises:
+            ValueError: If groups and prototypes differ in shape.
+        """
         if groups.shape != prototypes.shape:
             raise ValueError(
                 'groups and prototypes must have one shape (B, G, C), got '
                 f'{tuple(groups.shape)} and {tuple(prototypes.shape)}'
             )
-        if weight == 0:
-            return 0 * self.logit_scale
+        weight = self.current_weight(loss_weight)
         with torch.autocast(groups.device.type, enabled=False):
-            return weight * self._loss(groups.to(prototypes.dtype), prototypes.detach())
+            groups = F.normalize(groups.to(prototypes.dtype), dim=-1)
+            similarity = groups @ F.normalize(prototypes.detach(), dim=-1).transpose(1, 2)
+            match = start_matching(similarity, self.maximize) if weight else None
+        return NPRPairs(similarity, match, weight)
 
-    def _loss(self, groups: Tensor, prototypes: Tensor) -> Tensor:
-        similarity = F.normalize(groups, dim=-1) @ F.normalize(prototypes, dim=-1).transpose(1, 2)
-        match = match_prototypes(similarity)[:, None].expand_as(similarity)
+    def finish(self, pairs: Sequence[NPRPairs]) -> list[Tensor]:
+        """Wait once for all matches and compute the losses.
+
+        Args:
+            pairs: What :meth:`start` returned, e.g. for each stage.
+
+        Returns:
+            For each of them the loss, as :meth:`forward` returns it.
+        """
+        matches = [None if pair.match is None else pair.match.result() for pair in pairs]
+        losses = []
+        for pair, match in zip(pairs, matches, strict=True):
+            if match is None:
+                # all parameters stay in the graph, as DistributedDataParallel wants it
+                losses.append(0 * self.logit_scale + (0 * pair.similarity).sum())
+                continue
+            with torch.autocast(pair.similarity.device.type, enabled=False):
+                losses.append(pair.weight * self._loss(pair.similarity, match))
+        return losses
+
+    def _loss(self, similarity: Tensor, match: Tensor) -> Tensor:
         # number the prototypes by their group: pairs stand on the diagonal from here on
-        similarity = similarity.gather(2, match)
-        kept = torch.stack(
-            [
-                _normalise(similarity.detach(), dim).diagonal(dim1=1, dim2=2) > self.threshold
-                for dim in (2, 1)
-            ]
-        )
+        similarity = similarity.gather(2, match[:, None].expand_as(similarity))
+        kept = self._kept(similarity.detach())
         logits = self.scale * similarity
         pairs = torch.stack([-logits.log_softmax(dim).diagonal(dim1=1, dim2=2) for dim in (2, 1)])
         # (2, B, G): groups to prototypes, prototypes to groups
         local = torch.where(kept, pairs, 0).sum(dim=(1, 2))
         count = all_reduce_sum(kept.sum(dim=(1, 2)))
-        return (get_world_size() * local / count.clamp(min=1)).sum()
+        mean = get_world_size() * local / count.clamp(min=1)
+        if self.nan_if_empty:
+            mean = torch.where(count > 0, mean, mean + torch.nan)
+        return mean.sum()
+
+    def _kept(self, similarity: Tensor) -> Tensor:
+        """Pairs that are kept, (2, B, G): groups to prototypes, prototypes to groups."""
+        over_prototypes, over_groups = (_normalise(similarity, dim) for dim in (2, 1))
+        if self.rejection == 'release':
+            tested = torch.stack([over_prototypes[:, 0], over_groups[:, :, 0]])
+        else:
+            tested = torch.stack(
+                [x.diagonal(dim1=1, dim2=2) for x in (over_prototypes, over_groups)]
+            )
+        return ~(tested <= self.threshold)  # what is not a number is kept, and seen in the loss

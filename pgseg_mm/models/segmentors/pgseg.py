@@ -122,9 +122,9 @@ class PGSeg(BaseSegmentor):
                 'PGSeg trains on image-text pairs, but the batch has no tokens; use '
                 'ImageTextDataset with TokenizeCaption and PackImageTextInputs'
             )
-        return self.decode_head.loss_image_text(
-            self.extract_feat(inputs), self.text_encoder(tokens)
-        )
+        features = self.extract_feat(inputs)
+        npr_pairs = self.decode_head.start_npr(features)  # is matched while the text is encoded
+        return self.decode_head.loss_image_text(features, self.text_encoder(tokens), npr_pairs)
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the losses; what is logged is the mean over all ranks."""

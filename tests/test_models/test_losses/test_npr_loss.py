@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.logging import MessageHub
 
-from pgseg_mm.models.losses import NPRLoss, match_prototypes
+from pgseg_mm.models.losses import NPRLoss, match_prototypes, start_matching
 
 PARITY = Path(__file__).parents[2] / 'data' / 'parity' / 'npr_release.npz'
 
@@ -27,6 +27,61 @@ def test_matching_maximises_the_total_not_each_row():
     # the first group prefers prototype 0, too, but the total is larger if it yields
     similarity = torch.tensor([[[0.9, 0.8], [0.85, 0.1]]])
     assert match_prototypes(similarity).tolist() == [[1, 0]]
+
+
+def test_release_matches_what_is_least_alike():
+    stored = np.load(PARITY)
+    groups, prototypes = (torch.from_numpy(stored[k]) for k in ('groups', 'prototypes'))
+    similarity = F.normalize(groups, dim=-1) @ F.normalize(prototypes, dim=-1).transpose(1, 2)
+    match = match_prototypes(similarity, maximize=False)
+    assert np.array_equal(match.numpy(), stored['release_match'])
+
+
+def test_release_rejects_and_learns_as_stored():
+    """Masks, loss and both gradients of the authors' release."""
+    stored = np.load(PARITY)
+    loss = npr(
+        temperature=float(stored['temperature']),
+        threshold=float(stored['threshold']),
+        maximize=False,
+        rejection='release',
+    ).double()
+    groups = torch.from_numpy(stored['groups']).double().requires_grad_()
+    prototypes = torch.from_numpy(stored['prototypes']).double()
+    pairs = loss.start(groups, prototypes)
+    match = pairs.match.result()
+    matched = pairs.similarity.detach().gather(2, match[:, None].expand_as(pairs.similarity))
+    to_prototypes, to_groups = loss._kept(matched)
+    assert np.array_equal(to_prototypes, stored['release_kept_prototype'])
+    assert np.array_equal(to_groups, stored['release_kept_group'])
+    value = loss(None, groups, prototypes)
+    value.backward()
+    assert value.item() == pytest.approx(float(stored['release_loss']), rel=1e-7)
+    np.testing.assert_allclose(groups.grad, stored['release_grad_groups'], atol=1e-7)
+    assert loss.logit_scale.grad.item() == pytest.approx(
+        float(stored['release_grad_logit_scale']), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize('other', [dict(maximize=True), dict(rejection='own')])
+def test_each_deviation_alone_differs_from_the_release(other):
+    stored = np.load(PARITY)
+    kwargs = {'temperature': 0.1, 'maximize': False, 'rejection': 'release', **other}
+    groups, prototypes = (torch.from_numpy(stored[k]) for k in ('groups', 'prototypes'))
+    value = npr(**kwargs)(None, groups, prototypes)
+    assert abs(value.item() - float(stored['release_loss'])) > 0.1
+
+
+def test_many_matches_at_once_in_other_threads():
+    one, other = torch.rand(40, 6, 6), torch.rand(3, 2, 2)
+    pending = [start_matching(one), start_matching(other)]
+    total = one.gather(2, pending[0].result()[..., None]).sum((1, 2))
+    assert torch.equal(pending[0].result().sort(dim=1).values, torch.arange(6).expand(40, 6))
+    for _ in range(50):  # no other permutation is better
+        permutation = torch.rand(40, 6).argsort(1)
+        assert (one.gather(2, permutation[..., None]).sum((1, 2)) <= total + 1e-5).all()
+    best = other.diagonal(dim1=1, dim2=2).sum(1) >= other.flip(2).diagonal(dim1=1, dim2=2).sum(1)
+    assert torch.equal(pending[1].result()[:, 0] == 0, best)
 
 
 def test_perfect_pairs_by_hand():
@@ -56,6 +111,21 @@ def test_nothing_kept_is_zero_and_never_nan():
     loss.backward()
     assert loss.item() == 0
     assert same.grad.isfinite().all()
+
+
+def test_release_logs_nan_where_nothing_is_kept_but_learns_nothing():
+    same = torch.ones(2, 3, 4, requires_grad=True)
+    loss = npr(nan_if_empty=True)
+    value = loss(None, same, torch.ones(2, 3, 4))
+    value.backward()
+    assert value.isnan()
+    assert not same.grad.any() and not loss.logit_scale.grad.any()
+
+
+def test_nan_is_not_rejected_but_seen():
+    groups = torch.randn(2, 3, 4)
+    groups[1, 2] = float('nan')
+    assert npr()(None, groups, torch.randn(2, 3, 4)).isnan()
 
 
 def test_gradient_reaches_groups_and_temperature_only():
@@ -102,6 +172,11 @@ def test_refuses_shapes_that_cannot_be_matched():
 def test_refuses_to_guess_prototypes():
     with pytest.raises(ValueError, match='needs prototypes'):
         npr()(torch.randn(2, 30, 8), torch.randn(2, 4, 8))
+
+
+def test_refuses_an_unknown_rejection():
+    with pytest.raises(ValueError, match='rejection'):
+        npr(rejection='none')
 
 
 def test_refuses_a_negative_first_step():

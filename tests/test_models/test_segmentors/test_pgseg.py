@@ -1,5 +1,6 @@
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from mmseg.structures import SegDataSample
 
 from model_zoo import tiny_model, tiny_model_cfg
@@ -36,8 +37,34 @@ def test_losses_and_what_is_logged_beside_them():
     assert log['npr_temperature'].item() == pytest.approx(0.1)
 
 
-def test_every_parameter_learns():
-    model = tiny_model().train()
+def with_text_prototypes(**kwargs) -> dict:
+    text_prototypes = {'type': 'TextPrototypes', 'num_prototypes': 3, 'hidden_channels': 16}
+    return {**tiny_model_cfg()['decode_head'], 'text_prototypes': text_prototypes, **kwargs}
+
+
+def test_text_prototypes_add_a_loss_of_their_own_weight():
+    model = tiny_model(decode_head=with_text_prototypes()).train()
+    tokens = tokenize(['a dog', 'a cat', 'grass'], context_length=16)
+    losses = model(torch.rand(3, 3, 32, 32), tokens=tokens, mode='loss')
+    assert losses['loss_npr_text'].item() > 0
+    total, _ = model.parse_losses(losses)
+    names = ('loss_contrastive', 'loss_npr_0', 'loss_npr_1', 'loss_npr_text')
+    torch.testing.assert_close(total, sum(losses[k] for k in names))
+    # 0.01 of both directions' mean cross-entropies at temperature 0.1: at most 2 * (log 3 + 20)
+    assert losses['loss_npr_text'].item() < 0.01 * 2 * (1.1 + 20)
+
+
+def test_text_prototypes_need_npr():
+    with pytest.raises(ValueError, match='needs loss_npr'):
+        tiny_model(decode_head=with_text_prototypes(loss_npr=None))
+
+
+@pytest.mark.parametrize('head', [{}, with_text_prototypes()], ids=['I-NPR', 'T-NPR'])
+@pytest.mark.parametrize('begin', [0, 5], ids=['NPR on', 'NPR not yet'])
+def test_every_parameter_learns(head, begin):
+    MessageHub.get_instance(f'every-parameter-{begin}').update_info('iter', 0)
+    model = tiny_model(decode_head={**tiny_model_cfg()['decode_head'], **head}).train()
+    model.decode_head.loss_npr.begin = begin
     tokens = tokenize(['a dog', 'a cat', 'grass'], context_length=16)
     total, _ = model.parse_losses(model(torch.rand(3, 3, 32, 32), tokens=tokens, mode='loss'))
     total.backward()

@@ -1,0 +1,9 @@
+# NPR as the authors' release computes it, where that differs from the paper: for study
+_base_ = ['./pgseg_vit-small-p16_4xb1024-30e_cc3m-cc12m-224x224.py']
+model = dict(
+    backbone=dict(prototypes=dict(momentum=None)),  # mu stays as initialised
+    decode_head=dict(
+        loss_npr=dict(maximize=False, rejection='release', nan_if_empty=True),
+        text_prototypes=dict(type='ReleaseTextPrototypes'),
+    ),
+)
