@@ -34,3 +34,17 @@ def test_bf16_prediction_finds_the_classes_of_float32():
     with torch.autocast('cpu', dtype=torch.bfloat16):
         found = model.predict(image)[0].pred_sem_seg.data
     assert (found == expected).float().mean() > 0.95
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_the_losses_copy_nothing_that_waits_for_the_gpu():
+    """Matching waits in other threads, on an event; nothing else stops the host."""
+    model = tiny_model().train().cuda()
+    images, tokens = torch.rand(3, 3, 32, 32, device='cuda'), TOKENS.cuda()
+    model(images, tokens=tokens, mode='loss')  # what is made on first use
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        losses = model(images, tokens=tokens, mode='loss')
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    assert losses['loss_npr_0'].item() > 0

@@ -102,7 +102,8 @@ class NonLearnablePrototypes(nn.Module):
     def _update(self, prototypes: Tensor, momentum: float) -> None:
         """Move ``mu`` towards the global batch's mean; an overflowed batch leaves it alone."""
         total = prototypes.sum(0).flatten()
-        total = all_reduce_sum(torch.cat([total, total.new_tensor([len(prototypes)])]))
+        # new_full writes on the device; a tensor made of a list would wait for it
+        total = all_reduce_sum(torch.cat([total, total.new_full((1,), len(prototypes))]))
         mean = (total[:-1] / total[-1]).view_as(self.mu).to(self.mu.dtype)
         moved = momentum * self.mu + (1 - momentum) * mean
         self.mu.copy_(torch.where(mean.isfinite().all(), moved, self.mu))

@@ -4,6 +4,7 @@ from mmengine.logging import MessageHub
 from mmseg.structures import SegDataSample
 
 from model_zoo import tiny_model, tiny_model_cfg
+from pgseg_mm.models.losses import PendingMatch, npr_loss
 from pgseg_mm.utils import tokenize
 
 CLASSES = ['dog', 'cat', 'grass', 'sky']
@@ -52,6 +53,21 @@ def test_text_prototypes_add_a_loss_of_their_own_weight():
     torch.testing.assert_close(total, sum(losses[k] for k in names))
     # 0.01 of both directions' mean cross-entropies at temperature 0.1: at most 2 * (log 3 + 20)
     assert losses['loss_npr_text'].item() < 0.01 * 2 * (1.1 + 20)
+
+
+def test_matching_goes_on_while_the_text_is_encoded_and_is_waited_for_once(monkeypatch):
+    model = tiny_model(decode_head=with_text_prototypes()).train()
+    events = []
+    start, result = npr_loss.start_matching, PendingMatch.result
+    monkeypatch.setattr(
+        npr_loss, 'start_matching', lambda *args: events.append('match') or start(*args)
+    )
+    monkeypatch.setattr(PendingMatch, 'result', lambda self: events.append('wait') or result(self))
+    model.text_encoder.register_forward_pre_hook(lambda *_: events.append('text'))
+    model.decode_head.loss_contrastive.register_forward_hook(lambda *_: events.append('contrast'))
+    tokens = tokenize(['a dog', 'a cat', 'grass'], context_length=16)
+    model(torch.rand(3, 3, 32, 32), tokens=tokens, mode='loss')
+    assert events == ['match', 'match', 'text', 'match', 'contrast', 'wait', 'wait', 'wait']
 
 
 def test_text_prototypes_need_npr():
