@@ -9,13 +9,14 @@ from .layers import (
     ReleaseTextPrototypes,
     TextPrototypes,
 )
-from .losses import ImageTextContrastiveLoss, NPRLoss
+from .losses import ImageTextContrastiveLoss, MultiLabelContrastiveLoss, NPRLoss
 from .segmentors import PGSeg
 from .text_encoders import PGSegTextTransformer, TextFeatures
 
 __all__ = [
     'GroupFeatures',
     'ImageTextContrastiveLoss',
+    'MultiLabelContrastiveLoss',
     'NPRLoss',
     'NonLearnablePrototypes',
     'PGSeg',

@@ -21,7 +21,7 @@ class PGSegDataPreProcessor(BaseDataPreprocessor):
         mean: Mean of the R, G and B channel, on the scale of 0 to 255.
         std: Standard deviation of the R, G and B channel, on the same scale.
         bgr_to_rgb: Whether the images come in as BGR, as mmcv loads them.
-        trim_text: Whether to cut the padding behind the batch's longest caption. The length kept is
+        trim_text: Whether to cut the padding behind the batch's longest text. The length kept is
             a multiple of 8, so that the shapes of successive batches seldom differ.
         non_blocking: Whether to copy pinned memory to the device asynchronously.
 
@@ -58,14 +58,14 @@ class PGSegDataPreProcessor(BaseDataPreprocessor):
 
         Args:
             data: ``inputs``, B images of shape ``(3, H, W)`` as a list or stacked; optionally
-                ``tokens``, B captions of shape ``(L,)`` as a list or stacked, and
-                ``data_samples``. Other keys are moved to the device.
+                ``tokens``, B captions of shape ``(L,)``, or ``(1 + K, L)`` with K prompts each, as
+                a list or stacked, and ``data_samples``. Other keys are moved to the device.
             training: Whether the batch is for training, where all images must be of one size.
 
         Returns:
             ``inputs``, normalised RGB of shape ``(B, 3, H, W)``, or a list of ``(3, H_i, W_i)``
             where the sizes differ; ``data_samples``, a list or None; ``tokens``, int64 of shape
-            ``(B, L')`` with L' <= L, if the batch has captions.
+            ``(B, L')`` or ``(B, 1 + K, L')`` with L' <= L, if the batch has captions.
 
         Raises:
             KeyError: ``data`` has no ``inputs``.

@@ -64,6 +64,18 @@ def test_padding_behind_the_longest_caption_is_cut_in_steps_of_8(preprocessor, w
     assert batch['tokens'].max(dim=1).values.tolist() == [49407, 49407]
 
 
+@pytest.mark.parametrize('collate', [pseudo_collate, default_collate])
+def test_prompts_are_kept_and_the_longest_of_all_texts_counts(preprocessor, collate):
+    texts = [['a cat', 'a photo of a cat on my very large bed .'], ['two dogs', 'a dog']]
+    samples = [dict(sample(), tokens=tokenize(rows)) for rows in texts]
+
+    batch = preprocessor(collate(samples), training=True)
+
+    assert batch['tokens'].shape == (2, 2, 16)
+    assert torch.equal(batch['tokens'][0], tokenize(texts[0])[:, :16])
+    assert (batch['tokens'] == 49407).sum() == 4
+
+
 def test_text_is_left_whole_on_request():
     preprocessor = PGSegDataPreProcessor(MEAN, STD, trim_text=False)
 

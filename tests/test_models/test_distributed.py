@@ -4,7 +4,7 @@ import torch
 
 from distributed import WORLD_SIZE, on_two_ranks
 from pgseg_mm.models.layers import NonLearnablePrototypes, SyncBatchNorm
-from pgseg_mm.models.losses import ImageTextContrastiveLoss, NPRLoss
+from pgseg_mm.models.losses import ImageTextContrastiveLoss, MultiLabelContrastiveLoss, NPRLoss
 
 
 def batch(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -86,6 +86,33 @@ def run_shapes(rank: int, images: torch.Tensor, texts: torch.Tensor) -> list[tup
     )
     contrast(local(images, rank), local(texts, rank))
     return shapes
+
+
+def multi_label(images: torch.Tensor, prompts: torch.Tensor) -> dict[str, torch.Tensor]:
+    scale = torch.tensor(5.0, requires_grad=True)
+    value = MultiLabelContrastiveLoss()(images, prompts, scale)
+    value.backward()
+    return {
+        'loss': value.detach(),
+        'images': images.grad,
+        'prompts': prompts.grad,
+        'scale': scale.grad,
+    }
+
+
+def run_multi_label(rank: int, images: torch.Tensor, prompts: torch.Tensor) -> dict:
+    return multi_label(local(images, rank), local(prompts, rank))
+
+
+def test_multi_label_contrast_is_exact_over_the_global_batch(tmp_path):
+    images, prompts = batch(8, 5), batch(8, 3, 5, seed=1)
+    ranks = on_two_ranks(run_multi_label, images, prompts, folder=tmp_path)
+    one = multi_label(images.clone().requires_grad_(), prompts.clone().requires_grad_())
+    for name in ('loss', 'scale'):
+        torch.testing.assert_close(sum(r[name] for r in ranks) / WORLD_SIZE, one[name])
+    for name in ('images', 'prompts'):  # DDP averages over ranks
+        joined = torch.cat([r[name] for r in ranks]) / WORLD_SIZE
+        torch.testing.assert_close(joined, one[name])
 
 
 def npr(groups: torch.Tensor, prototypes: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -33,6 +33,8 @@ class PGSegHead(BaseDecodeHead):
             smaller (METHOD 4.3).
         top_classes: Number of classes that the whole image admits.
         loss_contrastive: Config of the image-text loss; its temperature scales class scores, too.
+        loss_multi_label: Config of GroupViT's contrast of images and noun prompts, or ``None``; it
+            shares the temperature of ``loss_contrastive``.
         loss_npr: Config of the NPR loss on all grouping stages, or ``None``.
         text_prototypes: Config of :class:`TextPrototypes`, which adds T-NPR: ``loss_npr`` on the
             last grouping stage and the caption's words. ``embed_dims`` and ``text_dims`` default to
@@ -56,6 +58,7 @@ class PGSegHead(BaseDecodeHead):
         background_threshold: float | None = None,
         top_classes: int = 5,
         loss_contrastive: dict = dict(type='ImageTextContrastiveLoss'),  # noqa: B006, C408
+        loss_multi_label: dict | None = None,
         loss_npr: dict | None = None,
         text_prototypes: dict | None = None,
         loss_decode: dict | list[dict] = dict(type='CrossEntropyLoss', avg_non_ignore=True),  # noqa: B006, C408
@@ -90,6 +93,7 @@ class PGSegHead(BaseDecodeHead):
             else ProjectionMLP(text_channels, channels, hidden_channels)
         )
         self.loss_contrastive = MODELS.build(loss_contrastive)
+        self.loss_multi_label = None if loss_multi_label is None else MODELS.build(loss_multi_label)
         self.loss_npr = None if loss_npr is None else MODELS.build(loss_npr)
         self.text_prototypes: nn.Module | None = None
         if text_prototypes is not None:
@@ -193,6 +197,7 @@ class PGSegHead(BaseDecodeHead):
         features: GroupFeatures,
         text: TextFeatures,
         npr_pairs: list[NPRPairs] | None = None,
+        prompts: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a batch of image-text pairs.
 
@@ -200,14 +205,16 @@ class PGSegHead(BaseDecodeHead):
             features: Groups of B images.
             text: Features of their B captions.
             npr_pairs: What :meth:`start_npr` returned for the groups, if it was called before.
+            prompts: (B, K, C) end-token features of the captions' noun prompts, for
+                ``loss_multi_label``.
 
         Returns:
             Named losses, and the temperatures and the mean number of groups that win a patch for
             the log.
 
         Raises:
-            ValueError: If there is no text projector, or NPR is on and the backbone makes no
-                prototypes.
+            ValueError: If there is no text projector, NPR is on and the backbone makes no
+                prototypes, or there is one of prompts and ``loss_multi_label`` without the other.
         """
         if self.text_projector is None:
             raise ValueError('image-text pairs need text_channels, the width of the text encoder')
@@ -218,17 +225,42 @@ class PGSegHead(BaseDecodeHead):
             compared = self.text_prototypes(features.centres[-1], *text)
             pairs.append(self.loss_npr.start(*compared, loss_weight=weight))
             names.append('loss_npr_text')
-        losses = {
-            'loss_contrastive': self.loss_contrastive(
-                self.image_projector(features.tokens.mean(dim=1)), self.text_projector(text.eot)
-            ),
-            'temperature': self.loss_contrastive.temperature,
-        }
+        losses = self._contrast(features, text, prompts)
         if self.loss_npr is not None:
             losses.update(zip(names, self.loss_npr.finish(pairs), strict=True))
             losses['npr_temperature'] = self.loss_npr.temperature
         for stage, usage in enumerate(features.group_usage()):
             losses[f'group_usage_{stage}'] = usage
+        return losses
+
+    def _contrast(
+        self, features: GroupFeatures, text: TextFeatures, prompts: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Losses between images and their captions and prompts."""
+        assert self.text_projector is not None
+        if prompts is not None and self.loss_multi_label is None:
+            raise ValueError(
+                f'the batch has {prompts.shape[1]} prompts beside each caption, but no loss uses '
+                'them; set loss_multi_label=dict(type="MultiLabelContrastiveLoss") in the head, or '
+                'take NounPrompts out of the training pipeline'
+            )
+        if prompts is None and self.loss_multi_label is not None:
+            raise ValueError(
+                'loss_multi_label needs prompts, but the batch has captions only; put NounPrompts '
+                'before TokenizeCaption in the training pipeline, or set loss_multi_label=None'
+            )
+        images = self.image_projector(features.tokens.mean(dim=1))
+        texts = text.eot[:, None]
+        if prompts is not None:  # one batch for the batch norm of the projector
+            texts = torch.cat([texts, prompts], dim=1)
+        texts = self.text_projector(texts)
+        losses = {
+            'loss_contrastive': self.loss_contrastive(images, texts[:, 0]),
+            'temperature': self.loss_contrastive.temperature,
+        }
+        if self.loss_multi_label is not None:
+            scale = self.loss_contrastive.scale
+            losses['loss_multi_label'] = self.loss_multi_label(images, texts[:, 1:], scale)
         return losses
 
     def classify_groups(self, features: GroupFeatures) -> Tensor:

@@ -2,12 +2,14 @@
 
 from .contrastive_loss import ImageTextContrastiveLoss
 from .matching import PendingMatch, match_prototypes, start_matching
+from .multi_label_contrastive_loss import MultiLabelContrastiveLoss
 from .npr_loss import NPRLoss, NPRPairs
 from .temperature import LearnedTemperature
 
 __all__ = [
     'ImageTextContrastiveLoss',
     'LearnedTemperature',
+    'MultiLabelContrastiveLoss',
     'NPRLoss',
     'NPRPairs',
     'PendingMatch',

@@ -47,14 +47,38 @@ class ImageTextContrastiveLoss(LearnedTemperature):
                 'image and text embeddings must have one shape, got '
                 f'{tuple(image_embeds.shape)} and {tuple(text_embeds.shape)}'
             )
-        with torch.autocast(image_embeds.device.type, enabled=False):
-            images = F.normalize(_at_least_float32(image_embeds), dim=-1)
-            texts = F.normalize(_at_least_float32(text_embeds), dim=-1)
-            all_images, all_texts = gather_with_grad(torch.stack([images, texts], 1)).unbind(1)
-            target = torch.arange(len(images), device=images.device) + get_rank() * len(images)
-            image_to_text = F.cross_entropy(self.scale * images @ all_texts.T, target)
-            text_to_image = F.cross_entropy(self.scale * texts @ all_images.T, target)
-        return self.loss_weight * (image_to_text + text_to_image) / 2
+        return self.loss_weight * contrast(image_embeds, text_embeds[:, None], self.scale)
+
+
+def contrast(image_embeds: Tensor, text_embeds: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric contrast over the global batch, in float32 at least (METHOD 3).
+
+    An image's K texts share its target equally; the target of each text is its image.
+
+    Args:
+        image_embeds: (B, D), not normalised. B must be the same on every rank.
+        text_embeds: (B, K, D), not normalised; row i belongs to image i.
+        scale: Inverse temperature, a scalar.
+
+    Returns:
+        Mean of both directions' cross-entropies, of this rank's rows.
+    """
+    with torch.autocast(image_embeds.device.type, enabled=False):
+        images = F.normalize(_at_least_float32(image_embeds), dim=-1)
+        texts = F.normalize(_at_least_float32(text_embeds), dim=-1)
+        gathered = gather_with_grad(torch.cat([images[:, None], texts], dim=1))
+        all_images, all_texts = gathered[:, 0], gathered[:, 1:]
+        rows = torch.arange(len(images), device=images.device)
+        target = rows + get_rank() * len(images)
+        shared = all_texts.new_zeros(len(images), *all_texts.shape[:2])
+        shared[rows, target] = 1 / texts.shape[1]
+        image_to_text = F.cross_entropy(
+            scale * images @ all_texts.flatten(0, 1).T, shared.flatten(1)
+        )
+        text_to_image = F.cross_entropy(
+            scale * texts.flatten(0, 1) @ all_images.T, target.repeat_interleave(texts.shape[1])
+        )
+    return (image_to_text + text_to_image) / 2
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

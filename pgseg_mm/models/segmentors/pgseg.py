@@ -18,6 +18,7 @@ from pgseg_mm.utils.tokenizer import tokenize
 from pgseg_mm.utils.vocabulary import Vocabulary
 
 from ..layers import GroupFeatures
+from ..text_encoders import TextFeatures
 from .sliding_window import Window, sliding_windows
 from .stitching import StitchedScores, stitch
 
@@ -99,7 +100,8 @@ class PGSeg(BaseSegmentor):
         Args:
             inputs: Images (B, 3, H, W); for prediction also a list of (3, H, W) of any sizes.
             data_samples: One for each image; prediction fills them.
-            tokens: (B, L) token ids of the captions, for ``mode='loss'``.
+            tokens: (B, L) token ids of the captions, or (B, 1 + K, L) with those of K prompts
+                behind each caption's, for ``mode='loss'``.
             mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
         """
         if mode == 'loss':
@@ -124,7 +126,16 @@ class PGSeg(BaseSegmentor):
             )
         features = self.extract_feat(inputs)
         npr_pairs = self.decode_head.start_npr(features)  # is matched while the text is encoded
-        return self.decode_head.loss_image_text(features, self.text_encoder(tokens), npr_pairs)
+        captions, prompts = self._encode_texts(tokens)
+        return self.decode_head.loss_image_text(features, captions, npr_pairs, prompts)
+
+    def _encode_texts(self, tokens: Tensor) -> tuple[TextFeatures, Tensor | None]:
+        """Features of the captions, and (B, K, C) end-token features of their prompts, if any."""
+        if tokens.ndim == 2:
+            return self.text_encoder(tokens), None
+        rows = self.text_encoder(tokens.flatten(0, 1))
+        texts = TextFeatures(*(x.unflatten(0, tokens.shape[:2]) for x in rows))
+        return TextFeatures(*(x[:, 0] for x in texts)), texts.eot[:, 1:]
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the losses; what is logged is the mean over all ranks."""

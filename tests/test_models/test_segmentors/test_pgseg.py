@@ -99,6 +99,73 @@ def test_npr_alone_moves_neither_text_nor_projectors():
     assert not [n for n in moved if n.startswith('decode_head') and 'npr' not in n]
 
 
+def multi_label_model(**head_kwargs):
+    head = dict(
+        tiny_model_cfg()['decode_head'],
+        loss_multi_label=dict(type='MultiLabelContrastiveLoss'),
+        **head_kwargs,
+    )
+    return tiny_model(decode_head=head).train()
+
+
+CAPTIONS = ['a dog on grass', 'a cat', 'grass']
+PROMPTS = [['a dog.', 'the grass.'], ['a cat.', 'one cat.'], ['some grass.', 'grass']]
+
+
+def caption_and_prompt_tokens() -> torch.Tensor:
+    rows = [[caption, *prompts] for caption, prompts in zip(CAPTIONS, PROMPTS, strict=True)]
+    return torch.stack([tokenize(row, context_length=16) for row in rows])
+
+
+def test_prompts_go_through_the_text_encoder_with_the_captions_and_have_a_loss_of_their_own():
+    model = multi_label_model(loss_npr=None)
+    seen = {}
+    for name in ('text_encoder', 'decode_head.text_projector'):
+        model.get_submodule(name).register_forward_hook(
+            lambda _, args, out, name=name: seen.setdefault(name, []).append((args[0], out))
+        )
+    model.decode_head.image_projector.register_forward_hook(
+        lambda _, args, out: seen.update(images=out)
+    )
+    losses = model(torch.rand(3, 3, 32, 32), tokens=caption_and_prompt_tokens(), mode='loss')
+    assert {name for name in losses if name.startswith('loss')} == {
+        'loss_contrastive',
+        'loss_multi_label',
+    }
+    ((tokens, text),) = seen['text_encoder']
+    assert tokens.shape == (9, 16)
+    ((_, embeds),) = seen['decode_head.text_projector']
+    in_one_batch = model.decode_head.text_projector(text.eot)
+    torch.testing.assert_close(embeds.flatten(0, 1), in_one_batch)
+    captions, prompts = in_one_batch[::3], in_one_batch.unflatten(0, (3, 3))[:, 1:]
+    head, images = model.decode_head, seen['images']
+    torch.testing.assert_close(losses['loss_contrastive'], head.loss_contrastive(images, captions))
+    expected = head.loss_multi_label(images, prompts, head.loss_contrastive.scale)
+    torch.testing.assert_close(losses['loss_multi_label'], expected)
+
+
+def test_multi_label_contrast_teaches_images_texts_and_the_shared_temperature():
+    model = multi_label_model()
+    assert set(model.state_dict()) == set(tiny_model().state_dict())
+    losses = model(torch.rand(3, 3, 32, 32), tokens=caption_and_prompt_tokens(), mode='loss')
+    losses['loss_multi_label'].backward()
+    moved = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {
+        'backbone.patch_embed.weight',
+        'text_encoder.token_embedding.weight',
+        'decode_head.text_projector.fc2.weight',
+        'decode_head.loss_contrastive.logit_scale',
+    } <= moved
+
+
+def test_refuses_prompts_without_a_loss_and_the_loss_without_prompts():
+    tokens, images = caption_and_prompt_tokens(), torch.rand(3, 3, 32, 32)
+    with pytest.raises(ValueError, match='2 prompts beside each caption.*set loss_multi_label'):
+        tiny_model().train()(images, tokens=tokens, mode='loss')
+    with pytest.raises(ValueError, match='put NounPrompts before TokenizeCaption'):
+        multi_label_model()(images, tokens=tokens[:, 0], mode='loss')
+
+
 def test_prediction_fills_samples_at_the_original_size():
     model = tiny_model(vocabulary=CLASSES)
     samples = [sample(ori_shape=(50, 70), img_shape=(32, 48)) for _ in range(2)]
