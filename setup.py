@@ -28,7 +28,7 @@ def read_readme() -> str:
     return readme.read_text(encoding='utf-8') if readme.is_file() else ''
 
 
-onedl, openmmlab, tests = map(read_requirements, ('onedl', 'openmmlab', 'tests'))
+onedl, openmmlab, nouns, tests = map(read_requirements, ('onedl', 'openmmlab', 'nouns', 'tests'))
 
 setup(
     name='pgseg-mm',
@@ -49,7 +49,8 @@ setup(
     extras_require={
         'onedl': onedl,
         'openmmlab': openmmlab,
-        'tests': tests,
-        'all': onedl + tests,
+        'nouns': nouns,
+        'tests': nouns + tests,
+        'all': onedl + nouns + tests,
     },
 )

@@ -1,8 +1,34 @@
+import nltk
 import pytest
 from mmseg.utils import register_all_modules
+
+from noun_tagger import save_tiny_tagger
+from pgseg_mm.datasets.transforms import noun_prompts
 
 
 @pytest.fixture(autouse=True)
 def _mmseg_scope():
     """Build from mmseg's registries, as its tools do."""
     register_all_modules(init_default_scope=True)
+
+
+@pytest.fixture(scope='session')
+def _tagger_data(tmp_path_factory):
+    data = tmp_path_factory.mktemp('nltk_data')
+    save_tiny_tagger(data)
+    return data
+
+
+@pytest.fixture
+def no_tagger(monkeypatch):
+    """A machine without any data of nltk."""
+    monkeypatch.setattr(nltk.data, 'path', [])
+    noun_prompts._noun_finder.cache_clear()
+    yield
+    noun_prompts._noun_finder.cache_clear()
+
+
+@pytest.fixture
+def tiny_tagger(no_tagger, monkeypatch, _tagger_data):
+    """A machine whose nltk data is the tagger of ``noun_tagger``."""
+    monkeypatch.setattr(nltk.data, 'path', [str(_tagger_data)])

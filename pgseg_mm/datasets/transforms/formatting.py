@@ -16,7 +16,8 @@ from mmseg.structures import SegDataSample
 class PackImageTextInputs(BaseTransform):
     """Pack an image and its tokenised caption; the last transform of a training pipeline.
 
-    Required keys: ``img`` of shape ``(H, W, 3)`` and ``tokens`` of shape ``(L,)``.
+    Required keys: ``img`` of shape ``(H, W, 3)`` and ``tokens`` of shape ``(L,)``, or
+    ``(1 + K, L)`` with K prompts.
 
     Args:
         meta_keys: Keys to keep as meta information of the data sample; those that the results do
@@ -32,8 +33,8 @@ class PackImageTextInputs(BaseTransform):
         """Pack the results.
 
         Returns:
-            ``inputs``, the image as ``(3, H, W)`` in its own dtype; ``tokens``, int64 of shape
-            ``(L,)``; ``data_samples``, a :class:`SegDataSample` with the meta information.
+            ``inputs``, the image as ``(3, H, W)`` in its own dtype; ``tokens`` as they came;
+            ``data_samples``, a :class:`SegDataSample` with the meta information.
 
         Raises:
             KeyError: The image or the tokens are missing.

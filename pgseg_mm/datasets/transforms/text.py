@@ -12,9 +12,10 @@ from pgseg_mm.utils import tokenize
 
 @TRANSFORMS.register_module()
 class TokenizeCaption(BaseTransform):
-    """Turn the caption into CLIP's token ids.
+    """Turn the caption, and prompts if there are any, into CLIP's token ids.
 
-    Required keys: ``caption``. Added keys: ``tokens``, int64 of shape ``(L,)``.
+    Required keys: ``caption``. Added keys: ``tokens``, int64 of shape ``(L,)``, or ``(1 + K, L)``
+    with the caption first where the results hold K ``prompts`` (see :class:`NounPrompts`).
 
     Args:
         context_length: Tokens per caption L; a longer caption is cut and keeps its end token.
@@ -34,7 +35,9 @@ class TokenizeCaption(BaseTransform):
                 "TokenizeCaption needs 'caption' in the results; "
                 'use a data set of image-text pairs such as ImageTextDataset.'
             )
-        results['tokens'] = tokenize(results['caption'], self.context_length)[0]
+        texts = [results['caption'], *results.get('prompts', ())]
+        tokens = tokenize(texts, self.context_length)
+        results['tokens'] = tokens if 'prompts' in results else tokens[0]
         return results
 
     def __repr__(self) -> str:

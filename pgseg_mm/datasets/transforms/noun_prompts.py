@@ -1,0 +1,126 @@
+"""Prompts made from the nouns of a caption."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmcv.transforms.utils import cache_randomness
+from mmseg.registry import TRANSFORMS
+
+from pgseg_mm.utils import get_templates
+
+if TYPE_CHECKING:
+    from nltk.tag import PerceptronTagger
+    from nltk.tokenize import NLTKWordTokenizer
+
+TAGGER_DATA = 'averaged_perceptron_tagger_eng'
+SENTENCE_END = re.compile(r'(?<=[.!?])\s+')
+
+
+@TRANSFORMS.register_module()
+class NounPrompts(BaseTransform):
+    """Put nouns of the caption into prompts, for the multi-label contrast (METHOD 3).
+
+    Nouns are found by nltk's English tagger (Penn tags NN, NNS, NNP and NNPS). Every noun is drawn
+    once before any is drawn again. A caption without nouns is itself each of the prompts. Goes
+    before :class:`TokenizeCaption`.
+
+    Required keys: ``caption``. Added keys: ``prompts``, a list of K strings.
+
+    Args:
+        num_prompts: Prompts per caption K.
+        templates: Name of a set of prompt templates, or templates with one ``{}`` each; one is
+            drawn for each prompt.
+
+    Raises:
+        ImportError: nltk is not installed.
+        LookupError: The data of nltk's tagger is not on this machine.
+        ValueError: ``num_prompts`` is not positive, or the templates are faulty.
+    """
+
+    def __init__(self, num_prompts: int = 3, templates: str | Sequence[str] = 'openai80') -> None:
+        if num_prompts < 1:
+            raise ValueError(f'num_prompts must be at least 1, got {num_prompts}')
+        self.num_prompts = num_prompts
+        self.templates = get_templates(templates)
+        _noun_finder()  # before the training starts, and before the data loader forks its workers
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add ``prompts`` to the results.
+
+        Raises:
+            KeyError: The results hold no caption.
+        """
+        if 'caption' not in results:
+            raise KeyError(
+                "NounPrompts needs 'caption' in the results; "
+                'use a data set of image-text pairs such as ImageTextDataset.'
+            )
+        nouns = find_nouns(results['caption'])
+        if nouns:
+            results['prompts'] = [
+                self.templates[template].format(nouns[noun])
+                for noun, template in self._draw(len(nouns))
+            ]
+        else:
+            results['prompts'] = [results['caption']] * self.num_prompts
+        return results
+
+    @cache_randomness
+    def _draw(self, num_nouns: int) -> list[tuple[int, int]]:
+        """Noun and template of each prompt."""
+        rounds = -(-self.num_prompts // num_nouns)
+        nouns = np.concatenate([np.random.permutation(num_nouns) for _ in range(rounds)])
+        templates = np.random.randint(len(self.templates), size=self.num_prompts)
+        return list(zip(nouns[: self.num_prompts].tolist(), templates.tolist(), strict=True))
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(num_prompts={self.num_prompts}, templates={self.templates})'
+
+
+def find_nouns(text: str) -> list[str]:
+    """Nouns of an English text, in order, each once whatever its case.
+
+    Args:
+        text: One sentence or several.
+
+    Returns:
+        Words of the text that nltk tags as nouns; signs and numbers are none.
+
+    Raises:
+        ImportError: nltk is not installed.
+        LookupError: The data of nltk's tagger is not on this machine.
+    """
+    tokenizer, tagger = _noun_finder()
+    nouns: dict[str, str] = {}
+    for sentence in SENTENCE_END.split(text):
+        for word, tag in tagger.tag(tokenizer.tokenize(sentence)):
+            if tag.startswith('NN') and any(letter.isalpha() for letter in word):
+                nouns.setdefault(word.lower(), word)
+    return list(nouns.values())
+
+
+@lru_cache(maxsize=1)
+def _noun_finder() -> tuple[NLTKWordTokenizer, PerceptronTagger]:
+    """Tokeniser and tagger, loaded once a process: transforms stay small when they are pickled."""
+    try:
+        from nltk.tag import PerceptronTagger
+        from nltk.tokenize import NLTKWordTokenizer
+    except ImportError as error:
+        raise ImportError(
+            'NounPrompts needs nltk, which is not installed; run: pip install "pgseg-mm[nouns]"'
+        ) from error
+    try:
+        return NLTKWordTokenizer(), PerceptronTagger()
+    except LookupError as error:
+        raise LookupError(
+            f"NounPrompts needs the data of nltk's tagger, {TAGGER_DATA}, which is not on this "
+            f'machine; run: python -m nltk.downloader {TAGGER_DATA} '
+            '(without a network, copy the folder nltk_data from another machine and name it in '
+            'the environment variable NLTK_DATA)'
+        ) from error
