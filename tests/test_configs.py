@@ -62,6 +62,7 @@ def test_optimizer_decays_neither_temperatures_nor_vectors(cfg):
         assert decay[id(parameter)] == (0 if exempt else 0.05), name
 
 
+@pytest.mark.usefixtures('tiny_tagger')
 def test_pipelines_hooks_and_metric_build(cfg, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     VISUALIZERS.build(dict(cfg.visualizer, save_dir=str(tmp_path), name=str(tmp_path)))
@@ -81,3 +82,11 @@ def test_pipelines_hooks_and_metric_build(cfg, monkeypatch, tmp_path):
 def test_one_place_says_how_often_and_by_what_to_save(cfg):
     assert cfg.default_hooks.checkpoint.save_best == 'mIoU'
     assert cfg.train_cfg.val_interval > 0
+
+
+def test_noun_prompts_are_made_before_they_are_tokenised_and_have_a_loss():
+    cfg = Config.fromfile(ROOT / next(path for path in CONFIGS if 'multi-label' in path.stem))
+    assert 'loss_multi_label' in cfg.model.decode_head
+    for dataset in cfg.train_dataloader.dataset.datasets:
+        steps = [step.type for step in dataset.pipeline]
+        assert steps[-3:] == ['NounPrompts', 'TokenizeCaption', 'PackImageTextInputs']
