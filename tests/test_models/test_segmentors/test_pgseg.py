@@ -158,6 +158,19 @@ def test_multi_label_contrast_teaches_images_texts_and_the_shared_temperature():
     } <= moved
 
 
+def test_text_prototypes_are_of_the_caption_only():
+    model = multi_label_model(text_prototypes=dict(type='TextPrototypes', num_prototypes=3))
+    seen = []
+    for module in (model.text_encoder, model.decode_head.text_prototypes):
+        module.register_forward_hook(lambda _, args, out: seen.append((args, out)))
+    tokens = caption_and_prompt_tokens()
+    losses = model(torch.rand(3, 3, 32, 32), tokens=tokens, mode='loss')
+    (_, rows), ((_, *caption), _) = seen
+    for given, of_all in zip(caption, rows, strict=True):
+        assert torch.equal(given, of_all[::3])
+    assert {'loss_npr_text', 'loss_multi_label'} <= set(losses)
+
+
 def test_refuses_prompts_without_a_loss_and_the_loss_without_prompts():
     tokens, images = caption_and_prompt_tokens(), torch.rand(3, 3, 32, 32)
     with pytest.raises(ValueError, match='2 prompts beside each caption.*set loss_multi_label'):
