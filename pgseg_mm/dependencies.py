@@ -26,7 +26,7 @@ REQUIREMENTS = (
     Requirement('mmcv', {'onedl-mmcv': '2.3.6', 'mmcv': '2.1.0'}),
     Requirement('mmseg', {'onedl-mmsegmentation': '1.4.2', 'mmsegmentation': '1.2.2'}),
     Requirement('mmpretrain', {'onedl-mmpretrain': '1.3.6', 'mmpretrain': '1.2.0'}),
-    Requirement('open_clip', {'open_clip_torch': '2.30'}),
+    Requirement('open_clip', {'open_clip_torch': '2.32'}),
     Requirement('ftfy', {'ftfy': '6.1'}),
     Requirement('regex', {'regex': '2022.1.18'}),
     Requirement('scipy', {'scipy': '1.10'}),

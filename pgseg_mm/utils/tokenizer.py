@@ -1,37 +1,58 @@
-"""CLIP's byte-pair tokens for captions and prompts."""
+"""Token ids for captions and prompts: CLIP's byte-pair codes, or those of any open_clip model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+import open_clip
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 
-
-@lru_cache(maxsize=1)
-def _clip_tokenizer() -> SimpleTokenizer:
-    return SimpleTokenizer()
+from .open_clip_models import find_open_clip_model
 
 
-def tokenize(texts: str | Sequence[str], context_length: int = 77) -> torch.Tensor:
-    """Turn texts into CLIP's token ids.
+@lru_cache
+def _tokenizer(model: str | None) -> Callable[..., torch.Tensor]:
+    if model is None:
+        return SimpleTokenizer()
+    name, _ = find_open_clip_model(model)
+    try:
+        return open_clip.get_tokenizer(name)
+    except (ImportError, OSError, ValueError) as error:
+        raise RuntimeError(
+            f'The tokenizer of {model} could not be loaded: {error}\n'
+            f'It is not part of open_clip. Run open_clip.get_tokenizer({name!r}) once where there '
+            'is a network, with transformers installed; the files stay in the cache.'
+        ) from error
 
-    A row is the start token (49406), the words, the end token (49407) and zeros as padding. A text
-    that does not fit is cut, and its end token is kept as the last id.
+
+def tokenize(
+    texts: str | Sequence[str], context_length: int | None = None, model: str | None = None
+) -> torch.Tensor:
+    """Turn texts into token ids.
+
+    By default a row holds CLIP's ids: the start token (49406), the words, the end token (49407) and
+    zeros as padding. A text that does not fit is cut, and its end token is kept as the last id.
 
     Args:
         texts: One text or T texts.
-        context_length: Tokens per row, start and end token included.
+        context_length: Tokens per row, start and end token included; by default as many as the
+            model takes, 77 for CLIP.
+        model: Name of an open_clip model whose tokenizer to use, as in
+            :class:`OpenCLIPTextEncoder`. Those of SigLIP and of towers from Hugging Face are
+            downloaded at the first use.
 
     Returns:
         Ids of shape ``(T, context_length)``, int64; T is 1 for a single string.
 
     Raises:
         TypeError: A text is not a string.
-        ValueError: ``context_length`` has no room for the start and the end token.
+        ValueError: ``context_length`` has no room for the start and the end token, or open_clip
+            does not know the model.
+        RuntimeError: The model's tokenizer is neither in the cache nor to be had.
     """
-    if context_length < 2:
+    if context_length is not None and context_length < 2:
         raise ValueError(
             f'context_length is {context_length}; expected at least 2, for the start and end token.'
         )
@@ -41,4 +62,4 @@ def tokenize(texts: str | Sequence[str], context_length: int = 77) -> torch.Tens
             raise TypeError(
                 f'Text {index} is {text!r} of type {type(text).__name__}; expected a string.'
             )
-    return _clip_tokenizer()(texts, context_length=context_length)
+    return _tokenizer(model)(texts, context_length=context_length)

@@ -41,6 +41,12 @@ def test_the_training_pipeline_of_a_config(tmp_path):
     )
 
 
+def test_a_caption_is_tokenised_for_the_text_encoders_model():
+    step = TokenizeCaption(model='coca_ViT-B-32')
+    assert repr(step) == "TokenizeCaption(context_length=None, model='coca_ViT-B-32')"
+    assert torch.equal(step(dict(caption='a cat'))['tokens'], tokenize('a cat', 76)[0])
+
+
 def test_a_caption_of_500_words_is_cut_and_keeps_its_end_token():
     tokens = TokenizeCaption(context_length=16)(dict(caption='cat ' * 500))['tokens']
 

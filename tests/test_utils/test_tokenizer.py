@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from pgseg_mm.utils import tokenize
+from tiny_open_clip import add_tiny_models, make_hf_files
 
 START, END = 49406, 49407
 
@@ -45,3 +46,32 @@ def test_something_other_than_text_is_refused():
 def test_a_context_without_room_is_refused():
     with pytest.raises(ValueError, match='context_length is 1; expected at least 2'):
         tokenize('cat', context_length=1)
+
+
+@pytest.mark.parametrize('model', ['ViT-B-32', 'ViT-B/32', 'RN50-quickgelu'])
+def test_clips_own_tokenizer_by_the_name_of_a_model(model):
+    assert torch.equal(tokenize(['a cat', 'dogs'], model=model), tokenize(['a cat', 'dogs']))
+
+
+def test_the_model_sets_the_length_unless_it_is_given():
+    assert tokenize('a cat', model='coca_ViT-B-32').shape == (1, 76)
+    assert tokenize('a cat', 16, 'coca_ViT-B-32').shape == (1, 16)
+
+
+def test_tokenizer_of_a_model_from_hugging_face(tmp_path):
+    add_tiny_models(tmp_path, **{'tiny-hf-tokens': make_hf_files(tmp_path)})
+    tokens = tokenize(['a red dog', 'horse'], model='tiny-hf-tokens')
+    assert tokens.shape == (2, 12)
+    assert tokens[:, :6].tolist() == [[0, 4, 7, 5, 2, 1], [0, 3, 2, 1, 1, 1]]
+    assert tokenize('a red dog of a car', 4, 'tiny-hf-tokens').tolist() == [[0, 4, 7, 2]]
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(ValueError, match="no model 'ViT-B-23'; did you mean ViT-B-32"):
+        tokenize('cat', model='ViT-B-23')
+
+
+def test_a_tokenizer_that_cannot_be_downloaded_says_so(monkeypatch):
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    with pytest.raises(RuntimeError, match='The tokenizer of ViT-B-16-SigLIP could not be loaded'):
+        tokenize('cat', model='ViT-B-16-SigLIP')
