@@ -21,8 +21,9 @@ class PGSegDataPreProcessor(BaseDataPreprocessor):
         mean: Mean of the R, G and B channel, on the scale of 0 to 255.
         std: Standard deviation of the R, G and B channel, on the same scale.
         bgr_to_rgb: Whether the images come in as BGR, as mmcv loads them.
-        trim_text: Whether to cut the padding behind the batch's longest text. The length kept is
-            a multiple of 8, so that the shapes of successive batches seldom differ.
+        trim_text: Whether to cut the padding behind the batch's longest text: columns of nothing but
+            zeros, which a text encoder can restore. The length kept is a multiple of 8, so that
+            the shapes of successive batches seldom differ.
         non_blocking: Whether to copy pinned memory to the device asynchronously.
 
     Raises:
@@ -108,7 +109,8 @@ class PGSegDataPreProcessor(BaseDataPreprocessor):
         stacked = tokens if isinstance(tokens, Tensor) else torch.stack(list(tokens))
         if not self.trim_text:
             return stacked
-        longest = int(stacked.argmax(dim=-1).max()) + 1
+        used = stacked.flatten(0, -2).any(dim=0).nonzero()
+        longest = int(used.max()) + 1 if len(used) else 1
         length = -(-longest // TOKEN_STEP) * TOKEN_STEP
         return stacked[..., :length].contiguous()
 

@@ -76,6 +76,22 @@ def test_prompts_are_kept_and_the_longest_of_all_texts_counts(preprocessor, coll
     assert (batch['tokens'] == 49407).sum() == 4
 
 
+def test_nothing_but_zeros_is_cut(preprocessor):
+    """Tokenizers beside CLIP's pad with other ids, and their end token is not the largest."""
+    tokens = torch.zeros(2, 20, dtype=torch.long)
+    tokens[0, :3] = torch.tensor([250, 31, 2])
+    tokens[1, :12] = 1
+    images = [sample()['inputs']] * 2
+    assert torch.equal(preprocessor(dict(inputs=images, tokens=tokens))['tokens'], tokens[:, :16])
+    tokens[1] = 1
+    assert torch.equal(preprocessor(dict(inputs=images, tokens=tokens))['tokens'], tokens)
+
+
+def test_texts_of_nothing_keep_a_few_columns(preprocessor):
+    tokens = torch.zeros(1, 20, dtype=torch.long)
+    assert preprocessor(dict(inputs=[sample()['inputs']], tokens=tokens))['tokens'].shape == (1, 8)
+
+
 def test_text_is_left_whole_on_request():
     preprocessor = PGSegDataPreProcessor(MEAN, STD, trim_text=False)
 
