@@ -1,7 +1,9 @@
 """Every config is loaded, and its parts are built."""
 
+import re
 from pathlib import Path
 
+import open_clip
 import pytest
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -90,3 +92,18 @@ def test_noun_prompts_are_made_before_they_are_tokenised_and_have_a_loss():
     for dataset in cfg.train_dataloader.dataset.datasets:
         steps = [step.type for step in dataset.pipeline]
         assert steps[-3:] == ['NounPrompts', 'TokenizeCaption', 'PackImageTextInputs']
+
+
+def test_text_encoder_in_the_readme(tmp_path):
+    readme = (ROOT / 'pgseg' / 'README.md').read_text(encoding='utf-8')
+    (block,) = [b for b in re.findall(r'```python\n(.*?)```', readme, re.S) if 'OpenCLIP' in b]
+    path = tmp_path / 'mine.py'
+    path.write_text(block.replace("'./", f"'{ROOT / 'pgseg'}/"))
+    cfg = Config.fromfile(path)
+    encoder = cfg.model.text_encoder
+    assert open_clip.is_pretrained_cfg(encoder.model_name, encoder.pretrained)
+    assert open_clip.get_pretrained_cfg(encoder.model_name, encoder.pretrained)['quick_gelu']
+    encoder.pretrained = None
+    model = MODELS.build(cfg.model)
+    assert model.text_encoder.embed_dims == cfg.model.decode_head.text_channels
+    assert model.embed_words(['dog', 'cat']).shape == (2, 256)

@@ -11,7 +11,7 @@ from .layers import (
 )
 from .losses import ImageTextContrastiveLoss, MultiLabelContrastiveLoss, NPRLoss
 from .segmentors import PGSeg
-from .text_encoders import PGSegTextTransformer, TextFeatures
+from .text_encoders import OpenCLIPTextEncoder, PGSegTextTransformer, TextFeatures
 
 __all__ = [
     'GroupFeatures',
@@ -19,6 +19,7 @@ __all__ = [
     'MultiLabelContrastiveLoss',
     'NPRLoss',
     'NonLearnablePrototypes',
+    'OpenCLIPTextEncoder',
     'PGSeg',
     'PGSegDataPreProcessor',
     'PGSegHead',

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pgseg_mm.utils.dist import all_reduce_sum
 from pgseg_mm.utils.templates import get_templates
-from pgseg_mm.utils.tokenizer import tokenize
 from pgseg_mm.utils.vocabulary import Vocabulary
 
 from ..layers import GroupFeatures
@@ -197,9 +196,7 @@ class PGSeg(BaseSegmentor):
             [
                 self.decode_head.text_projector(
                     self.text_encoder(
-                        tokenize(
-                            prompts[i : i + PROMPT_BATCH], self.text_encoder.context_length
-                        ).to(device)
+                        self.text_encoder.tokenize(prompts[i : i + PROMPT_BATCH]).to(device)
                     ).eot
                 )
                 for i in range(0, len(prompts), PROMPT_BATCH)

@@ -6,6 +6,8 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pgseg_mm.utils.tokenizer import tokenize
+
 from ..layers import QuickGELU, TransformerBlock
 
 
@@ -13,9 +15,9 @@ class TextFeatures(NamedTuple):
     """What a text encoder makes of (B, L) token ids."""
 
     eot: Tensor
-    """(B, C), feature at the end token, before any projector."""
+    """(B, C), feature at the end token, before any projector of this project."""
     tokens: Tensor
-    """(B, L, C), features of all tokens after the last layer norm."""
+    """(B, L, C'), features of all tokens after the last layer norm; C' is ``token_dims``."""
     mask: Tensor
     """(B, L), True for start, words and end, False for padding."""
 
@@ -49,7 +51,7 @@ class PGSegTextTransformer(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.context_length = context_length
-        self.embed_dims = embed_dims
+        self.embed_dims = self.token_dims = embed_dims
         self.with_cp = with_cp
         self.token_embedding = nn.Embedding(vocab_size, embed_dims)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, embed_dims))
@@ -77,6 +79,10 @@ class PGSegTextTransformer(BaseModule):
             ):
                 nn.init.normal_(linear.weight, std=std)
                 nn.init.zeros_(linear.bias)
+
+    def tokenize(self, texts: str | list[str]) -> Tensor:
+        """Turn T texts into (T, context_length) of CLIP's token ids."""
+        return tokenize(texts, self.context_length)
 
     def forward(self, token_ids: Tensor) -> TextFeatures:
         """Encode texts.

@@ -1,0 +1,152 @@
+import os
+import pickle
+import warnings
+from collections import Counter
+from typing import Any
+
+import open_clip
+import torch
+from mmengine.logging import print_log
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+MAX_LISTED_ENTRIES = 5
+POSITION_IDS = 'transformer.embeddings.position_ids'
+"""Saved by versions of transformers before 4.31; holds nothing but 0, 1, 2, ..."""
+
+
+def load_text_tower(
+    tower: nn.Module, model_name: str, pretrained: str, quick_gelu: bool = False
+) -> None:
+    """Load a text tower of open_clip from a checkpoint, without running code that it may hold.
+
+    Args:
+        tower: The text tower, which is changed in place.
+        model_name: Name of its model, as open_clip spells it.
+        pretrained: One of open_clip's tags for that model, or a file with the state dict of the
+            whole model or of the text tower, as it is or under ``state_dict``. Entries of other
+            parts are left out and counted in the log.
+        quick_gelu: Whether the tower is built with QuickGELU, to be compared with the tag.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The tag is unknown, the file is not a state dict of plain tensors, or its
+            entries do not fit the tower.
+        RuntimeError: The weights of a tag cannot be downloaded.
+    """
+    path = _find_checkpoint(model_name, pretrained, quick_gelu)
+    weights, others = _text_entries(_read_state_dict(path), tower)
+    _check_entries(weights, tower.state_dict(), f'the text tower of {model_name}', path)
+    tower.load_state_dict(weights)
+    left_out = ', '.join(f'{part} ({count})' for part, count in others.items()) or 'none'
+    print_log(
+        f'{len(weights)} entries of {path} loaded into the text tower of {model_name}; '
+        f'entries of other parts left out: {left_out}',
+        logger='current',
+    )
+
+
+def _find_checkpoint(model_name: str, pretrained: str, quick_gelu: bool) -> str:
+    tag = open_clip.get_pretrained_cfg(model_name, pretrained)
+    if tag:
+        _check_activation(model_name, pretrained, tag.get('quick_gelu', False), quick_gelu)
+        try:
+            return open_clip.download_pretrained(tag)
+        except OSError as error:
+            raise RuntimeError(
+                f'The weights {pretrained!r} of {model_name} could not be downloaded: {error}\n'
+                'Without a network give the path of a local copy as pretrained, or None.'
+            ) from error
+    if os.path.isfile(pretrained):
+        return pretrained
+    tags = ', '.join(open_clip.list_pretrained_tags_by_model(model_name)) or 'none'
+    message = (
+        f'pretrained={pretrained!r} is neither a file nor a tag that open_clip has for '
+        f'{model_name}; its tags are: {tags}.'
+    )
+    if os.path.dirname(pretrained) or os.path.splitext(pretrained)[1]:
+        raise FileNotFoundError(message)
+    raise ValueError(message)
+
+
+def _check_activation(model_name: str, tag: str, trained_with: bool, built_with: bool) -> None:
+    """Warn as open_clip does: these weights fit in shape, but their features are worse."""
+    if trained_with == built_with:
+        return
+    other = f'{model_name}-quickgelu' if trained_with else model_name.removesuffix('-quickgelu')
+    names = ('GELU', 'QuickGELU')
+    warnings.warn(
+        f'The weights {tag!r} were trained with {names[trained_with]}, but {model_name} is built '
+        f'with {names[built_with]}'
+        + (f'; use model_name={other!r}.' if other in open_clip.list_models() else '.'),
+        stacklevel=2,
+    )
+
+
+def _read_state_dict(path: str) -> dict[str, Tensor]:
+    checkpoint: Any
+    try:
+        if path.endswith('.safetensors'):
+            checkpoint = load_file(path)
+        else:
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f'{path} is not a checkpoint of plain tensors, and nothing else is loaded, because it '
+            'could run code. Save the state dict of a model you trust with torch.save or '
+            f'safetensors. (The reader says: {error})'
+        ) from error
+    if isinstance(checkpoint, dict):
+        checkpoint = checkpoint.get('state_dict', checkpoint)
+    tensors = {}
+    if isinstance(checkpoint, dict):
+        tensors = {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f'{path} holds no state dict, neither at its top nor under "state_dict".')
+    if all(key.startswith('module.') for key in tensors):  # saved from DistributedDataParallel
+        tensors = {key.removeprefix('module.'): value for key, value in tensors.items()}
+    return tensors
+
+
+def _text_entries(
+    state_dict: dict[str, Tensor], tower: nn.Module
+) -> tuple[dict[str, Tensor], Counter[str]]:
+    """Entries of the text tower by their names in it, and the number of others for each part.
+
+    open_clip's models have their text tower under ``text.``, or spread at the top.
+    """
+    if any(key.startswith('text.') for key in state_dict):
+        mine = {key: key.removeprefix('text.') for key in state_dict if key.startswith('text.')}
+    else:
+        parts = {key.split('.')[0] for key in tower.state_dict()}
+        mine = {key: key for key in state_dict if key.split('.')[0] in parts}
+    others = Counter(key.split('.')[0] for key in state_dict if key not in mine)
+    weights = {name: state_dict[key] for key, name in mine.items() if name != POSITION_IDS}
+    return weights, others
+
+
+def _check_entries(
+    given: dict[str, Tensor], expected: dict[str, Tensor], tower: str, path: str
+) -> None:
+    shapes = [
+        f'{name} is {tuple(given[name].shape)} instead of {tuple(expected[name].shape)}'
+        for name in expected
+        if name in given and given[name].shape != expected[name].shape
+    ]
+    faults = {
+        'missing': [name for name in expected if name not in given],
+        'unknown': [name for name in given if name not in expected],
+        'of another shape': shapes,
+    }
+    listed = '; '.join(
+        f'{len(names)} {fault}: {", ".join(names[:MAX_LISTED_ENTRIES])}'
+        + (', ...' if len(names) > MAX_LISTED_ENTRIES else '')
+        for fault, names in faults.items()
+        if names
+    )
+    if listed:
+        raise ValueError(
+            f'{path} does not fit {tower}; entries {listed}. Is it a checkpoint of this '
+            'architecture, saved by open_clip?'
+        )
