@@ -21,8 +21,8 @@ class PGSegDataPreProcessor(BaseDataPreprocessor):
         mean: Mean of the R, G and B channel, on the scale of 0 to 255.
         std: Standard deviation of the R, G and B channel, on the same scale.
         bgr_to_rgb: Whether the images come in as BGR, as mmcv loads them.
-        trim_text: Whether to cut the padding behind the batch's longest text: columns of nothing but
-            zeros, which a text encoder can restore. The length kept is a multiple of 8, so that
+        trim_text: Whether to cut the padding behind the batch's longest text: columns of nothing
+            but zeros, which a text encoder can restore. The length kept is a multiple of 8, so that
             the shapes of successive batches seldom differ.
         non_blocking: Whether to copy pinned memory to the device asynchronously.
 

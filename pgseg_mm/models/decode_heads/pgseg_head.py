@@ -86,6 +86,7 @@ class PGSegHead(BaseDecodeHead):
             )
         self.background_threshold = background_threshold
         self.top_classes = top_classes
+        self.text_channels = text_channels
         self.image_projector = ProjectionMLP(in_channels, channels, hidden_channels)
         self.text_projector = (
             None

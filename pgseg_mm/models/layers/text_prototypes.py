@@ -47,6 +47,7 @@ class TextPrototypes(nn.Module):
     ) -> None:
         super().__init__()
         self.loss_weight = loss_weight
+        self.text_dims = text_dims
         self.prototypes = NonLearnablePrototypes(num_prototypes, text_dims, momentum, num_iters)
         self.projection = ProjectionMLP(embed_dims, text_dims, hidden_channels)
 

@@ -46,7 +46,8 @@ class PGSeg(BaseSegmentor):
         init_cfg: Config of mmengine's weight initialisation.
 
     Raises:
-        ValueError: If ``test_cfg`` is incomplete or vocabulary or templates are faulty.
+        ValueError: If ``test_cfg`` is incomplete, vocabulary or templates are faulty, or the head
+            expects other widths of texts than the text encoder gives.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class PGSeg(BaseSegmentor):
         self.backbone = MODELS.build(backbone)
         self.text_encoder = MODELS.build(text_encoder)
         self.decode_head = MODELS.build(decode_head)
+        self._check_text_widths()
         self.align_corners = self.decode_head.align_corners
         self.templates = get_templates(templates)
         self.train_cfg = train_cfg
@@ -76,6 +78,23 @@ class PGSeg(BaseSegmentor):
         self._embedded: tuple | None = None
         if vocabulary is not None:
             self.set_vocabulary(vocabulary)
+
+    def _check_text_widths(self) -> None:
+        head, encoder = self.decode_head, self.text_encoder
+        for name, expected, width, what in (
+            ('text_channels', head.text_channels, encoder.embed_dims, 'embeddings of texts'),
+            (
+                'text_prototypes.text_dims',
+                getattr(head.text_prototypes, 'text_dims', None),
+                encoder.token_dims,
+                'features of tokens',
+            ),
+        ):
+            if expected not in (None, width):
+                raise ValueError(
+                    f'decode_head.{name} is {expected}, but the {what} that '
+                    f'{type(encoder).__name__} makes are {width} wide; set {name}={width}'
+                )
 
     @property
     def num_classes(self) -> int:

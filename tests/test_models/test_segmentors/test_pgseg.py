@@ -70,6 +70,21 @@ def test_matching_goes_on_while_the_text_is_encoded_and_is_waited_for_once(monke
     assert events == ['match', 'match', 'text', 'match', 'contrast', 'wait', 'wait', 'wait']
 
 
+@pytest.mark.parametrize(
+    ('head', 'advice'),
+    [
+        ({'text_channels': 60}, 'set text_channels=64'),
+        (
+            {'text_prototypes': {'type': 'TextPrototypes', 'text_dims': 60}},
+            'set text_prototypes.text_dims=64',
+        ),
+    ],
+)
+def test_refuses_widths_that_the_text_encoder_does_not_have(head, advice):
+    with pytest.raises(ValueError, match=advice):
+        tiny_model(decode_head={**tiny_model_cfg()['decode_head'], **head})
+
+
 def test_text_prototypes_need_npr():
     with pytest.raises(ValueError, match='needs loss_npr'):
         tiny_model(decode_head=with_text_prototypes(loss_npr=None))
