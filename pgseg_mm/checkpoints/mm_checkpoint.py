@@ -1,0 +1,126 @@
+"""This project's own checkpoints: what converted ones carry, and what trained ones tell."""
+
+import ast
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..version import __version__
+from .architecture import Architecture, infer_architecture
+from .conversion import Conversion
+from .errors import CheckpointError
+from .loading import Checkpoint, write_atomically
+from .release import check_origin
+
+META_KEY = 'pgseg_mm'
+"""Where a converted checkpoint's meta says what it was made from."""
+
+
+def save_mm(path: str | Path, conversion: Conversion, source: str, keys: list[str]) -> None:
+    """Write a converted checkpoint as mmengine loads it.
+
+    Args:
+        path: File to write.
+        conversion: Our state dict and what goes with it.
+        source: Name of the file that it was made from.
+        keys: Names in that file, in its order.
+    """
+    origin = {
+        'version': __version__,
+        'source': source,
+        'architecture': conversion.architecture.as_dict(),
+        'inert': conversion.inert,
+        'keys': keys,
+    }
+    content = {'state_dict': conversion.state_dict, 'meta': {META_KEY: origin}}
+    write_atomically(path, lambda temporary: torch.save(content, temporary))
+
+
+def origin_of(checkpoint: Checkpoint) -> tuple[dict[str, Tensor] | None, list[str]]:
+    """Inert entries and the order of names that a converted checkpoint carries.
+
+    Returns:
+        The entries, ``None`` if the checkpoint was not made by a converter, and the names.
+    """
+    origin = _mapping(_mapping(checkpoint.extras.get('meta')).get(META_KEY))
+    inert, keys = origin.get('inert'), origin.get('keys')
+    if not isinstance(inert, Mapping) or not all(isinstance(v, Tensor) for v in inert.values()):
+        return None, []
+    return dict(inert), [k for k in keys if isinstance(k, str)] if isinstance(keys, list) else []
+
+
+def architecture_of(checkpoint: Checkpoint) -> tuple[Architecture, str]:
+    """Architecture of one of our checkpoints.
+
+    Sizes are those of its weights. What weights do not tell, such as heads, is taken from what the
+    converter noted, or from the config that MMEngine's Runner saved as text; the text is not run.
+
+    Returns:
+        The architecture, and where the heads are from, in words.
+
+    Raises:
+        CheckpointError: If it is the checkpoint of something else.
+    """
+    check_origin(checkpoint.state_dict, 'mm')
+
+    def shape_of(name: str) -> tuple[int, ...] | None:
+        value = checkpoint.state_dict.get(name)
+        return None if value is None else tuple(value.shape)
+
+    meta = _mapping(checkpoint.extras.get('meta'))
+    noted = Architecture.from_dict(_mapping(meta.get(META_KEY)).get('architecture'))
+    if noted is not None:
+        told = infer_architecture(shape_of, noted.num_heads, noted.text_heads, noted.img_size)
+        return replace(told, assign_scale=noted.assign_scale), 'as the converter noted'
+    model = _mapping(_literal_assignment(meta.get('cfg'), 'model'))
+    backbone = _mapping(model.get('backbone'))
+    if not backbone:
+        return infer_architecture(shape_of), 'taken as width / 64: weights do not tell them'
+    stages = len(infer_architecture(shape_of, img_size=(1, 1)).depths)
+    heads, size = backbone.get('num_heads', 6), backbone.get('img_size')
+    text_heads = _mapping(model.get('text_encoder')).get('num_heads')
+    told = infer_architecture(
+        shape_of,
+        [heads] * stages if isinstance(heads, int) else heads,
+        text_heads if isinstance(text_heads, int) else None,
+        tuple(size) if isinstance(size, (list, tuple)) and len(size) == 2 else None,
+    )
+    scale = backbone.get('assign_scale', 1)
+    if not isinstance(scale, (int, float)):
+        raise CheckpointError(f'assign_scale must be a number, got {scale!r}')
+    return replace(told, assign_scale=float(scale)), "from the checkpoint's config"
+
+
+def _mapping(value: Any) -> Mapping:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _literal_assignment(text: Any, name: str) -> Any:
+    """What the last ``name = ...`` in a config's text assigns, if it is made of literals."""
+    try:
+        body = ast.parse(text).body
+        for statement in reversed(body):
+            if isinstance(statement, ast.Assign) and any(
+                isinstance(target, ast.Name) and target.id == name for target in statement.targets
+            ):
+                return _literal(statement.value)
+    except (TypeError, ValueError, SyntaxError, RecursionError):
+        return None  # no text, or one that only running it would understand
+    return None
+
+
+def _literal(node: ast.expr) -> Any:
+    """Value of literals and ``dict(...)`` calls of them."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
+        result = dict(*map(_literal, node.args))
+        return result | {str(item.arg): _literal(item.value) for item in node.keywords}
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        keys = [_literal(key) for key in node.keys if key is not None]
+        return dict(zip(keys, map(_literal, node.values), strict=True))
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_literal(item) for item in node.elts]
+    return ast.literal_eval(node)

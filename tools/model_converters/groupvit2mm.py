@@ -1,0 +1,8 @@
+"""Convert a checkpoint of GroupViT's release into one of this project."""
+
+import sys
+
+from pgseg_mm.checkpoints.cli import convert, from_release
+
+if __name__ == '__main__':
+    sys.exit(convert(from_release(prototypes=False), __doc__))
