@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModule
+from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from torch import nn
 
@@ -253,7 +254,8 @@ def model_of_config(path: str) -> tuple[BaseModule, Architecture]:
     cfg = Config.fromfile(path)
     if 'model' not in cfg:
         raise CheckpointError(f'{path} has no model')
-    with torch.random.fork_rng(devices=[]):
+    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmseg')
+    with torch.random.fork_rng(devices=[]), scope:
         model = MODELS.build(cfg.model)
     shapes = shapes_of(model)
     try:
@@ -265,7 +267,7 @@ def model_of_config(path: str) -> tuple[BaseModule, Architecture]:
         raise CheckpointError(
             f'the model of {path} is no PGSeg: it has no PGSegViT as its backbone'
         ) from error
-    text_blocks = getattr(model.text_encoder, 'blocks', None)
+    text_blocks = getattr(getattr(model, 'text_encoder', None), 'blocks', None)
     side = backbone.patch_size
     architecture = infer_architecture(
         shapes.get,

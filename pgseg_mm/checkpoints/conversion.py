@@ -31,7 +31,7 @@ class Report:
     mismatched: list[tuple[str, Shape, Shape]] = field(default_factory=list)
     """Name, shape found, shape expected."""
     inert: list[str] = field(default_factory=list)
-    """Known entries that play no part in the model; they travel in the checkpoint's meta."""
+    """Known entries, by the release's names, that play no part; they travel in the meta."""
     training_only: list[str] = field(default_factory=list)
     """Known entries that serve training here and have no place in the other code base."""
     added: list[str] = field(default_factory=list)

@@ -108,7 +108,7 @@ def _literal_assignment(text: Any, name: str) -> Any:
                 isinstance(target, ast.Name) and target.id == name for target in statement.targets
             ):
                 return _literal(statement.value)
-    except (TypeError, ValueError, SyntaxError, RecursionError):
+    except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError):
         return None  # no text, or one that only running it would understand
     return None
 

@@ -107,6 +107,8 @@ def mm_to_release(
     if inert is None:
         inert = _fresh_inert(architecture)
         report.added = [name for name in inert if name not in result]
+    else:
+        report.inert = list(inert)
     result = {**inert, **result}
     position = {name: i for i, name in enumerate(order)}
     names = sorted(result, key=lambda name: position.get(name, len(position)))

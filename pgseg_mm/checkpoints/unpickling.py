@@ -119,7 +119,8 @@ class InertUnpickler(pickle._Unpickler):
 
     def _load_inst(self) -> None:
         module, name = (self.readline()[:-1].decode('ascii') for _ in range(2))  # type: ignore[attr-defined]
-        self.stack.append(self._call(self.find_class(module, name), tuple(self._pop_mark())))
+        args = tuple(self._pop_mark())
+        self.stack.append(self._call(self.find_class(module, name), args))
 
     def _load_obj(self) -> None:
         cls, *args = self._pop_mark()

@@ -137,7 +137,8 @@ REFUSED = {
     'a module by persistent id': b'\x80\x02(X\x06\x00\x00\x00modulecevil\nType\nX\x01\x00\x00\x00fX'
     b'\x01\x00\x00\x00stQ.',
     'an extension code': b'\x80\x02\x82\x01.',
-    'a codec': b'\x80\x02cevil\nType\n0c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.',
+    'a codec': b'\x80\x02cevil\nType\n0c_codecs\nencode\n'
+    b'X\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.',
     'no arguments': b'\x80\x02ccollections\nOrderedDict\nNR.',
     'elements of a tensor type': b'\x80\x02' + REBUILD + b'K\x01a.',
     'items of a tensor type': b'\x80\x02' + REBUILD + b'K\x01K\x02s.',
