@@ -185,14 +185,7 @@ def infer_architecture(
     text_dims = size('text_encoder.positional_embedding', 1, PUBLISHED.text_dims)
     hidden = size('decode_head.image_projector.fc1.weight', 0, PUBLISHED.hidden_channels)
     layers = _count(shape_of, 'text_encoder.blocks.{}.norm1.weight')
-    for known in (num_heads or (), (text_heads or 1,), img_size or ()):
-        if not all(type(number) is int and number > 0 for number in known):
-            raise CheckpointError(f'heads and sizes must be positive numbers, got {known}')
-    if num_heads is not None and len(num_heads) != len(depths):
-        raise CheckpointError(
-            f'heads for {len(num_heads)} stages are known, {tuple(num_heads)}, but the checkpoint '
-            f'has {len(depths)} stages'
-        )
+    _check_known(len(depths), num_heads, text_heads, img_size)
     return Architecture(
         img_size=img_size or _square_image(size('backbone.pos_embed', 1, 196), patch),
         patch_size=patch,
@@ -205,7 +198,7 @@ def infer_architecture(
             size(f'{s}.grouping.mlp_inter.fc2.weight', 0, count)
             for s, count in zip(stages[:-1], tokens, strict=False)
         ),
-        mlp_ratio=size(f'{stages[0]}.blocks.0.mlp.fc1.weight', 0, 4 * dims[0]) / dims[0],
+        mlp_ratio=size(f'{stages[0]}.blocks.0.mlp.fc1.weight', 0, 4 * dims[0]) / max(dims[0], 1),
         prototypes=any(shape_of(f'{s}.prototypes.mu') is not None for s in stages),
         prototype_channels=size(f'{stages[0]}.reconstruction.fc1.weight', 0, hidden),
         vocab_size=size('text_encoder.token_embedding.weight', 0, PUBLISHED.vocab_size),
@@ -216,6 +209,22 @@ def infer_architecture(
         output_dims=size('decode_head.image_projector.fc2.weight', 0, PUBLISHED.output_dims),
         hidden_channels=hidden,
     )
+
+
+def _check_known(
+    num_stages: int,
+    num_heads: Sequence[int] | None,
+    text_heads: int | None,
+    img_size: tuple[int, int] | None,
+) -> None:
+    for known in (num_heads or (), (text_heads or 1,), img_size or ()):
+        if not all(type(number) is int and number > 0 for number in known):
+            raise CheckpointError(f'heads and sizes must be positive numbers, got {known}')
+    if num_heads is not None and len(num_heads) != num_stages:
+        raise CheckpointError(
+            f'heads for {len(num_heads)} stages are known, {tuple(num_heads)}, but the checkpoint '
+            f'has {num_stages} stages'
+        )
 
 
 def _count(shape_of: Callable[[str], Shape | None], pattern: str) -> int:
