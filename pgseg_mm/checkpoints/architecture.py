@@ -11,7 +11,7 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from torch import nn
 
-from .errors import CheckpointError
+from pgseg_mm.utils.loading import CheckpointError
 
 Shape = tuple[int, ...]
 

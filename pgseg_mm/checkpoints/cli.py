@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
+from pgseg_mm.utils.loading import Checkpoint, CheckpointError, load_checkpoint, write_atomically
+
 from .architecture import PUBLISHED, Architecture, model_of_config
 from .conversion import Conversion
-from .errors import CheckpointError
 from .hugging_face import (
     hugging_face_to_mm,
     load_hugging_face,
     mm_to_hugging_face,
     save_hugging_face,
 )
-from .loading import Checkpoint, load_checkpoint, write_atomically
 from .mm_checkpoint import architecture_of, origin_of, save_mm
 from .release import mm_to_release, release_to_mm
 from .release_config import heads_of_release_config

@@ -8,16 +8,17 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .architecture import Architecture, infer_architecture, model_shapes, shapes_of
-from .conversion import Conversion, join, link_all, split
-from .errors import CheckpointError
-from .loading import (
+from pgseg_mm.utils.loading import (
     Checkpoint,
+    CheckpointError,
     check_state_dict,
     load_checkpoint,
     load_file_safely,
     write_atomically,
 )
+
+from .architecture import Architecture, infer_architecture, model_shapes, shapes_of
+from .conversion import Conversion, join, link_all, split
 from .names import hugging_face_names
 from .release import check_origin, fold_assign_scale, folded_note
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pgseg_mm.utils.loading import Checkpoint, CheckpointError, write_atomically
+
 from ..version import __version__
 from .architecture import Architecture, infer_architecture
 from .conversion import Conversion
-from .errors import CheckpointError
-from .loading import Checkpoint, write_atomically
 from .release import check_origin
 
 META_KEY = 'pgseg_mm'

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pgseg_mm.utils.loading import CheckpointError
+
 from ..models.layers import ProjectionMLP
 from .architecture import Architecture, Shape, infer_architecture, model_shapes, shapes_of
 from .conversion import Conversion, Link, join, link_all, split
-from .errors import CheckpointError
 from .names import release_name, release_names
 
 INERT = re.compile(r'img_encoder\.mapping_text\.|text_encoder\.Atten\.mu$')

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.utils.unpickling import ForeignObject
+
 from .architecture import Architecture, default_heads
-from .errors import CheckpointError
-from .unpickling import ForeignObject
 
 _ANY = object()
 # Settings of the model: None where a value is read, else the only values that this project has.

@@ -1,4 +1,4 @@
-"""Words and prompts; the modules ``dist`` and ``launch`` serve several ranks."""
+"""Words and prompts; `dist` and `launch` serve several ranks, `loading` reads checkpoints."""
 
 from .templates import PROMPT_TEMPLATES, get_templates
 from .tokenizer import tokenize

@@ -8,12 +8,13 @@ import torch
 from transformers import GroupViTConfig, GroupViTModel
 
 from checkpoint_zoo import GROUPVIT, THREE_STAGES, TWO_STAGES
-from pgseg_mm.checkpoints import CheckpointError, hugging_face_to_mm, mm_to_hugging_face
+from pgseg_mm.checkpoints import hugging_face_to_mm, mm_to_hugging_face
 from pgseg_mm.checkpoints.hugging_face import (
     hugging_face_config,
     load_hugging_face,
     save_hugging_face,
 )
+from pgseg_mm.utils.loading import CheckpointError
 
 # shapes of the published model, fewer blocks and narrower projectors
 VISION = {'image_size': 224, 'depths': [2, 1, 1], 'num_hidden_layers': 4}

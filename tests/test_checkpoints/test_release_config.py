@@ -2,13 +2,14 @@
 
 import pytest
 
-from pgseg_mm.checkpoints import PUBLISHED, CheckpointError
+from pgseg_mm.checkpoints import PUBLISHED
 from pgseg_mm.checkpoints.release_config import (
     architecture_of_release_config,
     heads_of_release_config,
     plain_config,
 )
-from pgseg_mm.checkpoints.unpickling import ForeignObject
+from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.utils.unpickling import ForeignObject
 
 
 def foreign(name, state):

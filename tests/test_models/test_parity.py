@@ -15,7 +15,8 @@ import torch
 import check_parity
 import parity_rules
 from checkpoint_zoo import ARCHITECTURES, THREE_STAGES
-from pgseg_mm.checkpoints import Architecture, CheckpointError
+from pgseg_mm.checkpoints import Architecture
+from pgseg_mm.utils.loading import CheckpointError
 
 TOOL = Path(check_parity.__file__)
 FILE = Path(__file__).parents[1] / 'data' / 'parity' / 'pgseg_tiny.npz'

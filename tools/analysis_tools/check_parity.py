@@ -19,8 +19,9 @@ from mmengine.utils import to_2tuple
 from torch import Tensor
 
 import parity_rules
-from pgseg_mm.checkpoints import CheckpointError, release_shapes, release_to_mm
+from pgseg_mm.checkpoints import release_shapes, release_to_mm
 from pgseg_mm.checkpoints.release_config import architecture_of_release_config
+from pgseg_mm.utils.loading import CheckpointError
 
 META = {
     'config',

@@ -1,15 +1,12 @@
 import os
-import pickle
 import warnings
 from collections import Counter
-from typing import Any
 
 import open_clip
-import torch
 from mmengine.logging import print_log
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from pgseg_mm.utils.loading import load_checkpoint
 
 MAX_LISTED_ENTRIES = 5
 POSITION_IDS = 'transformer.embeddings.position_ids'
@@ -31,12 +28,12 @@ def load_text_tower(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The tag is unknown, the file is not a state dict of plain tensors, or its
-            entries do not fit the tower.
+        ValueError: The tag is unknown, the file holds no state dict of tensors, or its entries do
+            not fit the tower.
         RuntimeError: The weights of a tag cannot be downloaded.
     """
     path = _find_checkpoint(model_name, pretrained, quick_gelu)
-    weights, others = _text_entries(_read_state_dict(path), tower)
+    weights, others = _text_entries(load_checkpoint(path).state_dict, tower)
     _check_entries(weights, tower.state_dict(), f'the text tower of {model_name}', path)
     tower.load_state_dict(weights)
     left_out = ', '.join(f'{part} ({count})' for part, count in others.items()) or 'none'
@@ -82,31 +79,6 @@ def _check_activation(model_name: str, tag: str, trained_with: bool, built_with:
         + (f'; use model_name={other!r}.' if other in open_clip.list_models() else '.'),
         stacklevel=2,
     )
-
-
-def _read_state_dict(path: str) -> dict[str, Tensor]:
-    checkpoint: Any
-    try:
-        if path.endswith('.safetensors'):
-            checkpoint = load_file(path)
-        else:
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f'{path} is not a checkpoint of plain tensors, and nothing else is loaded, because it '
-            'could run code. Save the state dict of a model you trust with torch.save or '
-            f'safetensors. (The reader says: {error})'
-        ) from error
-    if isinstance(checkpoint, dict):
-        checkpoint = checkpoint.get('state_dict', checkpoint)
-    tensors = {}
-    if isinstance(checkpoint, dict):
-        tensors = {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise ValueError(f'{path} holds no state dict, neither at its top nor under "state_dict".')
-    if all(key.startswith('module.') for key in tensors):  # saved from DistributedDataParallel
-        tensors = {key.removeprefix('module.'): value for key, value in tensors.items()}
-    return tensors
 
 
 def _text_entries(

@@ -11,11 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .errors import CheckpointError
 from .unpickling import ForeignObject, inert_pickle_module
 
 STATE_DICT_KEYS = ('state_dict', 'model')
 """Where checkpoints keep their state dict, mmengine's first."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read, or is not what was expected."""
 
 
 class LoadedFile(NamedTuple):
