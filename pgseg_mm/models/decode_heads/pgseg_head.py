@@ -307,7 +307,7 @@ class PGSegHead(BaseDecodeHead):
             mode='bilinear',
             align_corners=self.align_corners,
         )
-        return assignment.argmax(dim=1)
+        return assignment.max(dim=1).indices
 
     def predict(
         self, inputs: GroupFeatures, batch_img_metas: list[dict], test_cfg: dict | None

@@ -40,7 +40,6 @@ SIZES = [
 @pytest.mark.parametrize(('size', 'window', 'stride'), SIZES)
 @pytest.mark.parametrize('output', [(40, 56), (33, 47), (100, 80)])
 def test_equals_dense_scores(size, window, stride, output, monkeypatch):
-    monkeypatch.setattr(stitching, 'BAND_PIXELS', 500)
     monkeypatch.setattr(stitching, 'SCORE_ELEMENTS', 200)
     windows, groups, scores = random_image(size, window, stride)
     dense = dense_average(size, windows, groups, scores)
@@ -55,6 +54,33 @@ def test_single_noisy_pixels_equal_dense_scores():
     index = torch.randint(6, (30, 40), generator=torch.Generator().manual_seed(1))
     scores = StitchedScores(torch.rand(6, 9), index)
     assert torch.equal(scores.class_map((47, 31)), scores.logits((47, 31)).argmax(0))
+
+
+def test_a_class_that_is_best_in_no_row_wins_in_a_mixture():
+    """Between rows 0 and 1 the compromise, class 2, is the best one."""
+    table = torch.tensor([[0.6, 0.0, 0.5, 0.0], [0.0, 0.6, 0.5, 0.0]])
+    scores = StitchedScores(table, torch.tensor([[0, 1], [0, 1]]))
+    assert scores.class_map((2, 2)).tolist() == [[0, 1], [0, 1]]
+    assert scores.class_map((2, 6)).tolist() == [[0, 0, 2, 2, 1, 1]] * 2
+
+
+def test_pixels_with_equal_scores_take_the_first_class():
+    scores = StitchedScores(torch.full((2, 3), 0.25), torch.tensor([[0, 1], [1, 0]]))
+    assert not scores.class_map((5, 5)).any()
+
+
+def test_classes_without_any_score_are_never_mixed(monkeypatch):
+    """Two admitted classes of 171: chunks hold as many more pixels."""
+    table = torch.zeros(2, 171)
+    table[0, 5], table[1, 170] = 0.9, 0.6
+    mixed = []
+    mix = StitchedScores._mix
+    monkeypatch.setattr(
+        StitchedScores, '_mix', lambda self, *args: mixed.append(mix(self, *args)) or mixed[-1]
+    )
+    scores = StitchedScores(table, torch.tensor([[0, 0, 1], [0, 1, 1]]))
+    assert torch.equal(scores.class_map((7, 9)), scores.logits((7, 9)).argmax(0))
+    assert [part.shape[1] for part in mixed] == [3]
 
 
 def test_flip_mirrors_pixels():
