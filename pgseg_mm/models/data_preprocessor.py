@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from mmengine.model import BaseDataPreprocessor
 from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 from torch import Tensor
+
+from pgseg_mm.utils.images import check_finite
 
 TOKEN_STEP = 8
 
@@ -70,13 +73,14 @@ class PGSegDataPreProcessor(BaseDataPreprocessor):
 
         Raises:
             KeyError: ``data`` has no ``inputs``.
-            ValueError: The batch is empty, an image does not have three channels, or the sizes
-                differ in training.
+            ValueError: The batch is empty, an image does not have three channels, an image of
+                floating-point type in host memory has NaN or infinite values, or the sizes differ
+                in training.
         """
         if 'inputs' not in data:
             raise KeyError(f"The batch has no 'inputs', only {sorted(data)}.")
         data = dict(data)
-        self._check_images(data['inputs'], training)
+        self._check_images(data['inputs'], data.get('data_samples'), training)
         if 'tokens' in data:
             data['tokens'] = self._stack_tokens(data['tokens'])
         data = self.cast_data(data)
@@ -84,7 +88,12 @@ class PGSegDataPreProcessor(BaseDataPreprocessor):
         data.setdefault('data_samples', None)
         return data
 
-    def _check_images(self, images: Tensor | Sequence[Tensor], training: bool) -> None:
+    def _check_images(
+        self,
+        images: Tensor | Sequence[Tensor],
+        data_samples: Sequence[SegDataSample] | None,
+        training: bool,
+    ) -> None:
         if len(images) == 0:
             raise ValueError('The batch holds no image; expected at least one.')
         if isinstance(images, Tensor):
@@ -103,6 +112,9 @@ class PGSegDataPreProcessor(BaseDataPreprocessor):
                 f'The images of a training batch have different sizes (H, W): {sizes}; add a '
                 'transform such as mmpretrain.RandomResizedCrop that brings them to one size.'
             )
+        # Only on the host: reading values from a device would wait for it at every step.
+        if images[0].device.type == 'cpu':
+            check_finite(images, data_samples)
 
     def _stack_tokens(self, tokens: Tensor | Sequence[Tensor]) -> Tensor:
         # Before the move to the device: reading the longest length there would wait for the GPU.

@@ -135,6 +135,27 @@ def test_mean_and_std_need_three_positive_values():
         PGSegDataPreProcessor(MEAN, [1.0, 0.0, 1.0])
 
 
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_images_that_are_not_finite_are_refused(preprocessor, value, training):
+    images = torch.rand(2, 3, 4, 6)
+    images[1, 0, 3, 5] = value
+
+    with pytest.raises(ValueError, match='infinite values in image 1 of the batch'):
+        preprocessor(dict(inputs=images), training=training)
+    samples = [SegDataSample(metainfo=dict(img_path=path)) for path in ('a.jpg', 'b.jpg')]
+    with pytest.raises(ValueError, match=r'in image 1 \(b\.jpg\) of the batch'):
+        preprocessor(dict(inputs=list(images), data_samples=samples), training=training)
+
+
+def test_values_are_read_on_the_host_only(preprocessor):
+    """No device is waited for; tensors of the meta device have no values to be read."""
+    preprocessor.to('meta')
+
+    assert preprocessor(dict(inputs=torch.rand(2, 3, 4, 6, device='meta')))['inputs'].is_meta
+    assert preprocessor(dict(inputs=torch.rand(2, 3, 4, 6)))['inputs'].is_meta
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_a_batch_is_moved_to_the_models_device(preprocessor):
     batch = preprocessor.cuda()(pseudo_collate([sample(), sample()]), training=True)

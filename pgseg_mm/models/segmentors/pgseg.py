@@ -13,6 +13,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from pgseg_mm.utils.dist import all_reduce_sum
+from pgseg_mm.utils.images import check_finite
 from pgseg_mm.utils.templates import get_templates
 from pgseg_mm.utils.vocabulary import Vocabulary
 
@@ -244,10 +245,12 @@ class PGSeg(BaseSegmentor):
             ``test_cfg`` asks for them.
 
         Raises:
+            ValueError: If an image has NaN or infinite values.
             RuntimeError: If no vocabulary is known.
         """
         if data_samples is None:
             data_samples = [SegDataSample() for _ in inputs]
+        check_finite(inputs, data_samples)
         self._embed_vocabulary()
         images = [
             _without_padding(image, sample.metainfo)
