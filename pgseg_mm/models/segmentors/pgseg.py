@@ -24,6 +24,8 @@ from .stitching import StitchedScores, stitch
 
 PROMPT_BATCH = 512
 """Prompts that are embedded at a time."""
+WINDOW_BATCH = 8
+"""Windows that are encoded at a time."""
 
 
 @MODELS.register_module()
@@ -42,7 +44,9 @@ class PGSeg(BaseSegmentor):
         templates: Name of a set of prompt templates, or templates with one ``{}`` each.
         train_cfg: Unused; mmseg's tools set it.
         test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` in pixels;
-            ``seg_logits=True`` adds dense class scores to the results.
+            ``seg_logits=True`` adds dense class scores to the results. ``window_batch_size`` is the
+            number of windows, of all images, that go through the encoder at a time, and bounds the
+            memory: 8 by default with ``'slide'``, ``None`` (all) with ``'whole'``.
         pretrained: Deprecated name of a checkpoint; use ``init_cfg``.
         init_cfg: Config of mmengine's weight initialisation.
 
@@ -233,7 +237,8 @@ class PGSeg(BaseSegmentor):
     ) -> list[SegDataSample]:
         """Segment images by the vocabulary (METHOD 4).
 
-        All windows of one size, of all images, go through the encoder in one batch.
+        Windows of one size, of all images, go through the encoder in batches of
+        ``window_batch_size``.
 
         Args:
             inputs: (B, 3, H, W), or B images (3, H, W) of any sizes.
@@ -275,11 +280,17 @@ class PGSeg(BaseSegmentor):
                 by_size[window.size].append((i, j))
         groups: dict[tuple[int, int], Tensor] = {}
         scores: dict[tuple[int, int], Tensor] = {}
+        default = WINDOW_BATCH if self.test_cfg['mode'] == 'slide' else None
         for size, places in by_size.items():
-            batch = torch.stack([_crop(images[i], windows[i][j]) for i, j in places])
-            features = self.extract_feat(batch)
-            groups.update(zip(places, self.decode_head.assign_pixels(features, size), strict=True))
-            scores.update(zip(places, self.decode_head.classify_groups(features), strict=True))
+            step = self.test_cfg.get('window_batch_size', default) or len(places)
+            for start in range(0, len(places), step):
+                chunk = places[start : start + step]
+                features = self.extract_feat(
+                    torch.stack([_crop(images[i], windows[i][j]) for i, j in chunk])
+                )
+                assigned = self.decode_head.assign_pixels(features, size)
+                groups.update(zip(chunk, assigned, strict=True))
+                scores.update(zip(chunk, self.decode_head.classify_groups(features), strict=True))
         return [
             stitch(
                 (image.shape[-2], image.shape[-1]),
@@ -364,6 +375,11 @@ def _check_test_cfg(test_cfg: dict | None) -> dict:
         raise ValueError(f"test_cfg mode must be 'whole' or 'slide', got {mode!r}")
     if mode == 'slide' and not {'crop_size', 'stride'} <= cfg.keys():
         raise ValueError("test_cfg mode='slide' needs crop_size and stride, in pixels")
+    size = cfg.get('window_batch_size')
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise ValueError(
+            f'test_cfg window_batch_size must be None or an integer of at least 1, got {size!r}'
+        )
     return cfg
 
 

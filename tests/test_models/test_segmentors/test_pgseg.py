@@ -211,17 +211,55 @@ def test_dense_scores_on_request_agree_with_the_classes():
     assert torch.equal(out.seg_logits.data.argmax(0), out.pred_sem_seg.data[0])
 
 
-def test_all_windows_of_all_images_in_one_batch():
-    model = tiny_model(
-        vocabulary=CLASSES, test_cfg=dict(mode='slide', crop_size=32, stride=(16, 16))
-    )
+SLIDE = dict(mode='slide', crop_size=32, stride=(16, 16), seg_logits=True)
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'batches'),
+    [({}, [8, 4]), ({'window_batch_size': 5}, [5, 5, 2]), ({'window_batch_size': None}, [12])],
+)
+def test_windows_of_all_images_go_through_in_batches(cfg, batches):
+    model = tiny_model(vocabulary=CLASSES, test_cfg=dict(SLIDE, **cfg))
     sizes = []
     model.backbone.register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape)))
     images = torch.rand(2, 3, 40, 56)
-    together = classes_of(model.predict(images))
-    assert sizes == [(2 * 2 * 3, 3, 32, 32)]
-    alone = [classes_of(model.predict(image[None]))[0] for image in images]
-    assert all(map(torch.equal, together, alone))
+    together = model.predict(images)
+    assert sizes == [(batch, 3, 32, 32) for batch in batches]
+    model.test_cfg['window_batch_size'] = 1
+    for sample, image in zip(together, images, strict=True):
+        alone = model.predict(image[None])[0]
+        torch.testing.assert_close(alone.seg_logits.data, sample.seg_logits.data)
+        assert torch.equal(alone.pred_sem_seg.data, sample.pred_sem_seg.data)
+
+
+def test_whole_images_stay_one_batch():
+    model = tiny_model(vocabulary=CLASSES)
+    sizes = []
+    model.backbone.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    model.predict(torch.rand(11, 3, 32, 32))
+    assert sizes == [11]
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize('as_list', [False, True])
+def test_refuses_images_that_are_not_finite(value, as_list):
+    model = tiny_model(vocabulary=CLASSES)
+    images = torch.rand(3, 3, 32, 48)
+    images[1, 2, 31, 47] = value
+    samples = [sample(img_path=f'folder/{name}.jpg') for name in 'abc']
+    with pytest.raises(ValueError, match=r'infinite values in image 1 \(folder/b\.jpg\) of'):
+        model.predict(list(images) if as_list else images, samples)
+    assert not any('pred_sem_seg' in each for each in samples)
+    images[0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match='in image 0, 1 of the batch'):
+        model.predict(list(images) if as_list else images)
+
+
+def test_a_test_step_refuses_images_that_are_not_finite():
+    images = [torch.rand(3, 32, 32), torch.full((3, 32, 40), float('nan'))]
+    batch = dict(inputs=images, data_samples=[sample(), sample(img_path='b.jpg')])
+    with pytest.raises(ValueError, match=r'image 1 \(b\.jpg\)'):
+        tiny_model(vocabulary=CLASSES).test_step(batch)
 
 
 def test_images_of_several_sizes_as_a_list():
@@ -349,7 +387,15 @@ def test_refuses_training_without_captions():
         tiny_model()(torch.rand(2, 3, 32, 32), mode='loss')
 
 
-@pytest.mark.parametrize('test_cfg', [dict(mode='tiles'), dict(mode='slide', crop_size=32)])
-def test_refuses_an_incomplete_test_cfg(test_cfg):
-    with pytest.raises(ValueError, match='mode'):
+@pytest.mark.parametrize(
+    'test_cfg',
+    [
+        dict(mode='tiles'),
+        dict(mode='slide', crop_size=32),
+        dict(mode='whole', window_batch_size=0),
+        dict(mode='whole', window_batch_size=1.5),
+    ],
+)
+def test_refuses_a_faulty_test_cfg(test_cfg):
+    with pytest.raises(ValueError, match='test_cfg (mode|window_batch_size)'):
         tiny_model(test_cfg=test_cfg)
