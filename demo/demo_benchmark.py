@@ -1,12 +1,7 @@
 """The demo's numbers in a table, over seeds and with the control."""
 
-import os
-import platform
-from pathlib import Path
 from statistics import mean
 from typing import Any
-
-import torch
 
 Metrics = dict[str, float]
 HEADER = (
@@ -18,27 +13,6 @@ HEADER = (
 def ratio(value: float, reference: float) -> float | None:
     """How many times the reference; ``None`` where that is zero."""
     return round(value / reference, 2) if reference else None
-
-
-def describe_machine() -> dict[str, Any]:
-    """What the numbers were made on."""
-    return {
-        'processor': _processor(),
-        'cores': os.cpu_count(),
-        'threads': torch.get_num_threads(),
-        'accelerator': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        'python': platform.python_version(),
-        'torch': torch.__version__,
-    }
-
-
-def _processor() -> str:
-    info = Path('/proc/cpuinfo')
-    if info.is_file():
-        for line in info.read_text(encoding='utf-8').splitlines():
-            if line.startswith('model name'):
-                return line.partition(':')[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def benchmark_table(summaries: list[dict[str, Any]], command: str, seconds: float) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from demo_benchmark import describe_machine, ratio
+from demo_benchmark import ratio
 from demo_config import find_config, make_config
 from demo_data import ATTRIBUTION, Scenes
 from mmengine.config import Config
@@ -158,6 +158,7 @@ def train(run: Run, command: str) -> dict[str, Any]:
         The summary.
     """
     # importing the models takes seconds, which --help and --resume need not wait for
+    from pgseg_mm.utils.machine import describe_machine
     from pgseg_mm.visualization import draw_loss_curve, draw_segmentation_sheet
 
     start = time.perf_counter()

