@@ -273,7 +273,7 @@ class PGSeg(BaseSegmentor):
         return data_samples
 
     def _segment(self, images: list[Tensor]) -> list[StitchedScores]:
-        windows = [self._windows(image) for image in images]
+        windows = [self.windows((image.shape[-2], image.shape[-1])) for image in images]
         by_size: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         for i, image_windows in enumerate(windows):
             for j, window in enumerate(image_windows):
@@ -301,8 +301,12 @@ class PGSeg(BaseSegmentor):
             for i, (image, image_windows) in enumerate(zip(images, windows, strict=True))
         ]
 
-    def _windows(self, image: Tensor) -> list[Window]:
-        size = (image.shape[-2], image.shape[-1])
+    def windows(self, size: tuple[int, int]) -> list[Window]:
+        """Windows that ``test_cfg`` cuts an image into.
+
+        Args:
+            size: (height, width) of the image in pixels.
+        """
         if self.test_cfg['mode'] == 'whole':
             return [Window(0, 0, *size)]
         return sliding_windows(

@@ -1,0 +1,84 @@
+"""The results of benchmark.py as Markdown."""
+
+from typing import Any
+
+from inference_contestants import ENCODER, PEER
+
+EXPLANATION = f"""\
+Times are medians. Ratios are medians of the ratios within a round, with their middle half in
+brackets; below 1 is faster. "{ENCODER}" is the floor: the image encoder alone on
+each window of the image. "predict" is everything from the normalised image to the class of each
+pixel, with classes embedded beforehand; ours encodes the windows in batches.
+"{PEER}" takes the same windows one at a time and adds up dense scores of
+classes x height x width.
+"""
+
+
+def report(result: dict[str, Any]) -> str:
+    """Document with both tables and how they were made."""
+    settings = result['settings']
+    compiled = ' Encoder and head went through torch.compile.' if settings['compiled'] else ''
+    lines = [
+        '# Speed and memory of inference',
+        '',
+        f'One image of {_size(settings["size"])} (height x width), {settings["num_classes"]} '
+        f'classes, {settings["repeat"]} rounds. Device: {settings["device"]}, threads: '
+        f'{settings["threads"]}. Weights: {settings["checkpoint"] or "random"}.{compiled}',
+        '',
+        *_times(result['times'], settings['size']),
+        '',
+        EXPLANATION,
+    ]
+    if result['memory']:
+        lines += [*_memory(result['memory'], settings['device']), '']
+    machine, versions = result['machine'], result['versions']
+    accelerator = f', {machine["accelerator"]}' if machine['accelerator'] else ''
+    libraries = ''.join(f', {name} {number}' for name, number in versions.items())
+    return '\n'.join(
+        [
+            *lines,
+            f'- Machine: {machine["processor"]}, {machine["cores"]} cores{accelerator}',
+            f'- Versions: Python {machine["python"]}, torch {machine["torch"]}{libraries}',
+            f'- Command: `{result["command"]}`',
+            '',
+        ]
+    )
+
+
+def _times(rows: list[dict[str, Any]], size: list[int]) -> list[str]:
+    lines = [
+        '| Model | Task | Output | ms | images/s | x encoder | x transformers |',
+        '| --- | --- | --- | --: | --: | --: | --: |',
+    ]
+    for row in rows:
+        output = '' if row['task'] != 'predict' else _size(row['output_size'] or size)
+        lines.append(
+            f'| {row["model"]} | {row["task"]} | {output} | {row["milliseconds"]:.1f} '
+            f'| {row["images_per_second"]:.2f} | {_ratio(row["times_encoder"])} '
+            f'| {_ratio(row["times_peer"])} |'
+        )
+    return lines
+
+
+def _memory(rows: list[dict[str, Any]], device: str) -> list[str]:
+    whole = 'Peak of the process' if device == 'cpu' else 'Peak allocated'
+    lines = [
+        f'| Model | Image and output | {whole}, MiB | before, with the model, MiB |',
+        '| --- | --- | --: | --: |',
+    ]
+    lines += [
+        f'| {row["model"]} | {_size(row["size"])} | {row["peak_mib"]:.0f} '
+        f'| {row["before_mib"]:.0f} |'
+        for row in rows
+    ]
+    return lines
+
+
+def _ratio(ratio: dict[str, float] | None) -> str:
+    if ratio is None:
+        return ''
+    return f'{ratio["median"]:.3f} ({ratio["low"]:.3f} to {ratio["high"]:.3f})'
+
+
+def _size(size: list[int]) -> str:
+    return f'{size[0]} x {size[1]}'
