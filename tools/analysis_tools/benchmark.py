@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.device import get_device
+
 from inference_contestants import (
     ENCODER,
     PEER,
@@ -38,8 +40,6 @@ from inference_contestants import (
     load_peer,
 )
 from inference_report import report
-from mmengine.device import get_device
-
 from pgseg_mm.utils.launch import require_file
 from pgseg_mm.utils.machine import describe_machine
 

@@ -13,14 +13,14 @@ import argparse
 import copy
 import importlib.util
 import json
-import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import scipy
 import torch
 from mmengine.config import Config, DictAction
@@ -32,6 +32,7 @@ from scipy.optimize import linear_sum_assignment
 import pgseg_mm  # noqa: F401, registers the components
 from pgseg_mm.models.losses import NPRLoss, match_prototypes
 from pgseg_mm.utils import tokenize
+from pgseg_mm.utils.machine import describe_machine
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -203,27 +204,17 @@ def main(argv: list[str] | None = None) -> None:
     title = f'(3) % of the step without NPR, {args.micro_batch} images at a time'
     plain = watch.median('step without NPR')
     print_table(title, 'training step', watch, list(steps), plain)
-    machine = describe(args)
+    machine = {
+        'command': shlex.join(['python', 'tools/analysis_tools/benchmark_npr.py', *sys.argv[1:]]),
+        'batch': args.batch,
+        'micro_batch': args.micro_batch,
+        'machine': describe_machine(),
+        'scipy': scipy.__version__,
+    }
     print(json.dumps(machine))
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({**machine, 'seconds': watch.seconds}, indent=1) + '\n')
-
-
-def describe(args: argparse.Namespace) -> dict[str, object]:
-    cuda = args.device.startswith('cuda')
-    return {
-        'config': args.config,
-        'batch': args.batch,
-        'micro_batch': args.micro_batch,
-        'amp': args.amp,
-        'device': torch.cuda.get_device_name() if cuda else platform.machine(),
-        'threads': torch.get_num_threads(),
-        'python': platform.python_version(),
-        'torch': torch.__version__,
-        'numpy': np.__version__,
-        'scipy': scipy.__version__,
-    }
 
 
 if __name__ == '__main__':

@@ -203,7 +203,7 @@ class ReleaseModel:
         least = torch.full(image.shape[1:], float('inf'), dtype=image.dtype)
         if self.architecture.num_output_groups[-1] == 1:
             return least
-        for window in self.model._windows(image):
+        for window in self.model.windows((image.shape[1], image.shape[2])):
             rows, columns = slice(window.top, window.bottom), slice(window.left, window.right)
             features = self.model.extract_feat(image[None, :, rows, columns])
             soft = F.interpolate(features.patch_assignment(), window.size, mode='bilinear')
