@@ -25,8 +25,8 @@ def test_times_solvers_losses_and_steps(tmp_path):
     assert done.returncode == 0, done.stderr
     raw = json.loads(out.read_text())
     names = {
-        'scipy, one thread',
-        'scipy in threads (match_prototypes)',
+        'scipy, one thread; near',
+        'scipy in threads (match_prototypes); noise',
         'NPR, 8 groups',
         'encoder',
         'step without NPR',

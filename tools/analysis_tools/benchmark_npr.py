@@ -2,7 +2,8 @@
 
     python tools/analysis_tools/benchmark_npr.py CONFIG [--batch 1024] [--device cuda --amp]
 
-Three tables: (1) solvers of the assignment, on the similarities of one batch; (2) the NPR loss of
+Three tables: (1) solvers of the assignment, on similarities of one batch as training makes them
+(groups near prototypes) and on those of noise, which are harder; (2) the NPR loss of
 each grouping stage, forward and backward, as a share of the image encoder's forward and backward
 pass; (3) the model's whole training step with NPR as a ratio of the step without. A step that does
 not fit in memory is timed in micro-batches (--micro-batch), of which --rounds are run and (2)
@@ -97,13 +98,13 @@ def solvers(similarity: torch.Tensor) -> dict[str, Callable[[], object]]:
         calls['lapx, lapjv'] = lambda: [lap.lapjv(-c)[1] for c in costs]
         calls['lapx, lapjvx_batch in threads'] = lambda: lap.lapjvx_batch(-costs, n_threads=0)
     else:
-        print('lapx is not installed and left out (pip install lapx)')
+        print('lapx is not installed and left out')
     if importlib.util.find_spec('torch_linear_assignment'):
         from torch_linear_assignment import batch_linear_assignment
 
         calls['torch-linear-assignment'] = lambda: batch_linear_assignment(-similarity.detach())
     else:
-        print('torch-linear-assignment is not installed and left out (pip install ...)')
+        print('torch-linear-assignment is not installed and left out')
     return calls
 
 
@@ -186,7 +187,15 @@ def main(argv: list[str] | None = None) -> None:
     model, steps = training_steps(cfg, images, args.amp)
     inputs = npr_inputs(model, images, args.batch)
     first_stage = model.decode_head.loss_npr.start(*inputs[0]).similarity
-    solving = solvers(first_stage)
+    noise = [torch.nn.functional.normalize(torch.randn_like(x), dim=-1) for x in inputs[0]]
+    solving = {
+        f'{solver}; {kind}': call
+        for kind, similarity in (
+            ('near', first_stage.detach()),
+            ('noise', noise[0] @ noise[1].transpose(1, 2)),
+        )
+        for solver, call in solvers(similarity).items()
+    }
     losses = {
         f'NPR, {groups.shape[1]} groups': partial(npr_step, model.decode_head.loss_npr, *pair)
         for pair in inputs

@@ -17,13 +17,16 @@ classes x height x width.
 def report(result: dict[str, Any]) -> str:
     """Document with both tables and how they were made."""
     settings = result['settings']
+    weights = settings['checkpoint'] or (
+        'random, with assignments sharpened so that every group wins pixels'
+    )
     compiled = ' Encoder and head went through torch.compile.' if settings['compiled'] else ''
     lines = [
         '# Speed and memory of inference',
         '',
         f'One image of {_size(settings["size"])} (height x width), {settings["num_classes"]} '
         f'classes, {settings["repeat"]} rounds. Device: {settings["device"]}, threads: '
-        f'{settings["threads"]}. Weights: {settings["checkpoint"] or "random"}.{compiled}',
+        f'{settings["threads"]}. Weights: {weights}.{compiled}',
         '',
         *_times(result['times'], settings['size']),
         '',

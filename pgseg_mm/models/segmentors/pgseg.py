@@ -363,7 +363,10 @@ class PGSeg(BaseSegmentor):
 
     def _text_versions(self) -> tuple:
         """Changes with every in-place change through autograd's view of the text weights."""
-        return tuple((tensor.data_ptr(), tensor._version) for tensor in self._text_tensors())
+        return tuple(
+            (tensor.data_ptr(), None if tensor.is_inference() else tensor._version)
+            for tensor in self._text_tensors()
+        )
 
     @torch.no_grad()
     def _text_checksum(self) -> tuple[float, ...]:

@@ -194,6 +194,13 @@ def test_refuses_prompts_without_a_loss_and_the_loss_without_prompts():
         multi_label_model()(images, tokens=tokens[:, 0], mode='loss')
 
 
+def test_a_model_made_in_inference_mode_predicts():
+    with torch.inference_mode():
+        model = tiny_model(vocabulary=CLASSES)
+        out = model.predict(torch.rand(1, 3, 32, 32))
+    assert out[0].pred_sem_seg.data.shape == (1, 32, 32)
+
+
 def test_prediction_fills_samples_at_the_original_size():
     model = tiny_model(vocabulary=CLASSES)
     samples = [sample(ori_shape=(50, 70), img_shape=(32, 48)) for _ in range(2)]
