@@ -28,7 +28,9 @@ def read_readme() -> str:
     return readme.read_text(encoding='utf-8') if readme.is_file() else ''
 
 
-onedl, openmmlab, nouns, tests = map(read_requirements, ('onedl', 'openmmlab', 'nouns', 'tests'))
+onedl, openmmlab, data, nouns, tests = map(
+    read_requirements, ('onedl', 'openmmlab', 'data', 'nouns', 'tests')
+)
 
 setup(
     name='pgseg-mm',
@@ -49,8 +51,9 @@ setup(
     extras_require={
         'onedl': onedl,
         'openmmlab': openmmlab,
+        'data': data,
         'nouns': nouns,
-        'tests': nouns + tests,
-        'all': onedl + nouns + tests,
+        'tests': data + nouns + tests,
+        'all': onedl + data + nouns + tests,
     },
 )
