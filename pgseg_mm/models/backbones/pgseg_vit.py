@@ -6,7 +6,13 @@ from mmengine.utils import to_2tuple
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import GroupFeatures, ProjectionMLP, Stage, resize_position_embedding
+from ..layers import (
+    GroupFeatures,
+    ProjectionMLP,
+    Stage,
+    SyncBatchNorm,
+    resize_position_embedding,
+)
 
 
 def _per_stage(value: int | Sequence[int], num_stages: int, name: str) -> list[int]:
@@ -49,6 +55,8 @@ class PGSegViT(BaseModule):
         assign_scale: Factor of the assignment's logits, 1 in the published models. At the published
             initialisation the logits shrink with the width, and Gumbel noise drowns those of a
             small model in training but not in evaluation.
+        norm_eval: Whether the batch norm of the reconstruction's projection keeps its statistics in
+            training, too, so that an image's groups do not depend on the rest of its batch.
         with_cp: Whether to recompute activations in the backward pass to save memory.
         out_type: ``'featmap'`` for a tuple of maps at patch resolution, which any mmseg head takes,
             or ``'groups'`` for :class:`GroupFeatures`.
@@ -77,6 +85,7 @@ class PGSegViT(BaseModule):
         prototypes: dict | None = dict(type='NonLearnablePrototypes', momentum=0.9),  # noqa: B006, C408
         gumbel: bool = True,
         assign_scale: float = 1.0,
+        norm_eval: bool = False,
         with_cp: bool = False,
         out_type: str = 'featmap',
         out_indices: int | Sequence[int] | None = None,
@@ -87,6 +96,7 @@ class PGSegViT(BaseModule):
         self._check_stages(depths, num_group_tokens, num_output_groups)
         if out_type not in self.OUT_TYPES:
             raise ValueError(f'out_type must be one of {self.OUT_TYPES}, got {out_type!r}')
+        self.norm_eval = norm_eval
         self.out_type = out_type
         self.out_indices = self._check_out_indices(out_indices, num_stages)
         dims = _per_stage(embed_dims, num_stages, 'embed_dims')
@@ -178,6 +188,15 @@ class PGSegViT(BaseModule):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def train(self, mode: bool = True) -> 'PGSegViT':
+        """Switch the mode; with ``norm_eval`` batch norm stays in evaluation mode."""
+        super().train(mode)
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, SyncBatchNorm):
+                    module.eval()
+        return self
 
     def _resize_loaded_pos_embed(self, state_dict: dict, prefix: str, *args) -> None:
         """Fit the position embedding of a checkpoint trained at another image size."""

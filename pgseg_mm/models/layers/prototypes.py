@@ -1,4 +1,6 @@
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -65,6 +67,7 @@ class NonLearnablePrototypes(nn.Module):
         mu = torch.randn(1, num_prototypes, embed_dims) * math.sqrt(2 / embed_dims)
         self.register_buffer('mu', mu / mu.norm(dim=self.norm_dim, keepdim=True))
         self._start: Tensor = self.mu
+        self._collected: list[Tensor] | None = None
 
     @torch.no_grad()
     def forward(self, x: Tensor, mask: Tensor | None = None) -> PrototypeOutput:
@@ -83,9 +86,8 @@ class NonLearnablePrototypes(nn.Module):
             if self.training and not recomputed:
                 self._start = self.mu.clone()
             out = self._cluster(x, self._start if recomputed else self.mu, mask)
-            moves = (self.training or self.moves_in_evaluation) and not recomputed
-            if moves and self.momentum is not None:
-                self._update(out.prototypes, self.momentum)
+            if (self.training or self.moves_in_evaluation) and not recomputed:
+                self._follow(out.prototypes)
         return out
 
     def _cluster(self, x: Tensor, mu: Tensor, mask: Tensor | None) -> PrototypeOutput:
@@ -99,11 +101,37 @@ class NonLearnablePrototypes(nn.Module):
             mu = mu / (self.eps + mu.norm(dim=self.norm_dim, keepdim=True))
         return PrototypeOutput(mu, z @ mu)
 
-    def _update(self, prototypes: Tensor, momentum: float) -> None:
-        """Move ``mu`` towards the global batch's mean; an overflowed batch leaves it alone."""
+    def _follow(self, prototypes: Tensor) -> None:
+        """Move ``mu`` towards the prototypes of a batch, now or with those of other batches."""
+        if self.momentum is None:
+            return
         total = prototypes.sum(0).flatten()
         # new_full writes on the device; a tensor made of a list would wait for it
-        total = all_reduce_sum(torch.cat([total, total.new_full((1,), len(prototypes))]))
+        total = torch.cat([total, total.new_full((1,), len(prototypes))])
+        if self._collected is None:
+            self._move(total, self.momentum)
+        else:
+            self._collected.append(total)
+
+    def _move(self, total: Tensor, momentum: float) -> None:
+        """Move ``mu`` towards the global batch's mean; an overflowed batch leaves it alone.
+
+        Args:
+            total: Sum of the prototypes, flat, and their number.
+            momentum: Share of ``mu`` that stays.
+        """
+        total = all_reduce_sum(total)
         mean = (total[:-1] / total[-1]).view_as(self.mu).to(self.mu.dtype)
         moved = momentum * self.mu + (1 - momentum) * mean
         self.mu.copy_(torch.where(mean.isfinite().all(), moved, self.mu))
+
+    @contextmanager
+    def moving_once(self) -> Iterator[None]:
+        """Let all batches within the context start at one ``mu``, which then moves once."""
+        self._collected = []
+        try:
+            yield
+            if self._collected and self.momentum is not None:
+                self._move(torch.stack(self._collected).sum(0), self.momentum)
+        finally:
+            self._collected = None
