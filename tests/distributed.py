@@ -12,6 +12,10 @@ import torch.multiprocessing as mp
 
 WORLD_SIZE = 2
 
+# Autograd starts its threads at the first backward pass, and refuses to work in a forked process if
+# torch.compile made that first pass on devices of its own.
+torch.zeros(1, requires_grad=True).sum().backward()
+
 
 def _run(rank: int, function: Callable, args: tuple, port: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))

@@ -6,10 +6,13 @@ from mmengine.utils import to_2tuple
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from pgseg_mm.utils.micro_batches import in_micro_batches
+
 from ..layers import (
     GroupFeatures,
     ProjectionMLP,
     Stage,
+    StageOutput,
     SyncBatchNorm,
     resize_position_embedding,
 )
@@ -209,11 +212,16 @@ class PGSegViT(BaseModule):
                 loaded, (side, side), self.grid_size
             )
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...] | GroupFeatures:
+    def forward(
+        self, images: Tensor, micro_batch_size: int | None = None
+    ) -> tuple[Tensor, ...] | GroupFeatures:
         """Encode images.
 
         Args:
             images: (B, in_channels, H, W), normalised.
+            micro_batch_size: If given, a training batch goes through each stage so many images at a
+                time, and again in the backward pass, to save memory. Prototypes and batch norm see
+                the whole batch nevertheless.
 
         Returns:
             Maps (B, C, H // patch_size, W // patch_size) of the stages in ``out_indices``, each a
@@ -223,25 +231,38 @@ class PGSegViT(BaseModule):
         Raises:
             ValueError: If the images have another shape than expected.
         """
-        x, grid_size = self._embed_patches(images)
-        outs = []
+        size = micro_batch_size if self.training else None
+        x, grid_size = in_micro_batches(self._embed_patches, size, images)
+        outs: list[StageOutput] = []
         group_tokens = None
         for stage in self.stages:
-            out = stage(x, group_tokens)
+            out = self._run_stage(stage, size, x, group_tokens)
             x, group_tokens = out.tokens, out.group_tokens
             outs.append(out)
         tokens = self.norm(x)
         groups = GroupFeatures(
             tokens,
-            tuple(out.assignment for out in outs[:-1]),
-            tuple(out.centres for out in outs[:-1]),
-            tuple(out.prototypes for out in outs[:-1] if out.prototypes is not None),
+            tuple(out.assignment for out in outs if out.assignment is not None),
+            tuple(out.centres for out in outs if out.centres is not None),
+            tuple(out.prototypes for out in outs if out.prototypes is not None),
             grid_size,
         )
         if self.out_type == 'groups':
             return groups
         stage_tokens = [out.tokens for out in outs[:-1]] + [tokens]
         return tuple(self._spread(stage_tokens[i], groups, i) for i in self.out_indices)
+
+    @staticmethod
+    def _run_stage(
+        stage: nn.Module, size: int | None, x: Tensor, group_tokens: Tensor | None
+    ) -> StageOutput:
+        assert isinstance(stage, Stage)
+        if size is None or len(x) <= size or stage.prototypes is None:
+            stage.announce(None)
+            return in_micro_batches(stage, size, x, group_tokens)
+        stage.announce(x.detach().split(size))
+        with stage.prototypes.moving_once():
+            return in_micro_batches(stage, size, x, group_tokens)
 
     def _embed_patches(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         if images.ndim != 4 or images.shape[1] != self.in_channels:

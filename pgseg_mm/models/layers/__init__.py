@@ -7,6 +7,7 @@ from .mlp import MLP, QuickGELU, TokenMLP
 from .position_embedding import resize_position_embedding
 from .projection import ProjectionMLP
 from .prototypes import NonLearnablePrototypes, PrototypeOutput
+from .reconstruction import Moments, ReconstructionMLP
 from .sync_batch_norm import SyncBatchNorm
 from .text_prototypes import ReleaseTextPrototypes, TextPairs, TextPrototypes
 from .transformer_block import CrossAttentionBlock, TransformerBlock
@@ -18,10 +19,12 @@ __all__ = [
     'GroupFeatures',
     'GroupingBlock',
     'GroupingOutput',
+    'Moments',
     'NonLearnablePrototypes',
     'ProjectionMLP',
     'PrototypeOutput',
     'QuickGELU',
+    'ReconstructionMLP',
     'ReleaseTextPrototypes',
     'SelfAttention',
     'Stage',

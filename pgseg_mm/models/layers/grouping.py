@@ -1,4 +1,7 @@
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .mlp import MLP, TokenMLP
-from .projection import ProjectionMLP
+from .reconstruction import Moments, ReconstructionMLP
 from .transformer_block import CrossAttentionBlock, TransformerBlock
 
 
@@ -176,7 +179,7 @@ class Stage(nn.Module):
         )
         self.group_projector: nn.Module | None = None
         self.grouping: GroupingBlock | None = None
-        self.prototypes: nn.Module | None = None
+        self.prototypes: Any = None  # NonLearnablePrototypes, or what has its methods
         if not num_group_tokens:
             return
         self.group_token = nn.Parameter(torch.zeros(1, num_group_tokens, embed_dims))
@@ -202,7 +205,7 @@ class Stage(nn.Module):
             self.prototypes = MODELS.build(
                 dict(cfg, num_prototypes=num_output_groups, embed_dims=embed_dims)
             )
-            self.reconstruction = ProjectionMLP(embed_dims, embed_dims, hidden)
+            self.reconstruction = ReconstructionMLP(embed_dims, embed_dims, hidden)
 
     def forward(self, x_in: Tensor, prev_group_tokens: Tensor | None = None) -> StageOutput:
         """Run the stage.
@@ -230,6 +233,23 @@ class Stage(nn.Module):
         return StageOutput(
             grouped.tokens, group_tokens, grouped.assignment, grouped.centres, prototypes
         )
+
+    def announce(self, pieces: Sequence[Tensor] | None) -> None:
+        """Prepare for a batch in pieces, or for batches in one piece again.
+
+        Args:
+            pieces: Tokens (B_i, N, C) of the pieces that :meth:`forward` gets next; ``None`` for
+                batches in one piece.
+        """
+        if self.prototypes is None or not self.training:
+            return
+        moments = None
+        if pieces is not None:
+            mixtures = ((x, self.prototypes.cluster(x).reconstruction) for x in pieces)
+            moments = reduce(
+                add, (Moments.of(mixture.to(x.dtype).flatten(0, 1)) for x, mixture in mixtures)
+            )
+        self.reconstruction.expect(moments)
 
     def _run_blocks(self, x: Tensor) -> Tensor:
         for block in self.blocks:

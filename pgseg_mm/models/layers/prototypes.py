@@ -90,6 +90,13 @@ class NonLearnablePrototypes(nn.Module):
                 self._follow(out.prototypes)
         return out
 
+    @torch.no_grad()
+    def cluster(self, x: Tensor) -> PrototypeOutput:
+        """Cluster (B, N, C) tokens as :meth:`forward` does, and leave ``mu`` alone."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+            return self._cluster(x, self.mu, None)
+
     def _cluster(self, x: Tensor, mu: Tensor, mask: Tensor | None) -> PrototypeOutput:
         mu = mu.to(x.dtype)
         for _ in range(self.num_iters):

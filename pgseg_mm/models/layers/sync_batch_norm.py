@@ -37,8 +37,9 @@ class SyncBatchNorm(nn.BatchNorm1d):
         if not self.training:
             return super().forward(x)
         if get_world_size() == 1:
-            if in_backward():
-                return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+            if in_backward():  # copies: checkpointing wants to see as many tensors as before
+                mean, var = self.running_mean.clone(), self.running_var.clone()
+                return F.batch_norm(x, mean, var, self.weight, self.bias, True, 0.0, self.eps)
             return super().forward(x)
         mean, var = self._global_statistics(x)
         normed = (x - mean.to(x.dtype)) * torch.rsqrt(var + self.eps).to(x.dtype)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pgseg_mm.utils.dist import all_reduce_sum
 from pgseg_mm.utils.images import check_finite
+from pgseg_mm.utils.micro_batches import in_micro_batches
 from pgseg_mm.utils.templates import get_templates
 
 from ..layers import GroupFeatures
@@ -39,7 +40,9 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         vocabulary: Classes to predict: names in label order, or a vocabulary file. Usually the
             :class:`VocabularyHook` sets it from the data set under evaluation.
         templates: Name of a set of prompt templates, or templates with one ``{}`` each.
-        train_cfg: Unused; mmseg's tools set it.
+        train_cfg: ``micro_batch_size=N`` encodes the images and texts of a training batch N at a
+            time, and again in the backward pass, so that losses over a large batch fit into the
+            memory of a small one. Losses and gradients are those of the large batch.
         test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` in pixels;
             ``seg_logits=True`` adds dense class scores to the results. ``window_batch_size`` is the
             number of windows, of all images, that go through the encoder at a time, and bounds the
@@ -74,7 +77,7 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         self._check_text_widths()
         self.align_corners = self.decode_head.align_corners
         self.templates = get_templates(templates)
-        self.train_cfg = train_cfg
+        self.train_cfg = _check_train_cfg(train_cfg)
         self.test_cfg = _check_test_cfg(test_cfg)
         if vocabulary is not None:
             self.set_vocabulary(vocabulary)
@@ -142,7 +145,8 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
                 'PGSeg trains on image-text pairs, but the batch has no tokens; use '
                 'ImageTextDataset with TokenizeCaption and PackImageTextInputs'
             )
-        features = self.extract_feat(inputs)
+        size = self.train_cfg.get('micro_batch_size')
+        features = self.backbone(inputs) if size is None else self.backbone(inputs, size)
         npr_pairs = self.decode_head.start_npr(features)  # is matched while the text is encoded
         captions, prompts = self._encode_texts(tokens)
         return self.decode_head.loss_image_text(features, captions, npr_pairs, prompts)
@@ -150,10 +154,13 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
     def _encode_texts(self, tokens: Tensor) -> tuple[TextFeatures, Tensor | None]:
         """Features of the captions, and (B, K, C) end-token features of their prompts, if any."""
         if tokens.ndim == 2:
-            return self.text_encoder(tokens), None
-        rows = self.text_encoder(tokens.flatten(0, 1))
+            return self._encode_rows(tokens), None
+        rows = self._encode_rows(tokens.flatten(0, 1))
         texts = TextFeatures(*(x.unflatten(0, tokens.shape[:2]) for x in rows))
         return TextFeatures(*(x[:, 0] for x in texts)), texts.eot[:, 1:]
+
+    def _encode_rows(self, tokens: Tensor) -> TextFeatures:
+        return in_micro_batches(self.text_encoder, self.train_cfg.get('micro_batch_size'), tokens)
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the losses; what is logged is the mean over all ranks."""
@@ -261,6 +268,14 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
             return features
         self._embed_vocabulary()
         return self.decode_head(features)
+
+
+def _check_train_cfg(train_cfg: dict | None) -> dict:
+    cfg = dict(train_cfg or {})
+    size = cfg.get('micro_batch_size')
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise ValueError(f'train_cfg micro_batch_size must be None or at least 1, got {size!r}')
+    return cfg
 
 
 def _check_test_cfg(test_cfg: dict | None) -> dict:
