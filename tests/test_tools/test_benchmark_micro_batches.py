@@ -1,0 +1,33 @@
+"""The benchmark of micro-batches, at a small size."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_rows_and_deviations(tmp_path):
+    out = tmp_path / 'raw.json'
+    done = subprocess.run(
+        [
+            sys.executable,
+            ROOT / 'tools/analysis_tools/benchmark_micro_batches.py',
+            ROOT / 'configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py',
+            *('--batch', '6', '--sizes', '4', '--rounds', '1', '--json', str(out)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())['rows']
+    assert list(rows) == ['whole', 'micro-batches of 4', 'whole, checkpointed blocks']
+    for name, row in rows.items():
+        assert name in done.stdout
+        assert len(row['seconds']) == 1 and row['peak_mib'] > 100
+        assert row['gradient_deviation'] < 1e-3
+        assert abs(row['loss'] - rows['whole']['loss']) < 1e-4
+    assert rows['whole']['gradient_deviation'] == 0
+    assert rows['micro-batches of 4']['gradient_deviation'] > 0
