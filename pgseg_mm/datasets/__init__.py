@@ -3,13 +3,16 @@
 from .image_text import ImageTextDataset
 from .samplers import ResumableSampler
 from .seeded_dataset import SeededDataset
-from .transforms import NounPrompts, PackImageTextInputs, TokenizeCaption
+from .transforms import DecodeImage, NounPrompts, PackImageTextInputs, TokenizeCaption
+from .web_image_text import WebImageTextDataset
 
 __all__ = [
+    'DecodeImage',
     'ImageTextDataset',
     'NounPrompts',
     'PackImageTextInputs',
     'ResumableSampler',
     'SeededDataset',
     'TokenizeCaption',
+    'WebImageTextDataset',
 ]
