@@ -26,6 +26,7 @@ BATCH_SIZE = 4
 KILLER = """
 import os
 import signal
+from pathlib import Path
 
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
@@ -48,6 +49,7 @@ class KillHook(Hook):
 
     def kill(self, runner, when):
         if self.when == when and self.step == runner.iter + 1 and self.rank == get_rank():
+            Path(runner.work_dir, 'killed').touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):

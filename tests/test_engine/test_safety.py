@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +7,6 @@ from mmengine.runner import find_latest_checkpoint
 from killed_runs import last_checkpoint
 from pgseg_mm.engine.hooks import safe_checkpoint_hook
 from toy_runs import BATCH_SIZE, read_by, run_toy
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_a_loss_that_is_nan_ends_the_run(tmp_path):
@@ -105,14 +102,3 @@ def test_too_many_skipped_samples_end_the_run(tmp_path):
         run_toy(tmp_path / 'many', dataset=dict(skip=3), data_state=limit)
     assert 'of the samples were skipped, more than max_skipped=20.0%' in str(error.value)
     assert 'toys:' in str(error.value) and '(broken image ' in str(error.value)
-
-
-ENDLESS = """
-import os, sys, time
-import torch, torch.distributed as dist
-dist.init_process_group('gloo')
-open(os.path.join(sys.argv[1], os.environ['RANK']), 'w').write(str(os.getpid()))
-while True:
-    dist.all_reduce(torch.ones(1))
-    time.sleep(0.01)
-"""

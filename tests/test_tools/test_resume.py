@@ -1,5 +1,7 @@
 """A run that was killed and resumed ends with the weights of one that was not, bit for bit."""
 
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,16 @@ def check(config: Path, folder: Path, kills: list[str], processes: int) -> None:
 def test_shards_with_workers_and_a_kill_while_saving(pairs, tmp_path):
     config = write_config(tmp_path / 'config.py', pairs, workers=2, by_epoch=False, shards=True)
     check(config, tmp_path, ['9:saving:0'], processes=1)
+
+
+def test_a_rank_that_dies_takes_the_others_along(pairs, tmp_path):
+    config = write_config(tmp_path / 'config.py', pairs, workers=0, by_epoch=True)
+    work_dir = tmp_path / 'run'
+    done = train(config, work_dir, processes=2, kill='4:before:1')
+    seconds = time.time() - (work_dir / 'killed').stat().st_mtime
+    assert done.returncode != 0
+    assert seconds < 60
+    assert re.search(r'Signal 9 \(SIGKILL\) received by PID \d+', done.stderr + done.stdout)
 
 
 @pytest.mark.parametrize('shards', [False, True], ids=['files', 'shards'])
