@@ -70,7 +70,7 @@ def run(config: Path, work_dir: Path, processes: int) -> None:
         **os.environ,
         'PYTHON': sys.executable,
         'PORT': str(29500 + os.getpid() % 1000),
-        'PYTHONPATH': str(config.parent),
+        'PYTHONPATH': os.pathsep.join([str(config.parent), str(ROOT)]),
     }
     command = ['bash', ROOT / 'tools' / 'dist_train.sh', config, str(processes)]
     if processes == 1:
