@@ -68,7 +68,7 @@ def test_optimizer_decays_neither_temperatures_nor_vectors(cfg):
 def test_pipelines_hooks_and_metric_build(cfg, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     VISUALIZERS.build(dict(cfg.visualizer, save_dir=str(tmp_path), name=str(tmp_path)))
-    train = cfg.train_dataloader.dataset
+    train = cfg.train_dataloader.dataset.dataset
     train_sets = train.datasets if 'datasets' in train else [train]
     for dataset in [*train_sets, cfg.val_dataloader.dataset]:
         assert [TRANSFORMS.build(step) for step in dataset.pipeline]
@@ -89,7 +89,7 @@ def test_one_place_says_how_often_and_by_what_to_save(cfg):
 def test_noun_prompts_are_made_before_they_are_tokenised_and_have_a_loss():
     cfg = Config.fromfile(ROOT / next(path for path in CONFIGS if 'multi-label' in path.stem))
     assert 'loss_multi_label' in cfg.model.decode_head
-    for dataset in cfg.train_dataloader.dataset.datasets:
+    for dataset in cfg.train_dataloader.dataset.dataset.datasets:
         steps = [step.type for step in dataset.pipeline]
         assert steps[-3:] == ['NounPrompts', 'TokenizeCaption', 'PackImageTextInputs']
 

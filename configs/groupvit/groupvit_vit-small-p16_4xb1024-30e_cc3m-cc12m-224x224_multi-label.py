@@ -7,10 +7,12 @@ train_pipeline = [
 ]
 train_dataloader = dict(
     dataset=dict(
-        datasets=[
-            dict(dataset, pipeline=train_pipeline)
-            for dataset in _base_.train_dataloader.dataset.datasets
-        ]
+        dataset=dict(
+            datasets=[
+                dict(dataset, pipeline=train_pipeline)
+                for dataset in _base_.train_dataloader.dataset.dataset.datasets
+            ]
+        )
     )
 )
 model = dict(decode_head=dict(loss_multi_label=dict(type='MultiLabelContrastiveLoss')))

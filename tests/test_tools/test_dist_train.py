@@ -62,7 +62,7 @@ train_dataloader = dict(
     batch_size={batch_size},
     num_workers=0,
     persistent_workers=False,
-    dataset=dict(data_root={str(scenes) + '/'!r}),
+    dataset=dict(dataset=dict(data_root={str(scenes) + '/'!r})),
 )
 train_cfg = dict(max_iters={STEPS})
 val_dataloader = val_cfg = val_evaluator = None
@@ -81,7 +81,7 @@ def run(config: Path, work_dir: Path, processes: int) -> None:
         **os.environ,
         'PYTHON': sys.executable,
         'PORT': str(29500 + os.getpid() % 1000),
-        'PYTHONPATH': str(config.parent),
+        'PYTHONPATH': os.pathsep.join([str(config.parent), str(ROOT)]),
     }
     command = ['bash', ROOT / 'tools' / 'dist_train.sh', config, str(processes)]
     if processes == 1:
@@ -160,7 +160,7 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=0,
     persistent_workers=False,
-    dataset=dict(data_root={str(scenes) + '/'!r}),
+    dataset=dict(dataset=dict(data_root={str(scenes) + '/'!r})),
 )
 train_cfg = dict(max_iters=2)
 val_dataloader = val_cfg = val_evaluator = None
