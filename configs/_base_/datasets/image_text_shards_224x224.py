@@ -1,11 +1,10 @@
 # Tar shards of image-text pairs as img2dataset writes them, 10 000 addresses each
-# (docs/training_data.md). A source's weight is its number of pairs, so that all pairs are read
-# equally often; these are what GroupViT's authors had. Write down what you have.
-cc3m = dict(name='cc3m', shards='data/cc3m/{00000..00331}.tar', weight=2891445)
-cc12m = dict(name='cc12m', shards='data/cc12m/{00000..01242}.tar', weight=11156203)
-redcaps12m = dict(name='redcaps12m', shards='data/redcaps12m/{00000..01201}.tar', weight=11866987)
-yfcc14m = dict(name='yfcc14m', shards='data/yfcc14m/{00000..01482}.tar', weight=14615499)
-sources = [cc3m, cc12m]
+# (docs/training_data.md). An epoch is all pairs, counted by the *_stats.json beside the shards, and
+# sources are mixed in proportion.
+cc3m = dict(name='cc3m', shards='data/cc3m/{00000..00331}.tar')
+cc12m = dict(name='cc12m', shards='data/cc12m/{00000..01242}.tar')
+redcaps12m = dict(name='redcaps12m', shards='data/redcaps12m/{00000..01201}.tar')
+yfcc14m = dict(name='yfcc14m', shards='data/yfcc14m/{00000..01482}.tar')
 train_pipeline = [
     dict(type='DecodeImage'),
     dict(
@@ -28,8 +27,7 @@ train_dataloader = dict(
     collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='WebImageTextDataset',
-        sources=sources,
-        samples_per_epoch=sum(source['weight'] for source in sources),
+        sources=[cc3m, cc12m],
         pipeline=train_pipeline,
     ),
 )
