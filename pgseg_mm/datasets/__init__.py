@@ -1,6 +1,14 @@
 """Data sets and transforms of image-text training, registered with mmseg."""
 
 from .image_text import ImageTextDataset
-from .transforms import NounPrompts, PackImageTextInputs, TokenizeCaption
+from .transforms import DecodeImage, NounPrompts, PackImageTextInputs, TokenizeCaption
+from .web_image_text import WebImageTextDataset
 
-__all__ = ['ImageTextDataset', 'NounPrompts', 'PackImageTextInputs', 'TokenizeCaption']
+__all__ = [
+    'DecodeImage',
+    'ImageTextDataset',
+    'NounPrompts',
+    'PackImageTextInputs',
+    'TokenizeCaption',
+    'WebImageTextDataset',
+]

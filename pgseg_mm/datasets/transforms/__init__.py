@@ -1,7 +1,8 @@
 """Transforms of image-text pairs."""
 
 from .formatting import PackImageTextInputs
+from .loading import DecodeImage
 from .noun_prompts import NounPrompts
 from .text import TokenizeCaption
 
-__all__ = ['NounPrompts', 'PackImageTextInputs', 'TokenizeCaption']
+__all__ = ['DecodeImage', 'NounPrompts', 'PackImageTextInputs', 'TokenizeCaption']

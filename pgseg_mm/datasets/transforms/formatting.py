@@ -11,6 +11,8 @@ from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 from mmseg.structures import SegDataSample
 
+from ..sample_key import READ_RECORD
+
 
 @TRANSFORMS.register_module()
 class PackImageTextInputs(BaseTransform):
@@ -21,7 +23,7 @@ class PackImageTextInputs(BaseTransform):
 
     Args:
         meta_keys: Keys to keep as meta information of the data sample; those that the results do
-            not hold are left out.
+            not hold are left out. The record of what reading the sample took is always kept.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class PackImageTextInputs(BaseTransform):
         image = np.atleast_3d(results['img'])
         # (H, W) as mmseg has it: transforms of mmpretrain leave (H, W, 3) behind.
         results = dict(results, img_shape=image.shape[:2])
-        metainfo = {key: results[key] for key in self.meta_keys if key in results}
+        metainfo = {key: results[key] for key in (*self.meta_keys, READ_RECORD) if key in results}
         return dict(
             inputs=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             tokens=results['tokens'],

@@ -1,0 +1,392 @@
+"""Tar shards: what is read, what is skipped, in which order, and how to go on in the middle."""
+
+import json
+import pickle
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
+from torch.utils.data import DataLoader, Sampler
+
+from pgseg_mm.datasets import WebImageTextDataset
+from pgseg_mm.datasets.sample_key import READ_RECORD, SampleKey
+from shard_zoo import damage, jpeg, sound, write_damaged_shards, write_shards, write_tar
+
+PIPELINE = [
+    dict(type='DecodeImage'),
+    dict(type='mmpretrain.RandomResizedCrop', scale=16, crop_ratio_range=(0.2, 1.0)),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='TokenizeCaption', context_length=8),
+    dict(type='PackImageTextInputs'),
+]
+BATCH = 4
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope('mmseg')
+
+
+class Keys(Sampler):
+    """Keys of one epoch, as a seeded sampler gives them, from a position on."""
+
+    def __init__(self, length, epoch=0, start=0):
+        self.length, self.epoch, self.start = length, epoch, start
+
+    def __iter__(self):
+        for n in range(self.start, self.start + self.length):
+            yield SampleKey(n, self.epoch, n, 1000 * self.epoch + n)
+
+    def __len__(self):
+        return self.length
+
+
+def make(pattern, **kwargs):
+    kwargs.setdefault('samples_per_epoch', 1000)
+    kwargs.setdefault('shuffle_block', 8)
+    sources = pattern if isinstance(pattern, list) else dict(name='zoo', shards=pattern)
+    return WebImageTextDataset(sources, pipeline=PIPELINE, **kwargs)
+
+
+def read(dataset, length, workers=0, epoch=0, start=0, states=None):
+    """Data samples and images of some batches, in the order of the data loader."""
+    dataset.set_progress(BATCH, states)
+    loader = DataLoader(
+        dataset,
+        batch_size=BATCH,
+        sampler=Keys(length, epoch, start),
+        num_workers=workers,
+        collate_fn=list,
+    )
+    return [sample for batch in loader for sample in batch]
+
+
+def records(samples):
+    return [sample['data_samples'].metainfo[READ_RECORD] for sample in samples]
+
+
+def keys(samples):
+    return [record.key.rsplit('/', 1)[1] for record in records(samples)]
+
+
+def as_rank(monkeypatch, rank, world_size):
+    monkeypatch.setattr(
+        'pgseg_mm.datasets.web_image_text.get_dist_info', lambda: (rank, world_size)
+    )
+
+
+def passes(record):
+    return record.state['sources']['zoo'][0]
+
+
+@pytest.mark.parametrize('block', [1, 8])
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('world_size', [1, 2])
+def test_every_sound_sample_comes_once_a_pass_and_all_others_are_counted(
+    tmp_path, monkeypatch, world_size, workers, block
+):
+    pattern, good, expected = write_damaged_shards(tmp_path)
+    seen, counts = [], Counter()
+    for rank in range(world_size):
+        as_rank(monkeypatch, rank, world_size)
+        ended = set()
+        dataset = make(pattern, shuffle_block=block)
+        for record in records(read(dataset, 480 // world_size, workers)):
+            if record.worker not in ended:
+                # What was skipped before the first sample of the second pass was skipped in the
+                # first, since every shard begins with a sound sample, which block=1 leaves there.
+                counts.update(record.skipped.get('zoo', {}))
+            if passes(record) > 0:
+                ended.add(record.worker)
+            if record.worker not in ended:
+                seen.append(record.key.rsplit('/', 1)[1])
+        assert ended == set(range(max(workers, 1)))
+
+    assert len(seen) == len(set(seen))
+    assert set(seen) == good
+    if block == 1:
+        assert counts == expected
+
+
+def test_order_follows_seed_and_epoch_and_nothing_else(tmp_path):
+    pattern = write_shards(tmp_path, shards=4, samples=20)
+    first = keys(read(make(pattern), 80))
+
+    assert sorted(first) == [f'{number:05d}' for number in range(80)]
+    assert keys(read(make(pattern), 80)) == first
+    assert keys(read(make(pattern), 80, epoch=1)) != first
+    assert keys(read(make(pattern, seed=1), 80)) != first
+    again = make(pattern, seed=1)
+    again.set_progress(BATCH, seed=0)
+    assert keys(read(again, 80)) == first
+    assert keys(read(make(pattern, shuffle=False), 80)) == sorted(first)
+
+
+def test_another_pass_and_another_epoch_have_another_order(tmp_path):
+    pattern = write_shards(tmp_path, shards=2, samples=20)
+    dataset = make(pattern)
+    both = keys(read(dataset, 80))
+
+    assert sorted(both[:40]) == sorted(both[40:])
+    assert both[:40] != both[40:]
+    assert keys(read(dataset, 40, epoch=1)) != both[:40]
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('stop', [4, 28, 60, 100])
+def test_going_on_from_any_state_gives_the_rest_with_its_augmentations(tmp_path, workers, stop):
+    pattern, *_ = write_damaged_shards(tmp_path / 'a')
+    second = write_shards(tmp_path / 'b', shards=2, samples=13)
+    sources = [
+        dict(name='zoo', shards=pattern, weight=3),
+        dict(name='sound', shards=second, weight=1),
+    ]
+    whole = read(make(sources), 160, workers)
+    states = {record.worker: record.state for record in records(whole[:stop])}
+    rest = read(make(sources), 160 - stop, workers, start=stop, states=states)
+
+    assert records(rest) == records(whole[stop:])
+    for one, other in zip(rest, whole[stop:], strict=True):
+        assert torch.equal(one['inputs'], other['inputs'])
+        assert torch.equal(one['tokens'], other['tokens'])
+
+
+def test_what_is_skipped_on_resuming_is_neither_opened_nor_decoded(tmp_path, monkeypatch):
+    pattern = write_shards(tmp_path, shards=4, samples=20)
+    whole = read(make(pattern, shuffle_block=5), 72)
+    state = records(whole)[67].state  # of 80: in the last shard, 3 into its second block
+    dataset = make(pattern, shuffle_block=5)
+    for record in records(whole[:60]):
+        Path(record.key).parent.unlink(missing_ok=True)  # the shards before
+    decoded = []
+    monkeypatch.setattr(
+        'pgseg_mm.datasets.transforms.loading.mmcv.imfrombytes',
+        lambda image, **_: decoded.append(image) or np.zeros((32, 40, 3), np.uint8),
+    )
+
+    assert records(read(dataset, 4, start=68, states={0: state})) == records(whole[68:72])
+    assert len(decoded) == 4
+
+
+def test_sources_are_mixed_by_weight(tmp_path):
+    sources = [
+        dict(name=name, shards=write_shards(tmp_path / name, 2, 5), weight=weight)
+        for name, weight in (('often', 3), ('seldom', 1))
+    ]
+    counts = Counter(record.source for record in records(read(make(sources), 400)))
+
+    # Binomial of 400 draws with probability 1/4: a deviation of 8.7 around 100.
+    assert 65 < counts['seldom'] < 135
+
+
+def test_weights_and_length_come_from_the_stats_of_img2dataset(tmp_path):
+    sources = []
+    for name, samples in (('a', 6), ('b', 2)):
+        pattern = write_shards(tmp_path / name, 2, samples)
+        for shard in range(2):
+            stats = tmp_path / name / f'{shard:05d}_stats.json'
+            stats.write_text(json.dumps(dict(count=99, successes=samples)))
+        sources.append(dict(name=name, shards=pattern))
+    dataset = make(sources, samples_per_epoch=None)
+
+    assert len(dataset) == 16
+    assert [source.weight for source in dataset.sources] == [12, 4]
+
+
+def test_without_stats_the_length_is_asked_for(tmp_path):
+    with pytest.raises(ValueError, match='set samples_per_epoch'):
+        make(write_shards(tmp_path, 1, 1), samples_per_epoch=None)
+
+
+def test_without_stats_several_sources_need_weights(tmp_path):
+    write_shards(tmp_path, 2, 1)
+    sources = [dict(name=str(n), shards=f'{tmp_path}/0000{n}.tar') for n in range(2)]
+    with pytest.raises(ValueError, match="Source '0' has no weight"):
+        make(sources)
+
+
+@pytest.mark.parametrize('pattern', ['{00000..00004}.tar', '*.tgz', 'nothing.tar'])
+def test_a_pattern_that_matches_nothing_is_refused(tmp_path, pattern):
+    write_shards(tmp_path, 4, 1)
+    with pytest.raises(FileNotFoundError, match='No shard matches'):
+        make(f'{tmp_path}/{pattern}')
+
+
+def test_wildcards_and_lists_name_shards(tmp_path):
+    write_shards(tmp_path, 4, 1)
+    by_hand = [f'{tmp_path}/0000{number}.tar' for number in range(4)]
+
+    assert make(f'{tmp_path}/*.tar').sources[0].shards == by_hand
+    assert make([dict(shards=by_hand)]).sources[0].shards == by_hand
+    with pytest.raises(ValueError, match='named twice'):
+        make([dict(shards=[f'{tmp_path}/*.tar', by_hand[0]])])
+
+
+def test_pipes_are_read_to_their_end_and_resumed(tmp_path):
+    paths = write_shards(tmp_path, 2, 20)
+    pattern = f'pipe:cat {paths}'
+    by_path = read(make(paths), 40)
+    by_pipe = read(make(pattern), 40)
+
+    assert keys(by_pipe) == keys(by_path)
+    states = {0: records(by_pipe)[31].state}
+    assert keys(read(make(pattern), 8, start=32, states=states)) == keys(by_path[32:])
+
+
+def test_a_pipe_that_fails_is_a_broken_shard_and_named_if_nothing_else_is_there(tmp_path):
+    path = write_shards(tmp_path, 1, 9)
+    half = make(f'pipe:cat {path}; exit 3')
+    first, *_, last = records(read(half, 12))
+
+    assert last.skipped == {} and last.state['sources']['zoo'][0] == 1
+    assert (
+        sum(r.skipped.get('zoo', {}).get('broken shard', 0) for r in records(read(half, 12))) == 1
+    )
+    with pytest.raises(RuntimeError, match='no usable sample.*2 broken shard'):
+        read(make('pipe:exit 3'), 4)
+    with pytest.raises(Exception, match='ended with exit status 3'):
+        read(make('pipe:exit 3', skip_broken=False), 4)
+
+
+def test_shards_without_a_sound_sample_stop_the_run(tmp_path):
+    members = [member for n in range(3) for member in damage(n, 'truncated')[0]]
+    write_tar(tmp_path / '0.tar', members)
+    write_tar(tmp_path / '1.tar', [])
+
+    with pytest.raises(RuntimeError, match="'zoo' has no usable sample .*6 broken image"):
+        read(make(f'{tmp_path}/*.tar'), 4)
+
+
+def test_a_broken_sample_can_be_an_error(tmp_path):
+    write_tar(tmp_path / '0.tar', damage(0, 'truncated')[0])
+
+    with pytest.raises(Exception, match='0.tar/00000 cannot be read as an image'):
+        read(make(f'{tmp_path}/0.tar', skip_broken=False), 4)
+
+
+def test_fewer_shards_than_readers_are_refused_with_the_numbers(tmp_path, monkeypatch):
+    pattern = write_shards(tmp_path, 3, 4)
+    with pytest.raises(ValueError, match="'zoo' has 3 shards for 4 readers"):
+        read(make(pattern), 16, workers=4)
+    as_rank(monkeypatch, 0, 8)
+    with pytest.raises(ValueError, match="'zoo' has 3 shards for 8 readers"):
+        make(pattern)
+
+
+def test_a_position_of_other_workers_or_other_shards_is_refused(tmp_path):
+    pattern = write_shards(tmp_path, 2, 20)
+    state = records(read(make(pattern), 4))[-1].state
+
+    with pytest.raises(ValueError, match='reader 0 of 1, but this is reader 0 of 2'):
+        read(make(pattern), 8, workers=2, states={0: state})
+    with pytest.raises(ValueError, match='differ from those of the run'):
+        read(make(pattern, shuffle_block=9), 8, states={0: state})
+
+
+def test_captions_come_from_txt_or_else_from_json(tmp_path):
+    image = jpeg(0)
+    write_tar(
+        tmp_path / '0.tar',
+        [
+            ('a.jpg', image),
+            ('a.json', b'{"caption": "of a, in json", "alt": "x"}'),
+            ('a.txt', b'  of a\n'),
+            ('b.WEBP', image),
+            ('b.json', b'{"caption": "of b", "alt": "other b"}'),
+            ('b.npy', b'ignored'),
+            ('c.jpg', image),
+            ('c.json', b'{"caption": null, "alt": 3}'),
+            ('d.jpg', image),
+            ('d.json', b'{'),
+            ('e.png', image),
+            ('e.txt', b'one of two with one name'),
+            ('e.png', image),
+            ('e.txt', b'the other one'),
+        ],
+    )
+
+    def captions(length, **kwargs):
+        dataset = make(f'{tmp_path}/0.tar', shuffle=False, **kwargs)
+        return read(dataset, length)
+
+    samples = captions(4)
+    assert [sample['data_samples'].caption for sample in samples] == [
+        'of a',
+        'of b',
+        'one of two with one name',
+        'the other one',
+    ]
+    assert records(samples)[2].skipped == {'zoo': {'missing caption': 1, 'broken JSON': 1}}
+    assert captions(4, caption_key='alt')[1]['data_samples'].caption == 'other b'
+
+
+def test_images_out_of_the_limits_are_not_decoded(tmp_path, monkeypatch):
+    members = [('a.jpg', jpeg(0, (10, 9))), ('a.txt', b'small'), *sound(1)]
+    members += [('c.jpg', jpeg(0, (60, 50))), ('c.txt', b'large'), *sound(2)]
+    write_tar(tmp_path / '0.tar', members)
+    limits = dict(min_pixels=100, max_pixels=2000)
+
+    first, second = records(
+        read(make(f'{tmp_path}/0.tar', shuffle=False, **limits), 2),
+    )
+    assert first.skipped == {'zoo': {'too small': 1}}
+    assert second.skipped == {'zoo': {'too large': 1}}
+    with pytest.raises(ValueError, match='max_pixels is 5; expected'):
+        make(f'{tmp_path}/0.tar', min_pixels=6, max_pixels=5)
+
+
+def test_a_cut_anywhere_is_noticed(tmp_path):
+    """Tarfile itself ends without a word at a damaged header, or where the end marker is gone."""
+    path = write_tar(tmp_path / '0.tar', [member for n in range(4) for member in sound(n)])
+    whole = path.read_bytes()
+    image = (len(jpeg(0)) + 511) // 512 * 512
+    sample = 512 + image + 1024
+    cuts = {
+        'between samples': whole[: 2 * sample],
+        'in a header': whole[: 2 * sample + 100],
+        'header overwritten': whole[: 2 * sample] + b'x' * 512 + whole[2 * sample + 512 :],
+        'nothing left': b'',
+    }
+    for content in cuts.values():
+        path.write_bytes(content)
+        dataset = make([dict(name='zoo', shards=str(path))], shuffle=False, skip_broken=False)
+        with pytest.raises(Exception, match='Shard .*0.tar cannot be read on'):
+            read(dataset, 4)
+
+
+def test_it_is_built_from_a_config_and_can_be_looked_through(tmp_path):
+    config = dict(
+        type='WebImageTextDataset',
+        sources=dict(shards=write_shards(tmp_path, 2, 3), samples=6),
+        pipeline=PIPELINE,
+        metainfo=dict(name='zoo'),
+    )
+    dataset = pickle.loads(pickle.dumps(DATASETS.build(config)))
+
+    assert dataset.metainfo == dict(name='zoo')
+    assert sorted(sample['data_samples'].caption for sample in dataset) == [
+        f'picture {number}' for number in range(6)
+    ]
+
+
+def test_misuse_is_explained(tmp_path):
+    pattern = write_shards(tmp_path, 1, 1)
+    with pytest.raises(TypeError, match='read by SampleKey, not by 0'):
+        make(pattern)[0]
+    with pytest.raises(RuntimeError, match='Call set_progress'):
+        make(pattern)[SampleKey(0, 0, 0, 0)]
+    with pytest.raises(ValueError, match='DecodeImage'):
+        WebImageTextDataset(dict(shards=pattern, samples=1), [dict(type='LoadImageFromFile')])
+    with pytest.raises(ValueError, match='expected a dict with shards'):
+        make([dict(path=pattern)])
+
+
+def test_without_webdataset_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'webdataset', None)
+    with pytest.raises(ImportError, match=r'pgseg-mm\[data\]'):
+        make('a.tar')
