@@ -11,6 +11,7 @@ from pgseg_mm.utils.launch import (
     prepare_distributed,
     require_file,
 )
+from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -91,6 +92,7 @@ def main() -> None:
     if '://' not in args.checkpoint:
         require_file(parser, 'checkpoint', args.checkpoint)
 
+    load_checkpoints_safely(trust=args.trust)
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
     try:

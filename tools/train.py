@@ -13,6 +13,7 @@ from pgseg_mm.utils.launch import (
     prepare_distributed,
     require_file,
 )
+from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,6 +61,7 @@ def main() -> None:
     args = parser.parse_args()
     require_file(parser, 'config', args.config)
 
+    load_checkpoints_safely(trust=args.trust)
     cfg = load_config(args)
     cfg.resume = args.resume
     try:

@@ -17,7 +17,7 @@ param_scheduler = [
         by_epoch=False,
     )
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=1000, val_interval=250)
+train_cfg = dict(type='ResumableIterLoop', max_iters=1000, val_interval=250)
 default_hooks = dict(
     checkpoint=dict(interval=1000, save_best='mIoU', max_keep_ckpts=1),
     logger=dict(interval=20),

@@ -1,6 +1,8 @@
 """Data sets and transforms of image-text training, registered with mmseg."""
 
 from .image_text import ImageTextDataset
+from .samplers import ResumableSampler
+from .seeded_dataset import SeededDataset
 from .transforms import DecodeImage, NounPrompts, PackImageTextInputs, TokenizeCaption
 from .web_image_text import WebImageTextDataset
 
@@ -9,6 +11,8 @@ __all__ = [
     'ImageTextDataset',
     'NounPrompts',
     'PackImageTextInputs',
+    'ResumableSampler',
+    'SeededDataset',
     'TokenizeCaption',
     'WebImageTextDataset',
 ]

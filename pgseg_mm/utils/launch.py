@@ -26,6 +26,12 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
         'written key="[a,b]" or key=a,b and a nested one key="[(a,b),(c,d)]", without blanks',
     )
     parser.add_argument(
+        '--trust',
+        action='store_true',
+        help='load checkpoints that hold more than tensors and logged values, and run whatever '
+        'code is in them',
+    )
+    parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',

@@ -51,7 +51,7 @@ train_dataloader = dict(
     batch_size={batch_size},
     num_workers=0,
     persistent_workers=False,
-    dataset=dict(data_root={str(scenes) + '/'!r}),
+    dataset=dict(dataset=dict(data_root={str(scenes) + '/'!r})),
 )
 train_cfg = dict(max_iters={STEPS})
 val_dataloader = val_cfg = val_evaluator = None
@@ -133,7 +133,7 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=0,
     persistent_workers=False,
-    dataset=dict(data_root={str(scenes) + '/'!r}),
+    dataset=dict(dataset=dict(data_root={str(scenes) + '/'!r})),
 )
 train_cfg = dict(max_iters=2)
 val_dataloader = val_cfg = val_evaluator = None

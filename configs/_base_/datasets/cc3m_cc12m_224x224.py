@@ -17,18 +17,21 @@ train_dataloader = dict(
     num_workers=8,
     persistent_workers=True,
     drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='ResumableSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='ConcatDataset',
-        datasets=[
-            dict(
-                type='ImageTextDataset',
-                data_root=data_root,
-                ann_file='captions_train.jsonl',
-                pipeline=train_pipeline,
-            )
-            for data_root in ('data/cc3m/', 'data/cc12m/')
-        ],
+        type='SeededDataset',
+        dataset=dict(
+            type='ConcatDataset',
+            datasets=[
+                dict(
+                    type='ImageTextDataset',
+                    data_root=data_root,
+                    ann_file='captions_train.jsonl',
+                    pipeline=train_pipeline,
+                )
+                for data_root in ('data/cc3m/', 'data/cc12m/')
+            ],
+        ),
     ),
 )

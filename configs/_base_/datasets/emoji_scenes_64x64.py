@@ -15,13 +15,16 @@ train_dataloader = dict(
     num_workers=1,
     persistent_workers=True,
     drop_last=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='ResumableSampler', shuffle=True, infinite=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='ImageTextDataset',
-        data_root=data_root,
-        ann_file='captions_train.jsonl',
-        pipeline=train_pipeline,
+        type='SeededDataset',
+        dataset=dict(
+            type='ImageTextDataset',
+            data_root=data_root,
+            ann_file='captions_train.jsonl',
+            pipeline=train_pipeline,
+        ),
     ),
 )
 val_dataloader = dict(

@@ -10,5 +10,5 @@ param_scheduler = dict(
     by_epoch=True,
     convert_to_iter_based=True,
 )
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=30, val_interval=1)
+train_cfg = dict(type='ResumableEpochLoop', max_epochs=30, val_interval=1)
 auto_scale_lr = dict(enable=False, base_batch_size=4096)

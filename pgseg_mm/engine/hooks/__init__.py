@@ -1,5 +1,15 @@
 """Hooks of mmengine's Runner."""
 
+from .data_state_hook import DataStateHook
+from .finite_loss_hook import FiniteLossHook
+from .safe_checkpoint_hook import SafeCheckpointHook
+from .step_seed_hook import StepSeedHook
 from .vocabulary_hook import VocabularyHook
 
-__all__ = ['VocabularyHook']
+__all__ = [
+    'DataStateHook',
+    'FiniteLossHook',
+    'SafeCheckpointHook',
+    'StepSeedHook',
+    'VocabularyHook',
+]

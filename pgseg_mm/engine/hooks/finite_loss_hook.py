@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+
+from .data_state_hook import read_records
+
+SHOWN_KEYS = 5
+
+
+def last_good_checkpoint(runner: Runner) -> str:
+    """Where the last complete checkpoint is, in words."""
+    path = runner.message_hub.runtime_info.get('last_ckpt')
+    return f'the last good checkpoint is {path}' if path else 'there is no checkpoint yet'
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Ends the run when the loss of a step is NaN or infinite.
+
+    Each rank looks at its own loss in every step, for which mmengine has waited already
+    (``RuntimeInfoHook`` logs it), and at nothing else: an infinite gradient that a gradient scaler
+    leaves out is no reason to stop. A rank that ends takes the others along, by its launcher. No
+    checkpoint is written of such a step (:class:`SafeCheckpointHook`).
+
+    Raises:
+        FloatingPointError: If the loss is not finite. The message names the step, the samples and
+            the last good checkpoint; a file in the log folder has all the samples.
+    """
+
+    # after RuntimeInfoHook, before checkpoints
+    priority = 'HIGH'
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Look at the loss."""
+        loss = float((outputs or {}).get('loss', 0.0))
+        if math.isfinite(loss):
+            return
+        keys = sample_names(data_batch)
+        path = Path(runner.log_dir) / f'samples_iter{runner.iter + 1}_rank{get_rank()}.txt'
+        path.write_text('\n'.join(keys) + '\n', encoding='utf-8')
+        terms = {k: float(v) for k, v in (outputs or {}).items() if k != 'loss'}
+        bad = [name for name, value in terms.items() if not math.isfinite(value)]
+        raise FloatingPointError(
+            f'the loss of step {runner.iter + 1} is {loss} on rank {get_rank()}'
+            + (f' (not finite: {", ".join(bad)})' if bad else '')
+            + f'. Its batch: {", ".join(keys[:SHOWN_KEYS])}'
+            + (f' and {len(keys) - SHOWN_KEYS} more' if len(keys) > SHOWN_KEYS else '')
+            + f'; all of them are in {path}. {last_good_checkpoint(runner).capitalize()}. Samples '
+            'may be the cause; if not, lower the learning rate or train in float32 or bfloat16.'
+        )
+
+
+def sample_names(data_batch: Any) -> list[str]:
+    """What the samples of a batch are called: their record's key, or the image's path."""
+    samples = data_batch.get('data_samples', []) if isinstance(data_batch, dict) else []
+    return [
+        record.key if record is not None else str(sample.get('img_path', 'a sample without a name'))
+        for record, sample in zip(read_records(data_batch), samples, strict=True)
+    ]

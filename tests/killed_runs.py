@@ -1,0 +1,201 @@
+"""Trains a tiny model with the project's tools, kills the run, and resumes it."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / 'configs' / 'pgseg' / 'pgseg_tiny-p8_emoji-scenes-64x64.py'
+NUM_IMAGES = 44
+BATCH_SIZE = 4
+
+KILLER = """
+import os
+import signal
+
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmseg.registry import HOOKS
+
+from pgseg_mm.engine.hooks import safe_checkpoint_hook
+
+
+@HOOKS.register_module()
+class KillHook(Hook):
+    '''Kills its own process; what happens is told by KILL=STEP:WHEN:RANK.'''
+
+    priority = 'LOWEST'
+
+    def __init__(self):
+        step, self.when, rank = os.environ.get('KILL', '-1:none:0').split(':')
+        self.step, self.rank = int(step), int(rank)
+        if self.when == 'saving':
+            safe_checkpoint_hook._write_synced = self.write_a_part
+
+    def kill(self, runner, when):
+        if self.when == when and self.step == runner.iter + 1 and self.rank == get_rank():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.runner = runner
+        self.kill(runner, 'before')
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.kill(runner, 'after')
+
+    def write_a_part(self, path, content):
+        with path.open('wb') as file:
+            file.write(bytes(content)[:len(content) // 2])
+            file.flush()
+            self.kill(self.runner, 'saving')
+            file.write(bytes(content)[len(content) // 2:])
+"""
+
+
+def make_pairs(folder: Path) -> Path:
+    """Images of noise with captions."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(NUM_IMAGES):
+        image = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f'{number}.png'), image)
+        rows.append({'image': f'{number}.png', 'caption': f'a picture of thing {number}'})
+    lines = '\n'.join(json.dumps(row) for row in rows)
+    (folder / 'captions_train.jsonl').write_text(lines + '\n')
+    return folder
+
+
+def write_config(path: Path, data: Path, workers: int, by_epoch: bool, **settings: Any) -> Path:
+    """A config in which everything that is random, or has a state of its own, is live."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (path.parent / 'killer.py').write_text(KILLER)
+    loop = dict(type='ResumableIterLoop', max_iters=16)
+    if by_epoch:
+        loop = dict(type='ResumableEpochLoop', max_epochs=3)
+    loop = settings.pop('train_cfg', loop)
+    path.write_text(
+        f"""
+_base_ = {str(CONFIG)!r}
+custom_imports = dict(imports=['pgseg_mm', 'killer'], allow_failed_imports=False)
+model = dict(
+    backbone=dict(
+        img_size=32,
+        embed_dims=24,
+        depths=(1, 1, 1),
+        num_group_tokens=(6, 4, 0),
+        num_output_groups=(6, 4),
+        drop_path_rate=0.3,
+        prototypes=dict(hidden_channels=24),
+    ),
+    text_encoder=dict(embed_dims=16, num_layers=1, num_heads=2),
+    decode_head=dict(
+        in_channels=24,
+        channels=16,
+        text_channels=16,
+        hidden_channels=24,
+        loss_npr=dict(begin=2),
+    ),
+)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='mmpretrain.RandomResizedCrop', scale=32, crop_ratio_range=(0.3, 1.0)),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='TokenizeCaption', context_length=40),
+    dict(type='PackImageTextInputs'),
+]
+train_dataloader = dict(
+    batch_size={BATCH_SIZE},
+    num_workers={workers},
+    persistent_workers={workers > 0},
+    sampler=dict(infinite={not by_epoch}),
+    dataset=dict(dataset=dict(data_root={str(data) + '/'!r}, pipeline=train_pipeline)),
+)
+train_cfg = dict(_delete_=True, **{loop!r})
+param_scheduler = dict(
+    _delete_=True, type='WarmupCosineLR', warmup=3, warmup_start=1e-5, end=40, by_epoch=False
+)
+val_dataloader = val_cfg = val_evaluator = None
+test_dataloader = test_cfg = test_evaluator = None
+custom_hooks = [dict(type='KillHook'), dict(type='EMAHook')]
+default_hooks = dict(
+    checkpoint=dict(interval=3, save_best=None, max_keep_ckpts=1), logger=dict(interval=5)
+)
+"""
+    )
+    return path
+
+
+def train(
+    config: Path, work_dir: Path, *arguments: str, processes: int = 1, kill: str = ''
+) -> subprocess.CompletedProcess:
+    """Run the training tool, to its end or until it is killed."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    env = {
+        **os.environ,
+        'PYTHON': sys.executable,
+        'PORT': str(port),
+        'PYTHONPATH': os.pathsep.join([str(config.parent), str(ROOT)]),
+        'OMP_NUM_THREADS': '1',
+    }
+    env |= {'KILL': kill} if kill else {}
+    command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config)]
+    if processes > 1:
+        command = ['bash', str(ROOT / 'tools' / 'dist_train.sh'), str(config), str(processes)]
+    return subprocess.run(
+        [*command, '--work-dir', str(work_dir), *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def last_checkpoint(work_dir: Path) -> dict[str, Any]:
+    """The checkpoint that ``--resume`` would take; it was made by the test itself."""
+    path = (work_dir / 'last_checkpoint').read_text()
+    return torch.load(path, weights_only=False)
+
+
+def random_kills(number: int, steps: int, processes: int, seed: int) -> list[str]:
+    """Where runs are killed: before or after a step, or while a checkpoint is written."""
+    rng = random.Random(seed)
+    kills = []
+    for _ in range(number):
+        when = rng.choice(['before', 'after', 'saving'])
+        step = rng.randrange(3, steps, 3) if when == 'saving' else rng.randrange(2, steps)
+        kills.append(f'{step}:{when}:{0 if when == "saving" else rng.randrange(processes)}')
+    return kills
+
+
+def was_killed(done: subprocess.CompletedProcess) -> bool:
+    """Whether the run ended by a kill, its own or that of a rank."""
+    return done.returncode == -signal.SIGKILL or 'SIGKILL' in done.stderr + done.stdout
+
+
+def assert_equal(one: Any, other: Any, where: str = '') -> None:
+    """Assert that two nested structures hold the same tensors, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_equal(one[key], other[key], f'{where}.{key}')
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for index, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_equal(a, b, f'{where}[{index}]')
+    else:
+        assert one == other, where
