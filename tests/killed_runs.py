@@ -1,5 +1,6 @@
 """Trains a tiny model with the project's tools, kills the run, and resumes it."""
 
+import io
 import json
 import os
 import random
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs' / 'pgseg' / 'pgseg_tiny-p8_emoji-scenes-64x64.py'
 NUM_IMAGES = 44
+NUM_SHARDS = 5
 BATCH_SIZE = 4
 
 KILLER = """
@@ -63,7 +66,7 @@ class KillHook(Hook):
 
 
 def make_pairs(folder: Path) -> Path:
-    """Images of noise with captions."""
+    """Images of noise with captions, as files and in tar shards; some in the shards are broken."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     rows = []
@@ -73,17 +76,40 @@ def make_pairs(folder: Path) -> Path:
         rows.append({'image': f'{number}.png', 'caption': f'a picture of thing {number}'})
     lines = '\n'.join(json.dumps(row) for row in rows)
     (folder / 'captions_train.jsonl').write_text(lines + '\n')
+    for shard in range(NUM_SHARDS):
+        with tarfile.open(folder / f'{shard:05d}.tar', 'w') as tar:
+            for number in range(shard, NUM_IMAGES, NUM_SHARDS):
+                image = (folder / f'{number}.png').read_bytes()
+                _add(tar, f'{number:04d}.png', image[: 60 if number % 9 == 5 else None])
+                _add(tar, f'{number:04d}.txt', rows[number]['caption'].encode())
     return folder
 
 
-def write_config(path: Path, data: Path, workers: int, by_epoch: bool, **settings: Any) -> Path:
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def write_config(
+    path: Path, data: Path, workers: int, by_epoch: bool, shards: bool = False
+) -> Path:
     """A config in which everything that is random, or has a state of its own, is live."""
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / 'killer.py').write_text(KILLER)
     loop = dict(type='ResumableIterLoop', max_iters=16)
     if by_epoch:
         loop = dict(type='ResumableEpochLoop', max_epochs=3)
-    loop = settings.pop('train_cfg', loop)
+    dataset = dict(dataset=dict(data_root=f'{data}/'))
+    if shards:
+        source = dict(shards=f'{data}/{{00000..{NUM_SHARDS - 1:05d}}}.tar', name='noise')
+        dataset = dict(
+            _delete_=True,
+            type='WebImageTextDataset',
+            sources=source,
+            samples_per_epoch=NUM_IMAGES,
+            shuffle_block=4,
+        )
     path.write_text(
         f"""
 _base_ = {str(CONFIG)!r}
@@ -108,7 +134,7 @@ model = dict(
     ),
 )
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='{'DecodeImage' if shards else 'LoadImageFromFile'}'),
     dict(type='mmpretrain.RandomResizedCrop', scale=32, crop_ratio_range=(0.3, 1.0)),
     dict(type='RandomFlip', prob=0.5),
     dict(type='TokenizeCaption', context_length=40),
@@ -119,8 +145,9 @@ train_dataloader = dict(
     num_workers={workers},
     persistent_workers={workers > 0},
     sampler=dict(infinite={not by_epoch}),
-    dataset=dict(dataset=dict(data_root={str(data) + '/'!r}, pipeline=train_pipeline)),
+    dataset=dict({'pipeline=train_pipeline, ' if shards else ''}**{dataset!r}),
 )
+{'' if shards else "train_dataloader['dataset']['dataset']['pipeline'] = train_pipeline"}
 train_cfg = dict(_delete_=True, **{loop!r})
 param_scheduler = dict(
     _delete_=True, type='WarmupCosineLR', warmup=3, warmup_start=1e-5, end=40, by_epoch=False
@@ -129,7 +156,9 @@ val_dataloader = val_cfg = val_evaluator = None
 test_dataloader = test_cfg = test_evaluator = None
 custom_hooks = [dict(type='KillHook'), dict(type='EMAHook')]
 default_hooks = dict(
-    checkpoint=dict(interval=3, save_best=None, max_keep_ckpts=1), logger=dict(interval=5)
+    checkpoint=dict(interval=3, save_best=None, max_keep_ckpts=1),
+    logger=dict(interval=5),
+    data_state=dict(max_skipped=0.5),
 )
 """
     )

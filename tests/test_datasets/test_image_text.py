@@ -1,15 +1,24 @@
 import json
 import logging
 import pickle
+import sys
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, default_collate
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
+from mmseg.structures import SegDataSample
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from pgseg_mm.datasets import ImageTextDataset
+from pgseg_mm.datasets.sample_key import READ_RECORD, ReadRecord
+from pgseg_mm.models.data_preprocessor import PGSegDataPreProcessor
+from pgseg_mm.utils.random_state import seeded
+from shard_zoo import bomb
 
 LOAD = [dict(type='mmcv.LoadImageFromFile')]
 
@@ -99,8 +108,9 @@ def test_empty_captions_are_left_out_and_counted_once(root, monkeypatch):
 
     assert len(dataset) == 1
     assert dataset[0]['ann_row'] == 'line 3'
+    assert dataset.left_out == {f'{root}/pairs.csv': {'empty caption': 2}}
     [(message, level)] = warnings
-    assert 'left out 2 of 3 rows' in message
+    assert 'left out 2 of 3 rows: 2 empty caption' in message
     assert level == logging.WARNING
 
 
@@ -123,7 +133,7 @@ def test_a_missing_annotation_file_is_named(root):
         ('a.csv', 'image,caption\na.png,one, two\n', 'line 2: 3 fields, but the header has 2'),
         ('a.csv', 'image,caption\na.png,"never closed\n', 'line 2: .*check the quoting'),
         ('a.csv', 'image,caption\n,a cat\n', 'line 2: the image path is empty'),
-        ('a.csv', 'image,caption\na.png,\n', r'no usable row \(1 with an empty caption\)'),
+        ('a.csv', 'image,caption\na.png,\n', r'no usable row \(left out: 1 empty caption\)'),
         ('a.json', '[]', 'no usable row'),
         ('a.csv', '', 'no usable row'),
     ],
@@ -145,7 +155,8 @@ def test_a_file_in_another_encoding_is_refused(root):
 def test_an_image_that_is_no_image_is_named_with_its_row(root, content, backend):
     (root / 'images' / 'cat.png').write_bytes(content)
     name = write(root, 'pairs.csv', FILES['pairs.csv'])
-    dataset = make(root, name, pipeline=[dict(LOAD[0], imdecode_backend=backend)])
+    load = dict(LOAD[0], imdecode_backend=backend)
+    dataset = make(root, name, pipeline=[load], skip_broken=False)
 
     with pytest.raises(ValueError, match=r'cat.png \(line 2 of .*cannot be read') as error:
         dataset[0]
@@ -158,7 +169,8 @@ def test_an_mmcv_that_does_not_check_what_it_decoded_makes_no_difference(root, m
         return dict(results, img=decoded, img_shape=decoded.shape)
 
     monkeypatch.setattr('mmcv.transforms.LoadImageFromFile.transform', transform)
-    dataset = make(root, write(root, 'pairs.csv', FILES['pairs.csv']), pipeline=LOAD)
+    name = write(root, 'pairs.csv', FILES['pairs.csv'])
+    dataset = make(root, name, pipeline=LOAD, skip_broken=False)
 
     with pytest.raises(ValueError, match=r'cat.png \(line 2 of .*cannot be read'):
         dataset[0]
@@ -166,7 +178,7 @@ def test_an_mmcv_that_does_not_check_what_it_decoded_makes_no_difference(root, m
 
 def test_a_missing_image_is_named_with_its_row(root):
     name = write(root, 'pairs.json', '[{"image": "bird.png", "caption": "a bird"}]')
-    dataset = make(root, name, pipeline=LOAD)
+    dataset = make(root, name, pipeline=LOAD, skip_broken=False)
 
     with pytest.raises(FileNotFoundError, match=r'bird.png \(entry 1 of .*does not exist'):
         dataset[0]
@@ -181,3 +193,139 @@ def test_an_error_of_another_transform_stays_what_it_is(root):
 
     with pytest.raises(OSError, match='^out of paper$'):
         dataset[0]
+
+
+def write_parquet(root, name='pairs.parquet', **columns):
+    pyarrow.parquet.write_table(pyarrow.table(columns), root / name)
+    return name
+
+
+def test_parquet_is_read_by_columns(root, monkeypatch):
+    monkeypatch.setattr('pgseg_mm.datasets.pair_files.BATCH_ROWS', 2)
+    read = []
+    batches = pyarrow.parquet.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pyarrow.parquet.ParquetFile,
+        'iter_batches',
+        lambda self, **kwargs: read.append(kwargs['columns']) or batches(self, **kwargs),
+    )
+    name = write_parquet(
+        root,
+        title=['a cat', None, 'a dog', '  '],
+        width=[8, 8, 8, 8],
+        filepath=['cat.png', 'cat.png', 'dog.png', 'dog.png'],
+    )
+    dataset = make(root, name, image_key='filepath', caption_key='title')
+
+    assert read == [['filepath', 'title']]
+    assert [dataset[n]['caption'] for n in range(2)] == ['a cat', 'a dog']
+    assert dataset[1]['img_path'] == f'{root}/images/dog.png'
+    assert dataset[1]['ann_row'] == 'row 3'
+    assert dataset.left_out == {f'{root}/pairs.parquet': {'empty caption': 2}}
+
+
+def test_a_wrong_parquet_file_is_refused(root):
+    with pytest.raises(ValueError, match=r"no column 'image', only .*'path'.*set image_key"):
+        make(root, write_parquet(root, path=['cat.png'], caption=['a cat']))
+    with pytest.raises(ValueError, match="row 1: column 'caption' is 3 of type int"):
+        make(root, write_parquet(root, image=['cat.png'], caption=[3]))
+    with pytest.raises(ValueError, match='cannot be read as Parquet'):
+        make(root, write(root, 'a.parquet', 'no parquet'))
+
+
+def test_parquet_without_pyarrow_says_what_to_install(root, monkeypatch):
+    name = write_parquet(root, image=['cat.png'], caption=['a cat'])
+    monkeypatch.setitem(sys.modules, 'pyarrow', None)
+    with pytest.raises(ImportError, match=r'pgseg-mm\[data\]'):
+        make(root, name)
+
+
+@pytest.mark.parametrize('ann_file', ['', 'images'])
+def test_a_folder_is_read_with_captions_beside_the_images(root, ann_file):
+    images = root / 'images'
+    (images / 'deeper').mkdir()
+    (images / 'cat.png').rename(images / 'deeper' / 'cat.png')
+    (images / 'deeper' / 'cat.txt').write_text('a cat\n')
+    (images / 'dog.txt').write_bytes('chien brûlé'.encode('latin-1'))
+    (images / 'bird.txt').write_text('a bird without an image')
+    Image.new('RGB', (4, 4)).save(images / 'fish.JPG', 'JPEG')
+    Image.new('RGB', (4, 4)).save(images / 'silent.webp')
+    (images / 'silent.txt').write_text(' ')
+    (images / 'notes.md').write_text('neither')
+    dataset = make(root, ann_file, pipeline=LOAD)
+
+    assert len(dataset) == 1
+    assert dataset[0]['caption'] == 'a cat'
+    assert dataset[0]['img'].shape == (6, 8, 3)
+    assert dataset.left_out[dataset.source] == {
+        'missing image': 1,
+        'caption not UTF-8': 1,
+        'missing caption': 1,
+        'empty caption': 1,
+    }
+
+
+def test_images_that_cannot_be_used_are_replaced_and_counted(root):
+    images = root / 'images'
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(images / 'half.jpg')
+    (images / 'half.jpg').write_bytes((images / 'half.jpg').read_bytes()[:900])
+    (images / 'bomb.png').write_bytes(bomb())
+    Image.new('RGB', (3, 3)).save(images / 'dot.png')
+    names = ['cat.png', 'half.jpg', 'bomb.png', 'dot.png', 'gone.png']
+    name = write(root, 'a.json', json.dumps([dict(image=n, caption=n) for n in names]))
+    decode = [dict(type='DecodeImage')]
+    dataset = make(root, name, pipeline=decode, min_pixels=10, source='zoo', max_refetch=200)
+
+    reasons = ['broken image', 'too large', 'too small', 'missing image']
+    for index, reason in enumerate(reasons, start=1):
+        with seeded(index):
+            sample = dataset[index]
+        record = sample[READ_RECORD]
+        assert sample['img_path'].endswith('cat.png')
+        assert 'img_bytes' not in sample
+        assert record.source == 'zoo'
+        assert record.key == f'{root}/images/cat.png (entry 1)'
+        assert record.skipped['zoo'][reason] >= 1
+        with seeded(index):
+            assert dataset[index][READ_RECORD] == record
+    assert dataset[0][READ_RECORD].skipped == {}
+
+
+def test_where_no_image_can_be_used_it_says_why(root):
+    name = write(root, 'a.json', '[{"image": "gone.png", "caption": "x"}]')
+    dataset = make(root, name, pipeline=LOAD, max_refetch=4)
+
+    with pytest.raises(RuntimeError, match=r'No usable pair in 5 .*5 missing image.*gone.png'):
+        dataset[0]
+
+
+def test_what_a_transform_drops_is_counted(root):
+    name = write(root, 'pairs.json', FILES['pairs.json'])
+    no_cats = [*LOAD, lambda results: None if 'cat' in results['caption'] else results]
+    record = make(root, name, pipeline=no_cats, source='zoo')[0][READ_RECORD]
+
+    assert set(record.skipped['zoo']) == {'dropped by a transform'}
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_the_record_travels_through_loader_and_preprocessor(root, workers):
+    (root / 'images' / 'cat.png').write_bytes(b'')
+    pipeline = [
+        dict(type='DecodeImage'),
+        dict(type='TokenizeCaption', context_length=8),
+        dict(type='PackImageTextInputs', meta_keys=()),
+    ]
+    init_default_scope('mmseg')
+    name = write(root, 'pairs.json', FILES['pairs.json'])
+    dataset = make(root, name, pipeline=pipeline, source='zoo')
+    loader = DataLoader(dataset, batch_size=2, num_workers=workers, collate_fn=default_collate)
+    [batch] = loader
+    preprocessor = PGSegDataPreProcessor(mean=[0, 0, 0], std=[1, 1, 1])
+    first, second = preprocessor(batch, training=True)['data_samples']
+
+    assert type(first) is SegDataSample
+    assert type(first.read_record) is ReadRecord
+    assert set(first.read_record.skipped['zoo']) == {'broken image'}
+    assert second.read_record.skipped == {}
+    assert second.read_record.key == f'{root}/images/dog.png (entry 2)'

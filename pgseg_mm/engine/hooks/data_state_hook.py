@@ -81,7 +81,11 @@ class DataStateHook(Hook):
             self.epoch, self.consumed = runner.epoch, 0
         loader = runner.train_dataloader
         if getattr(loader.dataset, 'is_stream', False):
-            loader.dataset.set_progress(batch_size=loader.batch_size, states=dict(self.streams))
+            loader.dataset.set_progress(
+                batch_size=loader.batch_size,
+                states=dict(self.streams),
+                seed=getattr(loader.sampler, 'seed', None),
+            )
 
     def after_train_iter(
         self,
