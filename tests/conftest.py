@@ -6,6 +6,17 @@ from noun_tagger import save_tiny_tagger
 from pgseg_mm.datasets.transforms import noun_prompts
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        '--kill-runs',
+        type=int,
+        default=0,
+        metavar='N',
+        help='kill each kind of training run N times, which takes an hour; by default two kinds '
+        'are killed once',
+    )
+
+
 @pytest.fixture(autouse=True)
 def _mmseg_scope():
     """Build from mmseg's registries, as its tools do."""

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs' / 'pgseg' / 'pgseg_tiny-p8_emoji-scenes-64x64.py'
 NUM_IMAGES = 44
 NUM_SHARDS = 5
+SAVED_EVERY = 3
 BATCH_SIZE = 4
 
 KILLER = """
@@ -156,7 +157,7 @@ val_dataloader = val_cfg = val_evaluator = None
 test_dataloader = test_cfg = test_evaluator = None
 custom_hooks = [dict(type='KillHook'), dict(type='EMAHook')]
 default_hooks = dict(
-    checkpoint=dict(interval=3, save_best=None, max_keep_ckpts=1),
+    checkpoint=dict(interval={SAVED_EVERY}, save_best=None, max_keep_ckpts=1),
     logger=dict(interval=5),
     data_state=dict(max_skipped=0.5),
 )
@@ -199,12 +200,14 @@ def last_checkpoint(work_dir: Path) -> dict[str, Any]:
 
 
 def random_kills(number: int, steps: int, processes: int, seed: int) -> list[str]:
-    """Where runs are killed: before or after a step, or while a checkpoint is written."""
+    """Where runs are killed: before or after a step, or while a checkpoint is written.
+
+    Each is in a later step than the one before it, which a resumed run therefore comes to.
+    """
     rng = random.Random(seed)
     kills = []
-    for _ in range(number):
-        when = rng.choice(['before', 'after', 'saving'])
-        step = rng.randrange(3, steps, 3) if when == 'saving' else rng.randrange(2, steps)
+    for step in sorted(rng.sample(range(2, steps), number)):
+        when = rng.choice(['before', 'after'] if step % SAVED_EVERY else ['after', 'saving'])
         kills.append(f'{step}:{when}:{0 if when == "saving" else rng.randrange(processes)}')
     return kills
 

@@ -61,7 +61,7 @@ class DataStateHook(Hook):
         self._earlier: dict[str, dict[str, Any]] = {}
         self._loaded: dict[str, Any] | None = None
         self._gathered: list[tuple[dict, dict]] = []
-        self._logged = -1
+        self._logged = (-1, '')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the state of the data for a run that turns out to be a resumed one."""
@@ -110,7 +110,7 @@ class DataStateHook(Hook):
             total = self._total(all_gather_object(self.counts.to_dict()))
             runner.message_hub.update_scalar('train/samples_read', total.num_read)
             runner.message_hub.update_scalar('train/samples_skipped', total.num_skipped)
-            if total.num_skipped != self._logged:
+            if total.num_skipped != self._logged[0]:
                 self._log(runner, total)
             self._check_limit(total)
 
@@ -218,8 +218,10 @@ class DataStateHook(Hook):
         return ReadCounts.total([self._earlier, *parts])
 
     def _log(self, runner: Runner, total: ReadCounts) -> None:
-        runner.logger.info(f'Samples: {total}')
-        self._logged = total.num_skipped
+        text = f'Samples: {total}'
+        if text != self._logged[1]:
+            runner.logger.info(text)
+            self._logged = total.num_skipped, text
 
     def _check_limit(self, total: ReadCounts) -> None:
         if total.num_read + total.num_skipped < self.min_samples:

@@ -8,6 +8,7 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
+from torch import Tensor
 
 from .data_state_hook import read_records
 
@@ -45,14 +46,14 @@ class FiniteLossHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Look at the loss."""
-        loss = float((outputs or {}).get('loss', 0.0))
+        outputs = outputs or {}
+        loss = _to_float(outputs.get('loss', 0.0))
         if math.isfinite(loss):
             return
         keys = sample_names(data_batch)
         path = Path(runner.log_dir) / f'samples_iter{runner.iter + 1}_rank{get_rank()}.txt'
         path.write_text('\n'.join(keys) + '\n', encoding='utf-8')
-        terms = {k: float(v) for k, v in (outputs or {}).items() if k != 'loss'}
-        bad = [name for name, value in terms.items() if not math.isfinite(value)]
+        bad = [k for k, v in outputs.items() if k != 'loss' and not math.isfinite(_to_float(v))]
         raise FloatingPointError(
             f'the loss of step {runner.iter + 1} is {loss} on rank {get_rank()}'
             + (f' (not finite: {", ".join(bad)})' if bad else '')
@@ -61,6 +62,10 @@ class FiniteLossHook(Hook):
             + f'; all of them are in {path}. {last_good_checkpoint(runner).capitalize()}. Samples '
             'may be the cause; if not, lower the learning rate or train in float32 or bfloat16.'
         )
+
+
+def _to_float(value: Tensor | float) -> float:
+    return value.item() if isinstance(value, Tensor) else value
 
 
 def sample_names(data_batch: Any) -> list[str]:

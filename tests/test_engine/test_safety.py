@@ -1,0 +1,118 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.runner import find_latest_checkpoint
+
+from killed_runs import last_checkpoint
+from pgseg_mm.engine.hooks import safe_checkpoint_hook
+from toy_runs import BATCH_SIZE, read_by, run_toy
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_loss_that_is_nan_ends_the_run(tmp_path):
+    order = [sample for sample, _ in read_by(run_toy(tmp_path / 'whole', seed=1))]
+    bad = order[4 * BATCH_SIZE + 1]  # in step 5
+    first_step = order.index(bad) // BATCH_SIZE + 1
+    with pytest.raises(FloatingPointError) as error:
+        run_toy(tmp_path / 'run', seed=1, dataset=dict(nan_at=bad))
+    message = str(error.value)
+    assert f'the loss of step {first_step} is nan on rank 0' in message
+    assert f'toy {bad}' in message
+    saved = (first_step - 1) // 3 * 3
+    assert f'iter_{saved}.pth' in message and 'last good checkpoint' in message
+    assert find_latest_checkpoint(str(tmp_path / 'run')).endswith(f'iter_{saved}.pth')
+    (names,) = (tmp_path / 'run').rglob('samples_iter*_rank0.txt')
+    assert len(names.read_text().splitlines()) == BATCH_SIZE
+
+
+def test_weights_that_are_nan_are_not_saved(tmp_path, monkeypatch):
+    hook = safe_checkpoint_hook.SafeCheckpointHook
+    save = hook._save_checkpoint_with_step
+
+    def spoil(self, runner, step, meta):
+        if step == 6:
+            with torch.no_grad():
+                runner.model.layers[0].weight[0, 0] = math.inf
+        save(self, runner, step, meta)
+
+    monkeypatch.setattr(hook, '_save_checkpoint_with_step', spoil)
+    with pytest.raises(FloatingPointError, match=r'after step 6 1 weights .*layers.0.weight; no'):
+        run_toy(tmp_path)
+    assert not (tmp_path / 'iter_6.pth').exists()
+    assert find_latest_checkpoint(str(tmp_path)).endswith('iter_3.pth')
+
+
+class Full(OSError):
+    pass
+
+
+@pytest.mark.parametrize('name', ['iter_6.pth', 'last_checkpoint'])
+def test_a_checkpoint_that_breaks_off_leaves_the_previous_one(tmp_path, monkeypatch, name):
+    write = safe_checkpoint_hook._write_synced
+
+    def break_off(path, content):
+        if path.name.startswith(f'.{name}') and (tmp_path / 'iter_3.pth').exists():
+            path.write_bytes(bytes(content)[: len(content) // 2])
+            raise Full
+        write(path, content)
+
+    if name == 'last_checkpoint':
+        run_toy(tmp_path, interrupt=4)
+    monkeypatch.setattr(safe_checkpoint_hook, '_write_synced', break_off)
+    with pytest.raises(Full):
+        run_toy(tmp_path, checkpoint=dict(max_keep_ckpts=1), resume=name == 'last_checkpoint')
+    assert last_checkpoint(tmp_path)['meta']['iter'] == 3
+    monkeypatch.undo()
+    assert run_toy(tmp_path, resume=True).iter == 16
+
+
+def test_outdated_checkpoints_go_when_the_new_one_is_complete(tmp_path):
+    leftover = tmp_path / '.iter_3.pth.abc123.pth'
+    leftover.write_text('half a checkpoint')
+    run_toy(tmp_path, checkpoint=dict(max_keep_ckpts=2))
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_15.pth', 'iter_16.pth']
+    assert not leftover.exists()
+
+
+def test_checkpoints_between_accumulated_gradients_are_refused(tmp_path):
+    wrapper = dict(accumulative_counts=2)
+    with pytest.raises(ValueError, match='set interval to a multiple of 2'):
+        run_toy(tmp_path, optim_wrapper=wrapper)
+    assert run_toy(tmp_path, optim_wrapper=wrapper, checkpoint=dict(interval=4)).iter == 16
+
+
+def test_counts_are_those_of_the_batches_over_all_runs(tmp_path):
+    whole = run_toy(tmp_path / 'whole', seed=1)
+    trained = [sample for sample, _ in read_by(whole)][: 16 * BATCH_SIZE]
+    run_toy(tmp_path / 'resumed', seed=1, interrupt=8)
+    run_toy(tmp_path / 'resumed', seed=1, resume=True)
+    counts = last_checkpoint(tmp_path / 'resumed')['data_state']['counts']
+    assert counts['toys']['read'] == sum(sample % 2 for sample in trained)
+    assert counts['games']['read'] == sum(sample % 2 == 0 for sample in trained)
+    assert counts['toys']['skipped'] == {'broken image': sum(n % 5 == 0 for n in trained)}
+    (log, *_) = sorted((tmp_path / 'resumed').rglob('*.log'))
+    assert 'samples_read' in next((tmp_path / 'whole').rglob('scalars.json')).read_text()
+    assert log.exists()
+
+
+def test_too_many_skipped_samples_end_the_run(tmp_path):
+    limit = dict(max_skipped=0.2, min_samples=20)
+    assert run_toy(tmp_path / 'few', data_state=limit).iter == 16
+    with pytest.raises(RuntimeError) as error:
+        run_toy(tmp_path / 'many', dataset=dict(skip=3), data_state=limit)
+    assert 'of the samples were skipped, more than max_skipped=20.0%' in str(error.value)
+    assert 'toys:' in str(error.value) and '(broken image ' in str(error.value)
+
+
+ENDLESS = """
+import os, sys, time
+import torch, torch.distributed as dist
+dist.init_process_group('gloo')
+open(os.path.join(sys.argv[1], os.environ['RANK']), 'w').write(str(os.getpid()))
+while True:
+    dist.all_reduce(torch.ones(1))
+    time.sleep(0.01)
+"""
