@@ -1,13 +1,15 @@
 _base_ = [
     '../_base_/models/groupvit_vit-small-p16.py',
-    '../_base_/datasets/cc3m_cc12m_224x224.py',
+    '../_base_/datasets/image_text_shards_224x224.py',
+    '../_base_/datasets/groupvit_augmentation.py',
     '../_base_/datasets/voc21_zero-shot.py',
     '../_base_/schedules/groupvit_30e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/epoch_runtime.py',
 ]
 model = dict(decode_head=dict(background_threshold=0.95))
-default_hooks = dict(
-    checkpoint=dict(by_epoch=True, interval=1, save_best='mIoU', max_keep_ckpts=3),
-    logger=dict(log_metric_by_epoch=True),
-)
-log_processor = dict(by_epoch=True)
+train_pipeline = [
+    *_base_.train_pipeline[:-2],
+    *_base_.augmentation,
+    *_base_.train_pipeline[-2:],  # TokenizeCaption, PackImageTextInputs
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

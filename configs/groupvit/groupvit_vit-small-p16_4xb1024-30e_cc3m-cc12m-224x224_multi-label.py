@@ -5,14 +5,5 @@ train_pipeline = [
     dict(type='NounPrompts', num_prompts=3),
     *_base_.train_pipeline[-2:],  # TokenizeCaption, PackImageTextInputs
 ]
-train_dataloader = dict(
-    dataset=dict(
-        dataset=dict(
-            datasets=[
-                dict(dataset, pipeline=train_pipeline)
-                for dataset in _base_.train_dataloader.dataset.dataset.datasets
-            ]
-        )
-    )
-)
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 model = dict(decode_head=dict(loss_multi_label=dict(type='MultiLabelContrastiveLoss')))

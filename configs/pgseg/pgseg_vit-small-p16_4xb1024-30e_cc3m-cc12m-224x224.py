@@ -1,10 +1,10 @@
 # The published recipe starts from GroupViT's weights: set load_from to a converted checkpoint
 _base_ = [
     '../_base_/models/pgseg_vit-small-p16.py',
-    '../_base_/datasets/cc3m_cc12m_224x224.py',
+    '../_base_/datasets/image_text_shards_224x224.py',
     '../_base_/datasets/voc21_zero-shot.py',
     '../_base_/schedules/pgseg_30e_from-groupvit.py',
-    '../_base_/default_runtime.py',
+    '../_base_/epoch_runtime.py',
 ]
 model = dict(
     decode_head=dict(
@@ -12,8 +12,3 @@ model = dict(
         text_prototypes=dict(type='TextPrototypes', loss_weight=0.01),
     ),
 )
-default_hooks = dict(
-    checkpoint=dict(by_epoch=True, interval=1, save_best='mIoU', max_keep_ckpts=3),
-    logger=dict(log_metric_by_epoch=True),
-)
-log_processor = dict(by_epoch=True)

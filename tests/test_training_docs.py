@@ -1,0 +1,187 @@
+"""What docs/training_data.md shows is run at small size, and its figures are checked."""
+
+import bz2
+import json
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmseg.registry import DATASETS, HOOKS, MODELS
+
+from shard_zoo import write_shards
+
+ROOT = Path(__file__).parents[1]
+DOCS = (ROOT / 'docs' / 'training_data.md').read_text(encoding='utf-8')
+STAND_IN = """#!{python}
+import json, os, sys
+names = ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'GPUS')
+told = dict(arguments=sys.argv[1:], environment=[os.environ.get(name) for name in names])
+open('told.jsonl', 'a').write(json.dumps(told) + '\\n')
+"""
+
+
+def commands(*tools: str) -> list[list[str]]:
+    """Words of the documented commands that name one of these tools."""
+    blocks = re.findall(r'```bash\n(.*?)```', DOCS, re.DOTALL)
+    lines = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
+    found = [shlex.split(line) for line in lines if any(tool in line for tool in tools)]
+    assert found
+    return found
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A folder with the project's configs and tools in it, where the commands are run."""
+    for name in ('configs', 'tools'):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(command: list[str], monkeypatch) -> None:
+    assert command[0] == 'python'
+    monkeypatch.syspath_prepend(str(Path(command[1]).parent))
+    monkeypatch.setattr(sys, 'argv', command[1:])
+    runpy.run_path(command[1], run_name='__main__')
+
+
+def write_inputs(folder: Path) -> None:
+    """One pair of each set, in the layout it comes in."""
+    (folder / 'Train_GCC-training.tsv').write_text('a cat\thttp://a.org/1.jpg\n')
+    (folder / 'cc12m.tsv').write_text('http://a.org/1.jpg\ta cat\n')
+    (folder / 'annotations').mkdir()
+    post = dict(image_id='x', url='http://a.org/1.jpg', caption='a cat', subreddit='cats')
+    annotations = json.dumps(dict(info={}, annotations=[post]))
+    (folder / 'annotations' / 'cats_2020.json').write_text(annotations)
+    columns = ['0', '17', 'hash', *['x'] * 22]
+    columns[8], columns[9], columns[16], columns[24] = 'a+cat', '', 'http://a.org/1.jpg', '0'
+    (folder / 'yfcc100m_dataset.bz2').write_bytes(bz2.compress('\t'.join(columns).encode()))
+    subset = folder / 'yfcc100m_subset_data.tsv.bz2'
+    subset.write_bytes(bz2.compress(b'0\t17\thash\n'))
+
+
+def test_lists_are_made_with_the_columns_that_img2dataset_is_told(place, monkeypatch):
+    pq = pytest.importorskip('pyarrow.parquet')
+    write_inputs(place)
+    for command in commands('cc3m.py', 'cc12m.py', 'redcaps.py', 'yfcc14m.py'):
+        run(command, monkeypatch)
+    (download,) = commands('img2dataset --url_list')
+    options = dict(zip(download[1::2], download[2::2], strict=True))
+    assert Path(options['--url_list']).is_file()
+    extra = dict(redcaps12m=['image_id', 'subreddit'], yfcc14m=['photo_id'])
+    for name in ('cc3m', 'cc12m', 'redcaps12m', 'yfcc14m'):
+        table = pq.read_table(f'data/{name}.parquet')
+        columns = [options['--url_col'], options['--caption_col'], *extra.get(name, [])]
+        assert table.column_names == columns
+        assert table.to_pylist()[0]['caption'] == 'a cat'
+        if name in extra:
+            assert json.dumps(extra[name], separators=(',', ':')) in DOCS
+
+
+def test_shards_are_looked_at(place, monkeypatch, capsys):
+    pattern = write_shards(place / 'data' / 'cc3m', shards=2, samples=3)
+    ours = str(Path(pattern).relative_to(place))
+    (verify,) = commands('verify_shards.py')
+    (shards,) = [word for word in verify if word.startswith('data/cc3m/{')]
+    run([ours if word == shards else word for word in verify], monkeypatch)
+    assert (place / 'data' / 'cc3m.json').is_file()
+    (browse,) = commands('browse_dataset.py')
+    source = f'train_dataloader.dataset.sources.0.shards={ours}'
+    (place / 'small.py').write_text(
+        f'_base_ = {browse[2]!r}\ntrain_dataloader = dict(dataset=dict(sources=['
+        "dict(name='cc3m', shards='', samples=6)]))\n"
+    )
+    run([*browse[:2], 'small.py', *browse[3:], '--cfg-options', source], monkeypatch)
+    assert len(list((place / 'seen').iterdir())) == 6
+
+
+def test_training_is_started_as_documented(place):
+    for name in ('srun', 'python'):
+        (place / name).write_text(STAND_IN.format(python=sys.executable))
+        (place / name).chmod(0o755)
+    env = {**os.environ, 'PATH': f'{place}:{os.environ["PATH"]}', 'PYTHON': str(place / 'python')}
+    lines = commands('dist_train.sh', 'slurm_train.sh')
+    assert len(lines) == 3
+    for line in lines:
+        first = line.index('bash')
+        settings = dict(word.split('=', 1) for word in line[:first])
+        subprocess.run(line[first:], env={**env, **settings}, check=True)
+    told = [json.loads(line) for line in (place / 'told.jsonl').read_text().splitlines()]
+    gpus = []
+    for record in told:
+        words = record['arguments']
+        config = Config.fromfile(next(word for word in words if word.startswith('configs/')))
+        config.merge_from_dict(dict([words[words.index('--cfg-options') + 1].split('=')]))
+        assert config.load_from == 'groupvit.pth'
+        options = dict(
+            word.split('=', 1) for word in words if word.startswith('--') and '=' in word
+        )
+        nodes = int(options.get('--nnodes', 1))
+        gpus.append(int(options.get('--ntasks', 0)) or nodes * int(options['--nproc_per_node']))
+        assert gpus[-1] * config.train_dataloader.batch_size == 4096
+    assert gpus == [4, 16, 16]
+
+
+def test_options_that_are_named_exist():
+    config = Config.fromfile(
+        ROOT / 'configs/pgseg/pgseg_vit-small-p16_4xb1024-30e_cc3m-cc12m-224x224.py'
+    )
+    named = re.findall(r'--cfg-options\s+((?:[a-z][\w.]*=\S+\s*)+)', DOCS)
+    keys = {word.split('=')[0] for words in named for word in words.split()}
+    assert {'auto_scale_lr.enable', 'default_hooks.checkpoint.interval'} <= keys
+    before = config.to_dict()
+    for key in keys | {'default_hooks.data_state.max_skipped', 'train_dataloader.num_workers'}:
+        value = before
+        for part in key.split('.'):
+            value = value[int(part) if part.isdigit() else part]
+    assert before['default_hooks']['data_state']['max_skipped'] == 0.1
+
+
+def test_combined_config(tmp_path):
+    (block,) = re.findall(r'```python\n(.*?)```', DOCS, re.DOTALL)
+    (tmp_path / 'mine.py').write_text(block.replace("'./", f"'{ROOT}/configs/pgseg/"))
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    assert [hook.type for hook in cfg.custom_hooks] == ['VocabularyHook', 'EMAHook']
+    assert all(HOOKS.get(hook.type) for hook in cfg.custom_hooks)
+    assert len(cfg.visualizer.vis_backends) == 2 and cfg.visualizer.type == 'SegLocalVisualizer'
+    assert (cfg.optim_wrapper.dtype, cfg.optim_wrapper.optimizer.lr) == ('bfloat16', 1e-4)
+    assert [source.name for source in cfg.train_dataloader.dataset.sources][-1] == 'redcaps12m'
+    assert DATASETS.get(cfg.train_dataloader.dataset.type)
+
+
+def test_shards_of_the_table_are_those_of_the_rows_and_of_the_configs():
+    base = Config.fromfile(ROOT / 'configs/_base_/datasets/image_text_shards_224x224.py')
+    names = {'CC3M': 'cc3m', 'CC12M': 'cc12m', 'RedCaps12M': 'redcaps12m', 'YFCC14M': 'yfcc14m'}
+    for title, name in names.items():
+        rows = re.search(rf'^\| {title} \|.*\| ([\d ]+) \|$', DOCS, re.M)[1]
+        last = -(-int(rows.replace(' ', '')) // 10000) - 1
+        assert base[name].shards == f'data/{name}/{{00000..{last:05d}}}.tar'
+        assert f'| {title} | `{{00000..{last:05d}}}.tar` |' in DOCS
+
+
+def test_figures_of_the_model(monkeypatch, capsys):
+    sizes = []
+    for folder, name in (('pgseg', 'pgseg'), ('groupvit', 'groupvit')):
+        path = f'configs/{folder}/{name}_vit-small-p16_4xb1024-30e_cc3m-cc12m-224x224.py'
+        model = MODELS.build(Config.fromfile(ROOT / path).model)
+        sizes.append(sum(parameter.numel() for parameter in model.parameters()))
+    assert [f'{size / 1e6:.1f}' for size in sizes] == ['64.7', '55.7']
+    words = re.search(r'`(python tools/analysis_tools/get_flops.py\s+\S+)`', DOCS)[1].split()
+    monkeypatch.chdir(ROOT)
+    run(words, monkeypatch)
+    shown = capsys.readouterr().out
+    image, caption = (float(re.search(rf'{part}.* (\S+) G', shown)[1]) for part in (
+        'backbone', 'text_encoder',
+    ))  # fmt: skip
+    assert f'{image:.2f} G multiply-adds' in DOCS and f'{caption:.2f} G for a caption' in DOCS
+    operations = (image + caption) * 1e9 * 2 * 3 * 14047648 * 30
+    assert f'{operations / 1e19:.1f} × 10¹⁹' in DOCS
+    assert round(operations / (4 * 312e12 * 0.3) / 3600) == 11
+    for count, text in ((16, '1.04 GB'), (20, '1.3 GB'), (6, '0.39 GB'), (12, '0.78 GB')):
+        assert abs(count * sizes[0] / 1e9 - float(text.split()[0])) < 0.01 and text in DOCS

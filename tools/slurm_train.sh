@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Train as a Slurm job: tools/slurm_train.sh PARTITION JOB_NAME CONFIG [arguments of train.py]
+# Environment: GPUS in all (4), GPUS_PER_NODE (4, or GPUS if that is less), CPUS_PER_TASK (5),
+# SRUN_ARGS (more options of srun, split at blanks), PYTHON for the interpreter.
+set -euo pipefail
+if (($# < 3)); then
+    echo "usage: $0 PARTITION JOB_NAME CONFIG [arguments of train.py]" >&2
+    exit 2
+fi
+partition=$1 job=$2 config=$3
+shift 3
+gpus=${GPUS:-4}
+per_node=${GPUS_PER_NODE:-$((gpus < 4 ? gpus : 4))}
+if ((gpus % per_node)); then
+    echo "$0: GPUS=$gpus is no multiple of GPUS_PER_NODE=$per_node" >&2
+    exit 2
+fi
+read -ra srun_args <<<"${SRUN_ARGS:-}"
+
+exec srun \
+    --partition="$partition" \
+    --job-name="$job" \
+    --gres="gpu:$per_node" \
+    --ntasks="$gpus" \
+    --ntasks-per-node="$per_node" \
+    --cpus-per-task="${CPUS_PER_TASK:-5}" \
+    --kill-on-bad-exit=1 \
+    ${srun_args[@]+"${srun_args[@]}"} \
+    "${PYTHON:-python}" -u "$(dirname "${BASH_SOURCE[0]}")/train.py" "$config" \
+    --launcher slurm "$@"
