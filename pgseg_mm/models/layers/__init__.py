@@ -9,7 +9,7 @@ from .projection import ProjectionMLP
 from .prototypes import NonLearnablePrototypes, PrototypeOutput
 from .sync_batch_norm import SyncBatchNorm
 from .text_prototypes import ReleaseTextPrototypes, TextPairs, TextPrototypes
-from .transformer_block import CrossAttentionBlock, TransformerBlock
+from .transformer_block import CrossAttentionBlock, TransformerBlock, TransformerBlocks
 
 __all__ = [
     'MLP',
@@ -32,5 +32,6 @@ __all__ = [
     'TokenAssignment',
     'TokenMLP',
     'TransformerBlock',
+    'TransformerBlocks',
     'resize_position_embedding',
 ]
