@@ -104,7 +104,7 @@ def test_published_initialisation():
 
 def test_drop_path_rises_linearly_over_all_blocks():
     rates = [
-        getattr(block.drop_path, 'drop_prob', 0.0)
+        block.residual.drop_prob
         for stage in PGSegViT(drop_path_rate=0.1).stages
         for block in stage.blocks
     ]

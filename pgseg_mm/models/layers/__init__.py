@@ -10,7 +10,7 @@ from .prototypes import NonLearnablePrototypes, PrototypeOutput
 from .reconstruction import Moments, ReconstructionMLP
 from .sync_batch_norm import SyncBatchNorm
 from .text_prototypes import ReleaseTextPrototypes, TextPairs, TextPrototypes
-from .transformer_block import CrossAttentionBlock, TransformerBlock
+from .transformer_block import CrossAttentionBlock, TransformerBlock, TransformerBlocks
 
 __all__ = [
     'MLP',
@@ -35,5 +35,6 @@ __all__ = [
     'TokenAssignment',
     'TokenMLP',
     'TransformerBlock',
+    'TransformerBlocks',
     'resize_position_embedding',
 ]

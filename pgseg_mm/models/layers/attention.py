@@ -32,7 +32,11 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, is_causal: bool = False) -> Tensor:
         """Let (B, N, C) tokens attend to each other, or only to earlier ones."""
-        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        # unbound before the heads are moved: the gradients are then put together in one copy
+        q, k, v = (
+            part.transpose(1, 2)
+            for part in self.qkv(x).unflatten(2, (3, self.num_heads, -1)).unbind(2)
+        )
         out = F.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
         return self.drop(self.proj(out.transpose(1, 2).flatten(2)))
 

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .mlp import MLP, TokenMLP
 from .reconstruction import Moments, ReconstructionMLP
-from .transformer_block import CrossAttentionBlock, TransformerBlock
+from .transformer_block import CrossAttentionBlock, TransformerBlock, TransformerBlocks
 
 
 class GroupingOutput(NamedTuple):
@@ -78,8 +78,13 @@ class TokenAssignment(nn.Module):
         """
         logits = self.q_proj(centres) @ self.k_proj(x).transpose(1, 2) * self.scale
         hard = hard_assignment(logits, noise=self.training and self.gumbel)
-        pooled = hard @ self.v_proj(x) / (1 + hard.sum(dim=2, keepdim=True))
-        return self.proj(pooled), logits.softmax(dim=1)
+        return self.proj(self._pool(hard, x)), logits.softmax(dim=1)
+
+    def _pool(self, hard: Tensor, x: Tensor) -> Tensor:
+        """A (W_v x) / (1 + sum of A): pooled before the projection, there are fewer tokens."""
+        count = hard.sum(dim=2, keepdim=True)
+        values = F.linear(hard @ x, self.v_proj.weight) + count * self.v_proj.bias
+        return values / (1 + count)
 
 
 class GroupingBlock(nn.Module):
@@ -171,11 +176,14 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         self.with_cp = with_cp
-        self.blocks = nn.ModuleList(
-            TransformerBlock(
-                embed_dims, num_heads, mlp_ratio, drop_rate=drop_rate, drop_path_rate=rate
-            )
-            for rate in drop_path_rates
+        self.blocks = TransformerBlocks(
+            *(
+                TransformerBlock(
+                    embed_dims, num_heads, mlp_ratio, drop_rate=drop_rate, drop_path_rate=rate
+                )
+                for rate in drop_path_rates
+            ),
+            with_cp=with_cp,
         )
         self.group_projector: nn.Module | None = None
         self.grouping: GroupingBlock | None = None
@@ -219,17 +227,20 @@ class Stage(nn.Module):
             prototypes (B, G, C); or (B, N, C) alone for a stage without grouping.
         """
         if self.grouping is None:
-            return StageOutput(self._run_blocks(x_in))
+            return StageOutput(self.blocks(x_in))
         group_tokens = self.group_token.expand(len(x_in), -1, -1)
         if self.group_projector is not None:
             group_tokens = group_tokens + self.group_projector(prev_group_tokens)
-        x = self._run_blocks(torch.cat([x_in, group_tokens], dim=1))
+        x = self.blocks(torch.cat([x_in, group_tokens], dim=1))
         x, group_tokens = x.split([x_in.shape[1], self.group_token.shape[1]], dim=1)
         prototypes = None
         if self.prototypes is not None:
             prototypes, mixture = self.prototypes(x_in)
             x = x + self.reconstruction(mixture.to(x_in.dtype))
-        grouped = self._run(self.grouping, x, group_tokens)
+        if self.with_cp and torch.is_grad_enabled():
+            grouped = checkpoint(self.grouping, x, group_tokens, use_reentrant=False)
+        else:
+            grouped = self.grouping(x, group_tokens)
         return StageOutput(
             grouped.tokens, group_tokens, grouped.assignment, grouped.centres, prototypes
         )
@@ -250,16 +261,6 @@ class Stage(nn.Module):
                 add, (Moments.of(mixture.to(x.dtype).flatten(0, 1)) for x, mixture in mixtures)
             )
         self.reconstruction.expect(moments)
-
-    def _run_blocks(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = self._run(block, x)
-        return x
-
-    def _run(self, module: nn.Module, *inputs: Tensor):
-        if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(module, *inputs, use_reentrant=False)
-        return module(*inputs)
 
 
 def _group_projector(prev_tokens: int, prev_dims: int, tokens: int, dims: int) -> nn.Sequential:

@@ -4,11 +4,10 @@ import torch
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from pgseg_mm.utils.tokenizer import tokenize
 
-from ..layers import QuickGELU, TransformerBlock
+from ..layers import QuickGELU, TransformerBlock, TransformerBlocks
 
 
 class TextFeatures(NamedTuple):
@@ -52,13 +51,15 @@ class PGSegTextTransformer(BaseModule):
         super().__init__(init_cfg)
         self.context_length = context_length
         self.embed_dims = self.token_dims = embed_dims
-        self.with_cp = with_cp
         self.token_embedding = nn.Embedding(vocab_size, embed_dims)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, embed_dims))
         heads = max(embed_dims // 64, 1) if num_heads is None else num_heads
-        self.blocks = nn.ModuleList(
-            TransformerBlock(embed_dims, heads, act=QuickGELU, is_causal=True)
-            for _ in range(num_layers)
+        self.blocks = TransformerBlocks(
+            *(
+                TransformerBlock(embed_dims, heads, act=QuickGELU, is_causal=True)
+                for _ in range(num_layers)
+            ),
+            with_cp=with_cp,
         )
         self.norm = nn.LayerNorm(embed_dims)
         self._reset_parameters(num_layers)
@@ -103,12 +104,7 @@ class PGSegTextTransformer(BaseModule):
                 'them with the same context_length'
             )
         x = self.token_embedding(token_ids) + self.positional_embedding[:length]
-        for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-        x = self.norm(x)
+        x = self.norm(self.blocks(x))
         end = token_ids.argmax(dim=1, keepdim=True)
         mask = torch.arange(length, device=end.device) <= end
         eot = x.take_along_dim(end[..., None], dim=1).squeeze(1)
