@@ -13,9 +13,9 @@ class SampleKey(NamedTuple):
     epoch: int
     """Pass over the data set, from 0."""
     position: int
-    """Number of the sample among those of this rank, from 0 where the data loader's iterator begins,
-    or would have begun in a run that was never interrupted. With batches of B and W workers, sample
-    n belongs to batch n // B and is read by worker (n // B) % W."""
+    """Number of the sample among those of this rank, from 0 where the data loader's iterator
+    begins, or would have begun in a run that was never interrupted. With batches of B and W
+    workers, sample n belongs to batch n // B and is read by worker (n // B) % W."""
     seed: int
     """Seed of all random numbers that are drawn for the sample."""
 
