@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sized
 
+import numpy as np
 import torch
 from mmengine.dist import get_dist_info, sync_random_seed
 from mmseg.registry import DATA_SAMPLERS
-from torch import Tensor
 from torch.utils.data import Sampler
 
 from pgseg_mm.utils.random_state import derive_seed
@@ -128,10 +128,10 @@ class ResumableSampler(Sampler[SampleKey]):
                 seed=derive_seed(self.seed, epoch, place),
             )
 
-    def _order(self, epoch: int) -> Tensor | None:
+    def _order(self, epoch: int) -> np.ndarray | None:
         if self.is_stream:
             return None
         if not self.shuffle:
-            return torch.arange(self.size)
+            return np.arange(self.size)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
-        return torch.randperm(self.size, generator=generator)
+        return torch.randperm(self.size, generator=generator).numpy()
