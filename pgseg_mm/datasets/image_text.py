@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import join_path
 from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
+from .packed_rows import PackedRows
 from .pair_files import read_rows
 from .sample_key import READ_RECORD, ReadRecord
 from .skips import (
@@ -60,6 +63,8 @@ class ImageTextDataset(BaseDataset):
             limits of the size leave none.
     """
 
+    data_list: Sequence[dict[str, Any]]
+    """What the annotations say, until it is serialised."""
     left_out: dict[str, dict[str, int]]
     """For the source and each reason, the pairs left out when the annotations were read."""
 
@@ -94,7 +99,7 @@ class ImageTextDataset(BaseDataset):
     def _annotations(self) -> Path:
         return Path(self.ann_file or self.data_prefix.get('img_path', '') or self.data_root)
 
-    def load_data_list(self) -> list[dict[str, Any]]:
+    def load_data_list(self) -> PackedRows:
         """Read the annotation file or the folder.
 
         Returns:
@@ -102,7 +107,7 @@ class ImageTextDataset(BaseDataset):
         """
         path = self._annotations
         prefix = '' if path.is_dir() else self.data_prefix.get('img_path', '')
-        pairs = []
+        pairs = PackedRows()
         left_out: Counter[str] = Counter()
         for place, row in read_rows(path, self.image_key, self.caption_key):
             if isinstance(row, UnusableSample):
@@ -132,6 +137,13 @@ class ImageTextDataset(BaseDataset):
                 level=logging.WARNING,
             )
         return pairs
+
+    def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
+        if not isinstance(self.data_list, PackedRows):  # some of them only, by `indices`
+            return super()._serialize_data()
+        serialized = self.data_list.serialized()
+        self.data_list = []
+        return serialized
 
     def __getitem__(self, idx: int) -> Any:
         """One pair after the pipeline.

@@ -2,6 +2,7 @@ import json
 import logging
 import pickle
 import sys
+import tracemalloc
 
 import numpy as np
 import pyarrow
@@ -329,3 +330,37 @@ def test_the_record_travels_through_loader_and_preprocessor(root, workers):
     assert set(first.read_record.skipped['zoo']) == {'broken image'}
     assert second.read_record.skipped == {}
     assert second.read_record.key == f'{root}/images/dog.png (entry 2)'
+
+
+@pytest.mark.parametrize('serialize', [True, False])
+def test_rows_and_parts_of_them_can_be_taken_with_and_without_serialisation(root, serialize):
+    rows = [dict(image='cat.png', caption=f'cat {number}') for number in range(9)]
+    name = write(root, 'a.json', json.dumps(rows))
+
+    def captions(**kwargs):
+        dataset = make(root, name, serialize_data=serialize, **kwargs)
+        return [dataset[index]['caption'] for index in range(len(dataset))]
+
+    assert captions() == [f'cat {number}' for number in range(9)]
+    assert captions(indices=3) == ['cat 0', 'cat 1', 'cat 2']
+    assert captions(indices=-2) == ['cat 7', 'cat 8']
+    assert captions(indices=[5, 1]) == ['cat 5', 'cat 1']
+    subset = make(root, name, serialize_data=serialize).get_subset([8, 0])
+    assert [subset[0]['caption'], subset[1]['caption']] == ['cat 8', 'cat 0']
+
+
+def test_many_rows_are_never_held_as_dictionaries(root):
+    """A row of this size takes 0.9 kB as a dictionary of strings."""
+    number = 20000
+    images = [f'{index:09d}.jpg' for index in range(number)]
+    captions = [f'a photo of thing number {index}' for index in range(number)]
+    name = write_parquet(root, image=images, caption=captions)
+    make(root, name)  # imports and pools of pyarrow
+    tracemalloc.start()
+    dataset = make(root, name)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert dataset.get_data_info(number - 1)['caption'] == captions[-1]
+    # 5 MB as pickled; the largest batch of rows, all of them here, comes on top.
+    assert peak < 400 * number

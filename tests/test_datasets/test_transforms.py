@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from mmengine.registry import init_default_scope
 from mmseg.structures import SegDataSample
 from PIL import Image
 
-from pgseg_mm.datasets import PackImageTextInputs, TokenizeCaption
+from pgseg_mm.datasets import DecodeImage, PackImageTextInputs, TokenizeCaption
 from pgseg_mm.utils import tokenize
 
 TRAIN_PIPELINE = [
@@ -86,3 +88,43 @@ def test_packing_needs_tokens_and_says_where_they_come_from():
 def test_packing_needs_an_image():
     with pytest.raises(KeyError, match='put LoadImageFromFile before it'):
         PackImageTextInputs()(dict(tokens=tokenize('a cat')[0]))
+
+
+def noisy(kind='JPEG', **options):
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+def test_images_are_decoded_from_bytes_as_from_files(tmp_path, backend):
+    path = tmp_path / 'a.png'
+    path.write_bytes(noisy('PNG'))
+    expected = np.asarray(Image.open(path))[:, :, ::-1]
+    decode = DecodeImage(imdecode_backend=backend)
+
+    for results in (dict(img_path=str(path)), dict(img_bytes=path.read_bytes())):
+        decoded = decode(results)
+        np.testing.assert_array_equal(decoded['img'], expected)
+        assert decoded['img'].flags.c_contiguous
+        assert decoded['img_shape'] == decoded['ori_shape'] == (30, 40)
+
+
+@pytest.mark.parametrize('lost', [2, 10, 700, 1500])
+def test_a_jpeg_file_that_is_cut_off_is_refused_though_opencv_may_fill_it_with_grey(
+    monkeypatch, lost
+):
+    image = noisy(exif=preview())
+    lenient = np.zeros((30, 40, 3), np.uint8)
+    monkeypatch.setattr('mmcv.imfrombytes', lambda *args, **kwargs: lenient)
+
+    assert DecodeImage()(dict(img_bytes=image))['img'] is lenient
+    assert DecodeImage()(dict(img_bytes=image + b'behind the end' * 200))['img'] is lenient
+    with pytest.raises(OSError, match='cut off'):
+        DecodeImage()(dict(img_bytes=image[:-lost]))
+
+
+def preview():
+    """Meta data that holds a whole JPEG image, as cameras write them."""
+    return b'Exif\x00\x00' + noisy()

@@ -1,0 +1,22 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'analysis_tools' / 'benchmark_data.py'
+
+
+def test_it_measures_all_ways_of_loading_and_writes_a_table(tmp_path):
+    args = ['--samples', '24', '--shards', '2', '--size', '64', '48', '--batch-size', '8']
+    files = ['--json', str(tmp_path / 'a.json'), '--markdown', str(tmp_path / 'a.md')]
+    command = [sys.executable, str(TOOL), *args, '--rounds', '1', *files]
+    result = subprocess.run(command, capture_output=True, text=True)
+
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / 'a.json').read_text())
+    plain = found['images_per_core_second']['webdataset, Pillow and torchvision'][0]
+    ours = found['images_per_core_second']['WebImageTextDataset'][0]
+    assert found['ratios']['WebImageTextDataset'] == [ours / plain]
+    assert 'DecodeImage' in found['milliseconds']
+    table = (tmp_path / 'a.md').read_text()
+    assert f'| WebImageTextDataset | {ours:.0f} | {ours / plain:.2f} ' in table

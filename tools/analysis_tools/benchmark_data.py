@@ -1,0 +1,287 @@
+#!/usr/bin/env python3
+"""Measure data loading alone, in images per second and core, against plain webdataset and Pillow.
+
+All contestants read the same pairs, decode, crop, flip, tokenise and collate them; they take turns
+within each round. Without --data, pairs are made first: JPEG images of gradients and noise.
+
+Example:
+    python tools/analysis_tools/benchmark_data.py --json docs/benchmarks/raw/data_loading.json \\
+        --markdown docs/benchmarks/data_loading.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import webdataset
+from mmengine.dataset import default_collate
+from mmengine.registry import init_default_scope
+from open_clip.tokenizer import SimpleTokenizer
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from data_report import OURS_FILES, OURS_SHARDS, OURS_SHARDS_PILLOW, PLAIN, report
+from pgseg_mm.datasets import (
+    ImageTextDataset,
+    ResumableSampler,
+    SeededDataset,
+    WebImageTextDataset,
+)
+from pgseg_mm.utils.machine import describe_machine
+
+WORDS = 'a photo of the red small old dog house tree on under near river street and'
+SHUFFLE = 1000
+CROP = dict(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
+
+
+def make_pairs(folder: Path, number: int, size: tuple[int, int], shards: int) -> None:
+    """Write pairs as files with a list, and the same ones as shards."""
+    rng = np.random.default_rng(0)
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    (folder / 'images').mkdir(parents=True)
+    rows = []
+    for index in tqdm(range(number), desc='making pairs', disable=not sys.stderr.isatty()):
+        slopes = rng.uniform(0, 0.5, (2, 3))
+        pixels = x[..., None] * slopes[0] + y[..., None] * slopes[1] + rng.normal(0, 12, 3)
+        noise = rng.normal(0, 12, (height, width, 1))
+        image = Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8))
+        image.save(folder / 'images' / f'{index:06d}.jpg', quality=85)
+        caption = ' '.join(rng.choice(WORDS.split(), size=10))
+        rows.append({'image': f'{index:06d}.jpg', 'caption': caption})
+    (folder / 'pairs.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    for shard, part in enumerate(np.array_split(np.arange(number), shards)):
+        with webdataset.TarWriter(str(folder / f'{shard:05d}.tar')) as writer:
+            for index in part:
+                image = (folder / 'images' / rows[index]['image']).read_bytes()
+                sample = {'jpg': image, 'txt': rows[index]['caption']}
+                writer.write({'__key__': f'{index:06d}', **sample})
+
+
+def pipeline(backend: str) -> list[dict[str, Any]]:
+    """The published augmentation."""
+    return [
+        dict(type='DecodeImage', imdecode_backend=backend),
+        dict(
+            type='mmpretrain.RandomResizedCrop',
+            scale=224,
+            crop_ratio_range=CROP['scale'],
+            aspect_ratio_range=CROP['ratio'],
+            backend='pillow',
+            interpolation='bicubic',
+        ),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='TokenizeCaption', context_length=77),
+        dict(type='PackImageTextInputs'),
+    ]
+
+
+class PlainTransform:
+    """The same work by torchvision on Pillow images."""
+
+    def __init__(self) -> None:
+        self.image = v2.Compose(
+            [
+                v2.RandomResizedCrop(224, interpolation=v2.InterpolationMode.BICUBIC, **CROP),
+                v2.RandomHorizontalFlip(),
+                v2.PILToTensor(),
+            ]
+        )
+        self.tokenizer = SimpleTokenizer()
+
+    def __call__(self, sample: tuple[Image.Image, str]) -> tuple[torch.Tensor, torch.Tensor]:
+        image, caption = sample
+        return self.image(image), self.tokenizer([caption])[0]
+
+
+def plain_loader(shards: list[str], batch_size: int, workers: int) -> Iterable[Any]:
+    """What a script without MMEngine would write."""
+    dataset = (
+        webdataset.WebDataset(
+            shards, shardshuffle=len(shards), workersplitter=webdataset.split_by_worker
+        )
+        .shuffle(SHUFFLE)
+        .decode('pil')
+        .to_tuple('jpg', 'txt')
+        .map(PlainTransform())
+    )
+    return DataLoader(dataset, batch_size=batch_size, num_workers=workers)
+
+
+def our_loader(dataset: Any, batch_size: int, workers: int) -> Iterable[Any]:
+    """As the Runner builds it."""
+    if getattr(dataset, 'is_stream', False):
+        dataset.set_progress(batch_size)
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=workers,
+        sampler=ResumableSampler(dataset, seed=0),
+        collate_fn=default_collate,
+    )
+
+
+def contestants(
+    folder: Path, number: int, batch_size: int, workers: int
+) -> dict[str, Callable[[], Iterable[Any]]]:
+    """For each contestant what makes its loader."""
+    shards = sorted(str(path) for path in folder.glob('*.tar'))
+
+    def from_shards(backend: str) -> Iterable[Any]:
+        source = dict(name='pairs', shards=shards, samples=number)
+        dataset = WebImageTextDataset(source, pipeline(backend), shuffle_block=SHUFFLE)
+        return our_loader(dataset, batch_size, workers)
+
+    def from_files(backend: str) -> Iterable[Any]:
+        dataset = ImageTextDataset(
+            'pairs.jsonl',
+            data_root=str(folder),
+            data_prefix=dict(img_path='images'),
+            pipeline=pipeline(backend),
+        )
+        return our_loader(SeededDataset(dataset), batch_size, workers)
+
+    return {
+        PLAIN: lambda: plain_loader(shards, batch_size, workers),
+        OURS_SHARDS: lambda: from_shards('cv2'),
+        OURS_FILES: lambda: from_files('cv2'),
+        OURS_SHARDS_PILLOW: lambda: from_shards('pillow'),
+    }
+
+
+def time_epoch(loader: Iterable[Any], number: int) -> tuple[float, float]:
+    """Seconds on the clock, and of the processors, of reading a whole epoch."""
+    read = 0
+    clock, processors = time.perf_counter(), processor_seconds()
+    for batch in loader:
+        read += len(batch['inputs'] if isinstance(batch, dict) else batch[0])
+    seconds = time.perf_counter() - clock, processor_seconds() - processors
+    if read != number:
+        raise RuntimeError(f'{read} images were read, not {number}.')
+    return seconds
+
+
+def processor_seconds() -> float:
+    """Time that this process and its ended workers have computed."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def stages(folder: Path, number: int) -> dict[str, float]:
+    """Milliseconds a sample within each transform, and in all else, for shards."""
+    shards = sorted(str(path) for path in folder.glob('*.tar'))
+    dataset = WebImageTextDataset(
+        dict(name='pairs', shards=shards, samples=number), pipeline('cv2')
+    )
+    spent: dict[str, float] = {}
+
+    def timed(transform: Any) -> None:
+        call = transform.transform
+
+        def run(results: dict[str, Any]) -> Any:
+            begin = time.process_time()
+            results = call(results)
+            name = type(transform).__name__
+            spent[name] = spent.get(name, 0) + time.process_time() - begin
+            return results
+
+        transform.transform = run
+
+    for transform in dataset.pipeline.transforms:
+        timed(transform)
+    begin = time.process_time()
+    for _ in our_loader(dataset, 64, 0):
+        pass
+    spent['reading, seeding, checking and collating'] = (
+        time.process_time() - begin - sum(spent.values())
+    )
+    return {name: 1000 * seconds / number for name, seconds in spent.items()}
+
+
+def measure(args: argparse.Namespace, folder: Path, number: int) -> dict[str, Any]:
+    """Rounds of all contestants, turn about."""
+    entries = contestants(folder, number, args.batch_size, args.workers)
+    speeds: dict[str, list[float]] = {name: [] for name in entries}
+    clock: dict[str, list[float]] = {name: [] for name in entries}
+    for turn in range(-1, args.rounds):  # the first turn warms up
+        names = list(entries) if turn % 2 else list(entries)[::-1]
+        for name in names:
+            seconds, computed = time_epoch(entries[name](), number)
+            if turn >= 0:
+                speeds[name].append(number / computed)
+                clock[name].append(number / seconds)
+                print(f'{name}: {number / computed:.0f} images/s per core', file=sys.stderr)
+    ratios = {
+        name: [one / plain for one, plain in zip(speeds[name], speeds[PLAIN], strict=True)]
+        for name in entries
+    }
+    return {
+        'images_per_core_second': speeds,
+        'images_per_second': clock,
+        'ratios': ratios,
+        'milliseconds': stages(folder, number),
+    }
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--data', type=Path, help='folder for the pairs; kept, and used again')
+    parser.add_argument('--samples', type=int, default=2000)
+    parser.add_argument('--shards', type=int, default=8)
+    parser.add_argument('--size', type=int, nargs=2, default=(500, 400), metavar=('W', 'H'))
+    parser.add_argument('--batch-size', type=int, default=64)
+    parser.add_argument('--workers', type=int, default=0, help='processes; 0 reads in this one')
+    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--json', type=Path, help='file for single results')
+    parser.add_argument('--markdown', type=Path, help='file for the table')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    init_default_scope('mmseg')
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.data or Path(temporary) / 'pairs'
+        if not (folder / 'pairs.jsonl').is_file():
+            make_pairs(folder, args.samples, tuple(args.size), args.shards)
+        number = len((folder / 'pairs.jsonl').read_text().splitlines())
+        result = measure(args, folder, number)
+    result['settings'] = {
+        'samples': number,
+        'shards': args.shards,
+        'size': list(args.size),
+        'batch_size': args.batch_size,
+        'workers': args.workers,
+        'rounds': args.rounds,
+    }
+    result['machine'] = describe_machine()
+    result['versions'] = {
+        name: version(name) for name in ('webdataset', 'pillow', 'opencv-python', 'torchvision')
+    }
+    result['command'] = shlex.join(['python', *sys.argv])
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+    if args.markdown:
+        args.markdown.write_text(report(result), encoding='utf-8')
+    print(report(result))
+
+
+if __name__ == '__main__':
+    main()
