@@ -30,6 +30,13 @@ def build_parser() -> argparse.ArgumentParser:
         action='store_true',
         help='train in mixed precision with dynamic loss scaling; needs an accelerator',
     )
+    parser.add_argument(
+        '--compile',
+        nargs='?',
+        const='inductor',
+        metavar='BACKEND',
+        help='train with the blocks of the model compiled by torch.compile (default: %(const)s)',
+    )
     return parser
 
 
@@ -67,6 +74,9 @@ def main() -> None:
     try:
         if args.amp:
             enable_amp(cfg)
+        if args.compile:
+            hooks = cfg.get('custom_hooks') or []
+            cfg.custom_hooks = [*hooks, {'type': 'CompileHook', 'backend': args.compile}]
         prepare_distributed(cfg)
     except ValueError as error:
         parser.error(str(error))

@@ -1,6 +1,7 @@
 """What runs beside the model: hooks, loops and schedulers."""
 
 from .hooks import (
+    CompileHook,
     DataStateHook,
     FiniteLossHook,
     SafeCheckpointHook,
@@ -11,6 +12,7 @@ from .loops import ResumableEpochLoop, ResumableIterLoop
 from .schedulers import WarmupCosineLR
 
 __all__ = [
+    'CompileHook',
     'DataStateHook',
     'FiniteLossHook',
     'ResumableEpochLoop',

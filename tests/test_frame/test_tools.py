@@ -112,6 +112,14 @@ def test_train_hands_its_arguments_to_the_runner(monkeypatch, config, tmp_path):
     assert runner.cfg.optim_wrapper.optimizer.lr == 0.5
 
 
+@pytest.mark.parametrize(
+    ('options', 'backend'), [(['--compile'], 'inductor'), (['--compile', 'eager'], 'eager')]
+)
+def test_compile_adds_a_hook(monkeypatch, config, options, backend):
+    run(monkeypatch, 'train.py', config, *options)
+    assert FakeRunner.last.cfg.custom_hooks == [{'type': 'CompileHook', 'backend': backend}]
+
+
 def test_amp_is_refused_without_accelerator(monkeypatch, capsys, config):
     monkeypatch.setattr('mmengine.device.get_device', lambda: 'cpu')
     with pytest.raises(SystemExit):

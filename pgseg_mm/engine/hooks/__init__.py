@@ -1,5 +1,6 @@
 """Hooks of mmengine's Runner."""
 
+from .compile_hook import CompileHook
 from .data_state_hook import DataStateHook
 from .finite_loss_hook import FiniteLossHook
 from .safe_checkpoint_hook import SafeCheckpointHook
@@ -7,6 +8,7 @@ from .step_seed_hook import StepSeedHook
 from .vocabulary_hook import VocabularyHook
 
 __all__ = [
+    'CompileHook',
     'DataStateHook',
     'FiniteLossHook',
     'SafeCheckpointHook',

@@ -77,6 +77,11 @@ class TransformerBlocks(nn.Sequential):
         super().__init__(*blocks)
         self.with_cp = with_cp
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether tokens see only earlier ones."""
+        return any(block.is_causal for block in self)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, N, C) to (B, N, C)."""
         for block in self:
