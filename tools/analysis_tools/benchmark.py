@@ -11,40 +11,35 @@ assignment's logits are scaled so that every group wins patches.
 """
 
 import argparse
-import contextlib
-import json
 import shlex
 import statistics
 import sys
-import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.device import get_device
 
-from inference_contestants import (
-    ENCODER,
-    PEER,
-    PREDICT,
-    Contestant,
-    Entry,
-    Settings,
-    Size,
-    contestants,
-    load_peer,
+from benchmarking import (
+    MIB,
+    Stopwatch,
+    can_measure_memory,
+    check_rounds,
+    in_fresh_process,
+    peak,
+    ratio,
+    reset_peak,
+    versions,
+    write_json,
+    write_text,
 )
+from groupvit_peer import PEER, load_peer
+from inference_contestants import ENCODER, PREDICT, Contestant, Entry, Settings, Size, contestants
 from inference_report import report
 from pgseg_mm.utils.launch import require_file
 from pgseg_mm.utils.machine import describe_machine
-
-MIB = 2**20
-STATUS = Path('/proc/self/status')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,25 +82,10 @@ def build_parser() -> argparse.ArgumentParser:
 def measure_times(
     cases: list[Contestant], image: torch.Tensor, repeat: int
 ) -> dict[Contestant, list[float]]:
-    """Seconds of each contestant in each round; every round starts with another one."""
-    for case in cases:
-        case.run(image)
-    seconds: dict[Contestant, list[float]] = {case: [] for case in cases}
-    for i in range(repeat):
-        start = i % len(cases)
-        for case in cases[start:] + cases[:start]:
-            seconds[case].append(_time(lambda case=case: case.run(image), image.device))
-        print(f'round {i + 1} of {repeat}', file=sys.stderr)
-    return seconds
-
-
-def _time(call: Callable[[], object], device: torch.device) -> float:
-    synchronize = torch.cuda.synchronize if device.type == 'cuda' else lambda: None
-    synchronize()
-    start = time.perf_counter()
-    call()
-    synchronize()
-    return time.perf_counter() - start
+    """Seconds of each contestant in each round."""
+    watch = Stopwatch[Contestant](image.device)
+    watch.run({case: partial(case.run, image) for case in cases}, repeat)
+    return watch.seconds
 
 
 def summarise(seconds: dict[Contestant, list[float]]) -> list[dict[str, Any]]:
@@ -123,20 +103,14 @@ def summarise(seconds: dict[Contestant, list[float]]) -> list[dict[str, Any]]:
             'output_size': case.output_size,
             'milliseconds': statistics.median(times) * 1e3,
             'images_per_second': 1 / statistics.median(times),
-            'times_encoder': _ratio(times, encoders[case.model]),
-            'times_peer': _ratio(times, peers[case.output_size])
+            'times_encoder': ratio(times, encoders[case.model]),
+            'times_peer': ratio(times, peers[case.output_size])
             if case.task == PREDICT and peers
             else None,
             'seconds': [round(value, 6) for value in times],
         }
         for case, times in seconds.items()
     ]
-
-
-def _ratio(times: list[float], others: list[float]) -> dict[str, float]:
-    ratios = [mine / other for mine, other in zip(times, others, strict=True)]
-    low, median, high = statistics.quantiles(ratios, n=4, method='inclusive')
-    return {'median': median, 'low': low, 'high': high}
 
 
 def measure_memory(entry: Entry, settings: Settings, sizes: list[Size]) -> list[dict[str, Any]]:
@@ -151,53 +125,25 @@ def measure_memory(entry: Entry, settings: Settings, sizes: list[Size]) -> list[
     rows = []
     for size in sizes:
         image = make_image(size, device)
-        before = _reset_peak(device)
+        before = reset_peak(device)
         with torch.inference_mode():
             case.run(image)
-        peak = _peak(device)
+        peak_bytes = peak(device)
         rows.append(
             {
                 'model': case.model,
                 'size': size,
-                'peak_mib': peak / MIB,
+                'peak_mib': peak_bytes / MIB,
                 'before_mib': before / MIB,
             }
         )
     return rows
 
 
-def _reset_peak(device: torch.device) -> int:
-    if device.type == 'cuda':
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    Path('/proc/self/clear_refs').write_text('5', encoding='ascii')
-    return _status('VmRSS')
-
-
-def _peak(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == 'cuda' else _status('VmHWM')
-
-
-def _status(key: str) -> int:
-    lines = STATUS.read_text(encoding='ascii').splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f'{key}:'))
-
-
 def make_image(size: Size, device: torch.device) -> torch.Tensor:
     """Noise (1, 3, height, width), the same at every call."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(1, 3, *size, generator=generator).to(device)
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that take part."""
-    found = {}
-    for name in ('mmengine', 'onedl-mmengine', 'mmsegmentation', 'onedl-mmsegmentation'):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    if load_peer():
-        found['transformers'] = version('transformers')
-    return found
 
 
 def main() -> None:
@@ -207,8 +153,7 @@ def main() -> None:
         require_file(parser, 'config', config)
     if args.checkpoint is not None:
         require_file(parser, 'checkpoint', args.checkpoint)
-    if args.repeat < 2:
-        parser.error(f'--repeat must be at least 2, for the spread, got {args.repeat}')
+    check_rounds(parser, '--repeat', args.repeat)
     torch.set_num_threads(args.threads)
     settings = Settings(
         tuple(args.output_size), args.num_classes, args.threads, args.device, args.compile
@@ -222,14 +167,11 @@ def main() -> None:
     cases = contestants(entries, settings)
     rows = summarise(measure_times(cases, make_image(args.size, device), args.repeat))
     memory: list[dict[str, Any]] = []
-    if device.type == 'cpu' and not STATUS.exists():
-        print('peak memory on the CPU can be read on Linux only and is left out', file=sys.stderr)
-    elif not args.no_memory:
+    if not args.no_memory and can_measure_memory(device):
         del cases
         for entry in entries:
-            with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as process:
-                sizes = [tuple(args.size), tuple(args.memory_size)]
-                memory += process.submit(measure_memory, entry, settings, sizes).result()
+            sizes = [tuple(args.size), tuple(args.memory_size)]
+            memory += in_fresh_process(measure_memory, entry, settings, sizes)
     result = {
         'command': shlex.join(['python', 'tools/analysis_tools/benchmark.py', *sys.argv[1:]]),
         'settings': {
@@ -239,16 +181,16 @@ def main() -> None:
             'checkpoint': args.checkpoint,
         },
         'machine': describe_machine(),
-        'versions': versions(),
+        'versions': versions(*(['transformers'] if load_peer() else [])),
         'times': rows,
         'memory': memory,
     }
     text = report(result)
     print(text)
-    for path, content in ((args.json, json.dumps(result, indent=1) + '\n'), (args.markdown, text)):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content, encoding='utf-8')
+    if args.json is not None:
+        write_json(args.json, result)
+    if args.markdown is not None:
+        write_text(args.markdown, text)
 
 
 if __name__ == '__main__':

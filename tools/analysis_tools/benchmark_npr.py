@@ -15,9 +15,7 @@ import copy
 import importlib.util
 import json
 import shlex
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,6 +29,7 @@ from prettytable import PrettyTable
 from scipy.optimize import linear_sum_assignment
 
 import pgseg_mm  # noqa: F401, registers the components
+from benchmarking import Stopwatch, write_json
 from pgseg_mm.models.losses import NPRLoss, match_prototypes
 from pgseg_mm.utils import tokenize
 from pgseg_mm.utils.machine import describe_machine
@@ -53,36 +52,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.micro_batch = min(args.micro_batch or args.batch, args.batch)
     return args
-
-
-class Stopwatch:
-    """Times of calls by name, taken turn about so that a noisy machine hurts all alike."""
-
-    def __init__(self, device: str) -> None:
-        self.device = torch.device(device)
-        self.seconds: dict[str, list[float]] = {}
-
-    def run(self, calls: dict[str, Callable[[], object]], rounds: int) -> None:
-        for call in calls.values():  # warm-up
-            call()
-        for _ in range(rounds):
-            for name, call in calls.items():
-                self._synchronize()
-                start = time.perf_counter()
-                call()
-                self._synchronize()
-                self.seconds.setdefault(name, []).append(time.perf_counter() - start)
-
-    def median(self, name: str) -> float:
-        return statistics.median(self.seconds[name])
-
-    def spread(self, name: str) -> str:
-        times = self.seconds[name]
-        return f'{min(times):.4g} to {max(times):.4g}'
-
-    def _synchronize(self) -> None:
-        if self.device.type == 'cuda':
-            torch.cuda.synchronize()
 
 
 def solvers(similarity: torch.Tensor) -> dict[str, Callable[[], object]]:
@@ -201,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
         for pair in inputs
         for groups in pair[:1]
     }
-    watch = Stopwatch(args.device)
+    watch = Stopwatch[str](args.device)
     for calls in (solving, losses, steps):
         watch.run(calls, args.rounds)
 
@@ -222,8 +191,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     print(json.dumps(machine))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({**machine, 'seconds': watch.seconds}, indent=1) + '\n')
+        write_json(args.json, {**machine, 'seconds': watch.seconds})
 
 
 if __name__ == '__main__':

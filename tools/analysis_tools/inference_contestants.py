@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from types import ModuleType
 
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from mmseg.registry import MODELS
@@ -16,6 +15,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 import pgseg_mm  # noqa: F401, registers the components
+from groupvit_peer import PEER, load_peer, peer_config
 from pgseg_mm.models import PGSeg
 
 SPREAD = 30.0
@@ -24,7 +24,6 @@ SPREAD = 30.0
 ENCODER = 'encoder, a window at a time'
 BATCHED_ENCODER = 'encoder, windows in a batch'
 PREDICT = 'predict'
-PEER = 'GroupViT of transformers'
 
 Size = tuple[int, int]
 
@@ -57,15 +56,6 @@ class Contestant:
     task: str
     run: Callable[[Tensor], object]
     output_size: Size | None = None
-
-
-def load_peer() -> ModuleType | None:
-    """Module of transformers' GroupViT, if it is installed."""
-    try:
-        from transformers.models.groupvit import modeling_groupvit
-    except ImportError:
-        return None
-    return modeling_groupvit
 
 
 @torch.no_grad()
@@ -165,39 +155,6 @@ def peer_contestants(entry: Entry, settings: Settings) -> Iterator[Contestant]:
     yield Contestant(PEER, PREDICT, lambda x: segment(x, (x.shape[2], x.shape[3])))
     size = settings.output_size
     yield Contestant(PEER, PREDICT, lambda x: segment(x, size), size)
-
-
-def peer_config(model: ConfigDict) -> object:
-    """transformers' config of the same size as a PGSeg's.
-
-    Raises:
-        ValueError: If its stages differ in width or heads, which GroupViT's do not.
-    """
-    from transformers import GroupViTConfig
-
-    backbone, text, head = model.backbone, model.text_encoder, model.decode_head
-    if not isinstance(backbone.embed_dims, int) or not isinstance(backbone.num_heads, int):
-        raise ValueError('the stages of the config differ in width or heads')
-    return GroupViTConfig(
-        projection_dim=head.channels,
-        projection_intermediate_dim=head.hidden_channels,
-        vision_config={
-            'hidden_size': backbone.embed_dims,
-            'intermediate_size': 4 * backbone.embed_dims,
-            'num_hidden_layers': sum(backbone.depths),
-            'depths': list(backbone.depths),
-            'num_group_tokens': list(backbone.num_group_tokens),
-            'num_output_groups': [*backbone.num_output_groups, 0],
-            'num_attention_heads': backbone.num_heads,
-            'image_size': backbone.img_size,
-            'patch_size': backbone.patch_size,
-        },
-        text_config={
-            'hidden_size': text.embed_dims,
-            'intermediate_size': 4 * text.embed_dims,
-            'num_hidden_layers': text.num_layers,
-        },
-    )
 
 
 def contestants(entries: list[Entry], settings: Settings) -> list[Contestant]:

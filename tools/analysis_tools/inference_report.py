@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from inference_contestants import ENCODER, PEER
+from benchmarking import describe, show_ratio
+from groupvit_peer import PEER
+from inference_contestants import ENCODER
 
 EXPLANATION = f"""\
 Times are medians. Ratios are medians of the ratios within a round, with their middle half in
@@ -34,18 +36,7 @@ def report(result: dict[str, Any]) -> str:
     ]
     if result['memory']:
         lines += [*_memory(result['memory'], settings['device']), '']
-    machine, versions = result['machine'], result['versions']
-    accelerator = f', {machine["accelerator"]}' if machine['accelerator'] else ''
-    libraries = ''.join(f', {name} {number}' for name, number in versions.items())
-    return '\n'.join(
-        [
-            *lines,
-            f'- Machine: {machine["processor"]}, {machine["cores"]} cores{accelerator}',
-            f'- Versions: Python {machine["python"]}, torch {machine["torch"]}{libraries}',
-            f'- Command: `{result["command"]}`',
-            '',
-        ]
-    )
+    return '\n'.join([*lines, *describe(result), ''])
 
 
 def _times(rows: list[dict[str, Any]], size: list[int]) -> list[str]:
@@ -57,8 +48,8 @@ def _times(rows: list[dict[str, Any]], size: list[int]) -> list[str]:
         output = '' if row['task'] != 'predict' else _size(row['output_size'] or size)
         lines.append(
             f'| {row["model"]} | {row["task"]} | {output} | {row["milliseconds"]:.1f} '
-            f'| {row["images_per_second"]:.2f} | {_ratio(row["times_encoder"])} '
-            f'| {_ratio(row["times_peer"])} |'
+            f'| {row["images_per_second"]:.2f} | {show_ratio(row["times_encoder"])} '
+            f'| {show_ratio(row["times_peer"])} |'
         )
     return lines
 
@@ -75,12 +66,6 @@ def _memory(rows: list[dict[str, Any]], device: str) -> list[str]:
         for row in rows
     ]
     return lines
-
-
-def _ratio(ratio: dict[str, float] | None) -> str:
-    if ratio is None:
-        return ''
-    return f'{ratio["median"]:.3f} ({ratio["low"]:.3f} to {ratio["high"]:.3f})'
 
 
 def _size(size: list[int]) -> str:

@@ -1,0 +1,95 @@
+"""The benchmark of the training step at a tiny size: what it reports, not how fast anything is."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / 'tools' / 'analysis_tools' / 'benchmark_train.py'
+CONFIG = """
+custom_imports = dict(imports=['pgseg_mm'])
+model = dict(
+    type='PGSeg',
+    backbone=dict(
+        type='PGSegViT', img_size=32, patch_size=8, embed_dims=24, depths=(1, 1), num_heads=3,
+        num_group_tokens=(6, 0), num_output_groups=(6,), prototypes=dict(hidden_channels=16),
+        out_type='groups'),
+    text_encoder=dict(
+        type='PGSegTextTransformer', embed_dims=64, num_layers=1, context_length=77),
+    decode_head=dict(
+        type='PGSegHead', in_channels=24, channels=20, text_channels=64, hidden_channels=32,
+        loss_npr=dict(type='NPRLoss')))
+"""
+PAGE = """# Title
+<!-- measured by benchmark_train.py -->
+old
+<!-- end of what was measured -->
+What it means.
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / 'small.py'
+    path.write_text(CONFIG)
+    return path
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_rows_ratios_memory_and_page(config, tmp_path):
+    raw, page = tmp_path / 'new' / 'raw.json', tmp_path / 'page.md'
+    page.write_text(PAGE)
+    sizes = ['--batch', 3, '--trimmed-tokens', 8, '--rounds', 3, '--threads', 1]
+    options = ['--options', 'plain', 'checkpointing', 'compile', '--backend', 'eager']
+    done = run(config, *sizes, *options, '--json', raw, '--markdown', page)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(raw.read_text())
+    rows = {(row['model'], row['option'], row['tokens']): row for row in result['times']}
+    ours = {(name, 77) for name in ('plain', 'checkpointing', 'compile')} | {('plain', 8)}
+    assert {key[1:] for key in rows if key[0] == 'small'} == ours
+    plain, trimmed = (rows['small', 'plain', tokens]['seconds'] for tokens in (77, 8))
+    expected = median(a / b for a, b in zip(trimmed, plain, strict=True))
+    assert rows['small', 'plain', 8]['times_plain']['median'] == pytest.approx(expected, rel=0.01)
+    if 'transformers' in result['versions']:
+        peer = {tokens: rows['GroupViT of transformers', 'plain', tokens] for tokens in (77, 8)}
+        for name, tokens in (('times_peer', 8), ('times_peer_untrimmed', 77)):
+            others = peer[tokens]['seconds']
+            expected = median(a / b for a, b in zip(trimmed, others, strict=True))
+            assert rows['small', 'plain', 8][name]['median'] == pytest.approx(expected, rel=0.01)
+    if sys.platform == 'linux':
+        assert len(result['memory']) == len(rows)
+        assert all(row['peak_mib'] >= row['before_mib'] > 100 for row in result['memory'])
+    profile = result['profiles'][0]
+    assert profile['model'] == 'small'
+    assert 'aten::addmm' in [entry['name'] for entry in profile['operations']]
+    text = page.read_text()
+    assert text.startswith('# Title\n<!-- measured') and text.endswith('What it means.\n')
+    assert 'old' not in text.split('\n')
+    assert '| small | activation checkpointing (with_cp) | 77 |' in text
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['absent.py'], 'config file not found'),
+        (['--rounds', 1], 'must be at least 2'),
+        (['--trimmed-tokens', 99], 'must be from 5 to --tokens'),
+    ],
+)
+def test_refuses_what_cannot_be_measured(config, monkeypatch, capsys, arguments, message):
+    arguments = arguments if arguments[0] == 'absent.py' else [config, *arguments]
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, arguments)])
+    with pytest.raises(SystemExit) as leaving:
+        runpy.run_path(str(TOOL), run_name='__main__')
+    assert leaving.value.code == 2
+    assert message in capsys.readouterr().err

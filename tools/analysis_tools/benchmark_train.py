@@ -1,0 +1,203 @@
+"""Time and memory of a training step, by option, against transformers' GroupViT.
+
+    python tools/analysis_tools/benchmark_train.py CONFIG [CONFIG ...] [--batch 16]
+
+A step is forward, backward and AdamW on one batch of noise and random words. All steps are taken in
+one process, turn about. The peer is transformers' GroupViT in the size of the first CONFIG, with
+random weights, on the same images and captions. Peak memory is measured in a fresh process for each
+row. Captions are as long as the tokenizer makes them (--tokens), and, in rows that say so, cut to
+--trimmed-tokens as PGSegDataPreProcessor cuts them before every step. With --markdown the tables go
+into a page, between two lines that mark their place, and the rest of the page stays.
+"""
+
+import argparse
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.device import get_device
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarking import (
+    MIB,
+    Stopwatch,
+    can_measure_memory,
+    check_rounds,
+    in_fresh_process,
+    peak,
+    ratio,
+    reset_peak,
+    versions,
+    write_json,
+    write_text,
+)
+from groupvit_peer import load_peer
+from pgseg_mm.engine.hooks.compile_hook import check_backend
+from pgseg_mm.utils.launch import require_file
+from pgseg_mm.utils.machine import describe_machine
+from training_contestants import OPTIONS, PEER_OPTIONS, Case, Settings, training_steps
+from training_report import place, report
+
+PROFILED_OPERATIONS = 14
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='configs whose models train')
+    parser.add_argument('--batch', type=int, default=16, help='images (default: %(default)s)')
+    parser.add_argument('--tokens', type=int, default=77, help='of a caption, padding included')
+    parser.add_argument(
+        '--trimmed-tokens', type=int, default=32, help='of a trimmed caption (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--options', nargs='+', choices=OPTIONS, default=list(OPTIONS), help='default: all'
+    )
+    parser.add_argument('--rounds', type=int, default=11, help='default: %(default)s')
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument('--device', default=get_device(), help='default: %(default)s')
+    parser.add_argument('--backend', default='inductor', help='of torch.compile')
+    parser.add_argument('--no-memory', action='store_true', help='leave out peak memory')
+    parser.add_argument('--json', type=Path, help='write all single times here')
+    parser.add_argument('--markdown', type=Path, help='write the tables into this page')
+    return parser
+
+
+def make_cases(args: argparse.Namespace) -> list[Case]:
+    """Rows of the table; the plain step on captions of either length comes first."""
+    options = ['plain', *(option for option in args.options if option != 'plain')]
+    lengths = (args.tokens, args.trimmed_tokens)
+    entries = [(config, False, options) for config in args.configs]
+    if load_peer():
+        entries.append((args.configs[0], True, [o for o in options if o in PEER_OPTIONS]))
+    else:
+        print('transformers is not installed: its GroupViT is left out', file=sys.stderr)
+    return [
+        case
+        for config, peer, names in entries
+        for case in (
+            *(Case(config, 'plain', length, peer) for length in lengths),
+            *(Case(config, name, args.tokens, peer) for name in names[1:]),
+        )
+    ]
+
+
+def summarise(seconds: dict[Case, list[float]], tokens: int) -> list[dict[str, Any]]:
+    """Rows of the table: medians, and ratios of times of the same round with their quartiles."""
+    peers = {(case.option, case.tokens): times for case, times in seconds.items() if case.peer}
+    rows = []
+    for case, times in seconds.items():
+        plain = seconds[Case(case.config, 'plain', tokens, case.peer)]
+        alike = case.option if (case.option, case.tokens) in peers else 'plain'
+        alike = 'bf16' if case.option == 'bf16-compile' and ('bf16', tokens) in peers else alike
+        same = peers.get((alike, case.tokens))
+        untrimmed = peers.get((alike, tokens))
+        rows.append(
+            {
+                'model': case.model,
+                'option': case.option,
+                'tokens': case.tokens,
+                'milliseconds': sorted(times)[len(times) // 2] * 1e3,
+                'times_plain': ratio(times, plain),
+                'times_peer': None if same is None else ratio(times, same),
+                'times_peer_untrimmed': None if untrimmed is None else ratio(times, untrimmed),
+                'seconds': [round(value, 6) for value in times],
+            }
+        )
+    return rows
+
+
+def measure_memory(case: Case, settings: Settings) -> dict[str, Any]:
+    """Peak memory of the second step of a process; to be run in a process of its own."""
+    torch.set_num_threads(settings.threads)
+    ((_, step),) = training_steps([case], settings)
+    step()
+    device = torch.device(settings.device)
+    before = reset_peak(device)
+    step()
+    return {
+        'model': case.model,
+        'option': case.option,
+        'tokens': case.tokens,
+        'peak_mib': peak(device) / MIB,
+        'before_mib': before / MIB,
+    }
+
+
+def profile_step(case: Case, settings: Settings) -> dict[str, Any]:
+    """Operations that take most of a step's time; to be run in a process of its own."""
+    torch.set_num_threads(settings.threads)
+    ((_, step),) = training_steps([case], settings)
+    step()
+    on_cuda = torch.device(settings.device).type == 'cuda'
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
+    with profile(activities=activities) as recorded:
+        step()
+    key = 'self_device_time_total' if on_cuda else 'self_cpu_time_total'
+    spent = sorted(
+        ((event.key, getattr(event, key) / 1e6, event.count) for event in recorded.key_averages()),
+        key=lambda entry: -entry[1],
+    )
+    return {
+        'model': case.model,
+        'total_seconds': sum(entry[1] for entry in spent),
+        'operations': [
+            {'name': name, 'seconds': round(seconds, 6), 'calls': calls}
+            for name, seconds, calls in spent[:PROFILED_OPERATIONS]
+        ],
+    }
+
+
+def main() -> None:
+    parser = build_parser()
+    args = parser.parse_args()
+    for config in args.configs:
+        require_file(parser, 'config', config)
+    check_rounds(parser, '--rounds', args.rounds)
+    words = args.trimmed_tokens - 2
+    if not 3 <= words <= args.tokens - 2:
+        parser.error(
+            f'--trimmed-tokens must be from 5 to --tokens, got {args.trimmed_tokens} and '
+            f'{args.tokens}'
+        )
+    if any('compile' in option for option in args.options):
+        check_backend(args.backend, args.device)
+    torch.set_num_threads(args.threads)
+    settings = Settings(args.batch, words, args.threads, args.device, args.backend)
+    device = torch.device(args.device)
+    cases = make_cases(args)
+    plain = [case for case in cases if case.option == 'plain' and case.tokens == args.tokens]
+    profiles = [in_fresh_process(profile_step, case, settings) for case in plain]
+    memory = []
+    if not args.no_memory and can_measure_memory(device):
+        memory = [in_fresh_process(measure_memory, case, settings) for case in cases]
+    watch = Stopwatch[Case](device)
+    watch.run(dict(training_steps(cases, settings)), args.rounds)
+    result = {
+        'command': shlex.join(['python', 'tools/analysis_tools/benchmark_train.py', *sys.argv[1:]]),
+        'settings': {
+            **asdict(settings),
+            'rounds': args.rounds,
+            'tokens': args.tokens,
+            'trimmed_tokens': args.trimmed_tokens,
+        },
+        'machine': describe_machine(),
+        'versions': versions(*(['transformers'] if load_peer() else [])),
+        'times': summarise(watch.seconds, args.tokens),
+        'memory': memory,
+        'profiles': profiles,
+    }
+    text = report(result)
+    print(text)
+    if args.json is not None:
+        write_json(args.json, result)
+    if args.markdown is not None:
+        write_text(args.markdown, place(text, args.markdown))
+
+
+if __name__ == '__main__':
+    main()
