@@ -7,6 +7,14 @@ import torch
 from mmengine.runner import Runner
 from torch import nn
 
+from killed_runs import (
+    assert_equal,
+    last_checkpoint,
+    make_pairs,
+    train,
+    was_killed,
+    write_config,
+)
 from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.engine.hooks import CompileHook
 from pgseg_mm.engine.hooks.compile_hook import compile_parts
@@ -110,3 +118,23 @@ def test_what_cannot_be_compiled_is_refused():
         CompileHook('absent')
     with pytest.raises(RuntimeError, match=r'needs a C\+\+ compiler'):
         CompileHook(lambda graph, inputs: 1 / 0)
+
+
+def test_a_compiled_run_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path):
+    config = write_config(tmp_path / 'c.py', make_pairs(tmp_path / 'data'), 0, by_epoch=False)
+    arguments = [
+        '--compile',
+        BACKEND,
+        '--cfg-options',
+        'randomness.seed=0',
+        'train_cfg.max_iters=8',
+    ]
+    whole = train(config, tmp_path / 'whole', *arguments)
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    assert '6 parts of the model are compiled' in whole.stdout + whole.stderr
+    assert was_killed(train(config, tmp_path / 'killed', *arguments, kill='5:after:0'))
+    rest = train(config, tmp_path / 'killed', '--resume', *arguments)
+    assert rest.returncode == 0, rest.stderr[-3000:]
+    one, other = (last_checkpoint(tmp_path / name) for name in ('whole', 'killed'))
+    assert_equal(one['state_dict'], other['state_dict'])
+    assert_equal(one['ema_state_dict'], other['ema_state_dict'])
