@@ -12,13 +12,13 @@ import torch
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'pgseg' / 'pgseg_tiny-p8_emoji-scenes-64x64.py'
 STEPS = 20
-TOLERANCE = 1e-3
-"""Largest relative difference of a loss; the ranks add up floats in another order, and AdamW turns
-a rounding difference of a gradient near zero into one of the size of the learning rate."""
+FIRST_STEP_TOLERANCE = 1e-5
+"""Largest relative difference of a loss in the first step, where only sums are in another order."""
 
-MICRO_BATCH_TOLERANCE = 5e-3
-"""The same for micro-batches. Their first step differs by 1e-7; later, hard assignment and hard
-rejection now and then turn rounding into a patch in another group or a pair that is not kept."""
+TOLERANCE = 5e-3
+"""The same in all steps. AdamW turns a rounding difference of a gradient near zero into one of the
+size of the learning rate; then hard assignment and hard rejection now and then put a patch into
+another group, or keep a pair more or less. Seen: up to 3e-3, by the number of threads."""
 
 GRAD_NORM_TOLERANCE = 1e-2
 """The same for the gradient norm, which amplifies the drift of the weights."""
@@ -116,10 +116,9 @@ def test_losses_equal_those_of_one_process(scenes, one, tmp_path, other):
         for name in names
     }
     print('largest relative differences', worst)
-    tolerance = MICRO_BATCH_TOLERANCE if 'micro_batch_size' in other else TOLERANCE
-    assert max(worst.values()) < tolerance, worst
+    assert max(worst.values()) < TOLERANCE, worst
     for name in names:
-        assert one[0][name] == pytest.approx(two[0][name], rel=1e-5), name
+        assert one[0][name] == pytest.approx(two[0][name], rel=FIRST_STEP_TOLERANCE), name
     norm = max(
         abs(a['grad_norm'] - b['grad_norm']) / a['grad_norm'] for a, b in zip(one, two, strict=True)
     )
