@@ -37,5 +37,6 @@ model = dict(
         loss_contrastive=dict(type='ImageTextContrastiveLoss', temperature=0.07),
         loss_npr=dict(type='NPRLoss', loss_weight=0.1, temperature=0.1, threshold=0.1),
     ),
+    train_cfg=dict(micro_batch_size=None),  # e.g. 256 for a large batch on few GPUs
     test_cfg=dict(mode='slide', crop_size=(448, 448), stride=(224, 224)),
 )
