@@ -7,6 +7,7 @@ from mmengine.runner import Runner
 
 from pgseg_mm.utils.launch import (
     add_launch_arguments,
+    closing_process_group,
     load_config,
     prepare_distributed,
     require_file,
@@ -106,7 +107,8 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
 
-    Runner.from_cfg(cfg).test()
+    with closing_process_group():
+        Runner.from_cfg(cfg).test()
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ from mmseg.registry import RUNNERS
 
 from pgseg_mm.utils.launch import (
     add_launch_arguments,
+    closing_process_group,
     load_config,
     prepare_distributed,
     require_file,
@@ -81,8 +82,9 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
 
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.train()
+    with closing_process_group():
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner.train()
 
 
 if __name__ == '__main__':

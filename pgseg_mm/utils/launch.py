@@ -1,7 +1,9 @@
 """What tools/train.py and tools/test.py share: arguments, the config and the process group."""
 
 import argparse
+import contextlib
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -118,3 +120,17 @@ def prepare_distributed(cfg: Config) -> None:
     )
     if torch_dist.get_rank() == 0:
         print('No accelerator found: the processes communicate over gloo, on CPUs.', flush=True)
+
+
+@contextlib.contextmanager
+def closing_process_group() -> Iterator[None]:
+    """Close the process group, if one was opened, when the job inside has come to its end.
+
+    An open gloo group still has threads when the interpreter leaves, and now and then they abort a
+    process that had finished its work. A job that failed leaves as it is: the other ranks are ended
+    by the launcher and cannot be waited for.
+    """
+    yield
+    if torch_dist.is_initialized():
+        torch_dist.barrier()
+        torch_dist.destroy_process_group()

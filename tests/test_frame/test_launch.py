@@ -101,3 +101,16 @@ def test_missing_file_is_reported_by_the_parser():
     complaints = []
     launch.require_file(SimpleNamespace(error=complaints.append), 'config', '/nowhere/a.py')
     assert complaints == ['config file not found: /nowhere/a.py']
+
+
+def test_process_group_is_closed_behind_a_job_and_left_when_it_fails(monkeypatch):
+    with launch.closing_process_group():
+        torch_dist.init_process_group('gloo')
+    assert not torch_dist.is_initialized()
+    torch_dist.init_process_group('gloo')
+    with pytest.raises(RuntimeError, match='of the job'), launch.closing_process_group():
+        raise RuntimeError('of the job')
+    assert torch_dist.is_initialized()
+    torch_dist.destroy_process_group()
+    with launch.closing_process_group():
+        pass
