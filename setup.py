@@ -28,8 +28,8 @@ def read_readme() -> str:
     return readme.read_text(encoding='utf-8') if readme.is_file() else ''
 
 
-onedl, openmmlab, data, nouns, tests = map(
-    read_requirements, ('onedl', 'openmmlab', 'data', 'nouns', 'tests')
+onedl, openmmlab, data, nouns, web, tests = map(
+    read_requirements, ('onedl', 'openmmlab', 'data', 'nouns', 'web', 'tests')
 )
 
 setup(
@@ -53,7 +53,8 @@ setup(
         'openmmlab': openmmlab,
         'data': data,
         'nouns': nouns,
-        'tests': data + nouns + tests,
-        'all': onedl + data + nouns + tests,
+        'web': web,
+        'tests': data + nouns + web + tests,
+        'all': onedl + data + nouns + web + tests,
     },
 )
