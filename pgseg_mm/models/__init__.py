@@ -10,7 +10,7 @@ from .layers import (
     TextPrototypes,
 )
 from .losses import ImageTextContrastiveLoss, MultiLabelContrastiveLoss, NPRLoss
-from .segmentors import PGSeg
+from .segmentors import PGSeg, PGSegTTAModel
 from .text_encoders import OpenCLIPTextEncoder, PGSegTextTransformer, TextFeatures
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     'PGSeg',
     'PGSegDataPreProcessor',
     'PGSegHead',
+    'PGSegTTAModel',
     'PGSegTextTransformer',
     'PGSegViT',
     'ReleaseTextPrototypes',

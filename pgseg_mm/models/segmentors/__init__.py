@@ -1,5 +1,6 @@
 """Segmentors."""
 
 from .pgseg import PGSeg
+from .pgseg_tta import PGSegTTAModel
 
-__all__ = ['PGSeg']
+__all__ = ['PGSeg', 'PGSegTTAModel']

@@ -18,8 +18,9 @@ from pgseg_mm.utils.templates import get_templates
 
 from ..layers import GroupFeatures
 from ..text_encoders import TextFeatures
+from .group_maps import group_maps
 from .sliding_window import Window, sliding_windows
-from .stitching import StitchedScores, stitch
+from .stitching import FLIPPED_AXES, StitchedScores, mean_class_map, mean_logits, stitch
 from .vocabulary_mixin import VocabularyMixin
 
 WINDOW_BATCH = 8
@@ -44,7 +45,8 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
             time, and again in the backward pass, so that losses over a large batch fit into the
             memory of a small one. Losses and gradients are those of the large batch.
         test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` in pixels;
-            ``seg_logits=True`` adds dense class scores to the results. ``window_batch_size`` is the
+            ``seg_logits=True`` adds dense class scores to the results, ``groups=True`` the groups of
+            whole images, for pictures (see :func:`group_maps`). ``window_batch_size`` is the
             number of windows, of all images, that go through the encoder at a time, and bounds the
             memory: 8 by default with ``'slide'``, ``None`` (all) with ``'whole'``.
         pretrained: Deprecated name of a checkpoint; use ``init_cfg``.
@@ -187,8 +189,8 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
                 and ``ori_shape`` of their meta information are undone, as in mmseg.
 
         Returns:
-            The samples with ``pred_sem_seg`` (1, H, W), and ``seg_logits`` (K, H, W) if
-            ``test_cfg`` asks for them.
+            The samples with ``pred_sem_seg`` (1, H, W), and ``seg_logits`` (K, H, W) and
+            ``pred_groups`` if ``test_cfg`` asks for them.
 
         Raises:
             ValueError: If an image has NaN or infinite values.
@@ -196,22 +198,58 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         """
         if data_samples is None:
             data_samples = [SegDataSample() for _ in inputs]
+        for scores, sample in zip(self.segment(inputs, data_samples), data_samples, strict=True):
+            self.fill_sample(sample, [scores])
+        if self.test_cfg.get('groups', False):
+            self.add_groups(inputs, data_samples)
+        return data_samples
+
+    def segment(
+        self, inputs: Tensor | list[Tensor], data_samples: list[SegDataSample]
+    ) -> list[StitchedScores]:
+        """Class scores of images, with padding and flip undone, before they are resized.
+
+        Args and errors are those of :meth:`predict`.
+        """
         check_finite(inputs, data_samples)
         self._embed_vocabulary()
-        images = [
-            _without_padding(image, sample.metainfo)
-            for image, sample in zip(inputs, data_samples, strict=True)
+        metas = [sample.metainfo for sample in data_samples]
+        images = [_without_padding(image, meta) for image, meta in zip(inputs, metas, strict=True)]
+        return [
+            scores.flip(_flip_of(meta)) if meta.get('flip') else scores
+            for scores, meta in zip(self._segment(images), metas, strict=True)
         ]
-        for image, scores, sample in zip(images, self._segment(images), data_samples, strict=True):
+
+    def fill_sample(self, sample: SegDataSample, views: Sequence[StitchedScores]) -> None:
+        """Put the best classes, and on request dense scores, into the sample of an image.
+
+        Args:
+            sample: Sample whose ``ori_shape``, if it has one, is the size of the result.
+            views: Class scores of one or several views of the image, which are averaged.
+        """
+        size = tuple(sample.metainfo.get('ori_shape', views[0].rows.shape)[:2])
+        results = {'pred_sem_seg': PixelData(data=mean_class_map(views, size)[None])}
+        if self.test_cfg.get('seg_logits', False):
+            results['seg_logits'] = PixelData(data=mean_logits(views, size))
+        sample.set_data(results)
+
+    def add_groups(
+        self, inputs: Tensor | list[Tensor], data_samples: list[SegDataSample]
+    ) -> None:
+        """Put the groups and prototypes of whole images into their samples, as ``pred_groups``.
+
+        Args:
+            inputs: (B, 3, H, W), or B images (3, H, W) of any sizes.
+            data_samples: One for each image, with padding and flip to undo. The maps are those of
+                :func:`group_maps`.
+        """
+        for image, sample in zip(inputs, data_samples, strict=True):
             meta = sample.metainfo
+            maps = group_maps(self.backbone, self.decode_head, _without_padding(image, meta))
             if meta.get('flip'):
-                scores = scores.flip(meta.get('flip_direction', 'horizontal') == 'horizontal')
-            size = tuple(meta.get('ori_shape', image.shape[-2:])[:2])
-            results = {'pred_sem_seg': PixelData(data=scores.class_map(size)[None])}
-            if self.test_cfg.get('seg_logits', False):
-                results['seg_logits'] = PixelData(data=scores.logits(size))
-            sample.set_data(results)
-        return data_samples
+                axes = FLIPPED_AXES[_flip_of(meta)]
+                maps = {name: indices.flip(axes) for name, indices in maps.items()}
+            sample.set_data({'pred_groups': PixelData(**maps)})
 
     def _segment(self, images: list[Tensor]) -> list[StitchedScores]:
         windows = [self.windows((image.shape[-2], image.shape[-1])) for image in images]
@@ -300,3 +338,7 @@ def _crop(image: Tensor, window: Window) -> Tensor:
 def _without_padding(image: Tensor, meta: dict) -> Tensor:
     left, right, top, bottom = meta.get('img_padding_size', meta.get('padding_size', [0] * 4))
     return image[:, top : image.shape[1] - bottom, left : image.shape[2] - right]
+
+
+def _flip_of(meta: dict) -> str:
+    return meta.get('flip_direction') or 'horizontal'

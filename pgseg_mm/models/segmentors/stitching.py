@@ -11,6 +11,8 @@ SCORE_ELEMENTS = 1 << 24
 """Class scores of single pixels that are held at a time."""
 MIXED = -1
 """Label of pixels whose neighbours differ."""
+FLIPPED_AXES = {'horizontal': (-1,), 'vertical': (-2,), 'diagonal': (-2, -1)}
+"""Axes of maps (..., H, W) that mmcv's flips mirror."""
 
 
 class StitchedScores(NamedTuple):
@@ -25,9 +27,9 @@ class StitchedScores(NamedTuple):
     rows: Tensor
     """(H, W) row of each pixel."""
 
-    def flip(self, horizontal: bool) -> 'StitchedScores':
-        """Mirror the image, left to right or upside down."""
-        return self._replace(rows=self.rows.flip(1 if horizontal else 0))
+    def flip(self, direction: str) -> 'StitchedScores':
+        """Mirror the image: ``'horizontal'``, ``'vertical'`` or ``'diagonal'`` (both)."""
+        return self._replace(rows=self.rows.flip(FLIPPED_AXES[direction]))
 
     def logits(self, size: tuple[int, int]) -> Tensor:
         """Dense scores (K, height, width), resized bilinearly; memory grows with all three."""
@@ -37,40 +39,13 @@ class StitchedScores(NamedTuple):
     def class_map(self, size: tuple[int, int]) -> Tensor:
         """Best class of each pixel after bilinear resizing, as argmax of :meth:`logits` would be.
 
-        A resized pixel mixes four pixels. If they have one best class, the mixture has the same;
-        only elsewhere, along the borders of segments, scores are mixed at all.
-
         Args:
             size: (height, width) of the result.
 
         Returns:
             (height, width), int64.
         """
-        labels = self.table.argmax(dim=1)
-        if tuple(size) == tuple(self.rows.shape):
-            return labels[self.rows]
-        rows = _bilinear_taps(self.rows.shape[0], size[0], self.rows.device)
-        columns = _bilinear_taps(self.rows.shape[1], size[1], self.rows.device)
-        cells = _uniform_cells(labels[self.rows])
-        result = cells.index_select(0, rows.low).index_select(1, columns.low).flatten()
-        mixed = (result == MIXED).nonzero().squeeze(1)
-        classes = self._contenders()
-        table = self.table[:, classes]
-        for pixels in mixed.split(max(SCORE_ELEMENTS // len(classes), 1)):
-            y, x = pixels // size[1], pixels % size[1]
-            scores = self._mix(table, rows.at(y), columns.at(x))
-            result[pixels] = classes[scores.max(dim=1).indices]
-        return result.view(*size)
-
-    def _contenders(self) -> Tensor:
-        """Classes that can be the best of a mixture: those ever above the smallest score.
-
-        Most classes have no score anywhere, because an image admits few (METHOD 4.2). Class 0 stays
-        for pixels where all are equal.
-        """
-        above = (self.table > self.table.min()).any(dim=0)
-        above[0] = True
-        return above.nonzero().squeeze(1)
+        return mean_class_map([self], size)
 
     def _mix(self, table: Tensor, rows: '_Taps', columns: '_Taps') -> Tensor:
         """Mean of the table's rows at the four neighbours of each pixel, (P, classes)."""
@@ -81,6 +56,68 @@ class StitchedScores(NamedTuple):
         ]
         index, weights = (torch.stack(values, dim=1) for values in zip(*corners, strict=True))
         return F.embedding_bag(index, table, per_sample_weights=weights.to(table.dtype), mode='sum')
+
+
+def mean_class_map(views: Sequence[StitchedScores], size: tuple[int, int]) -> Tensor:
+    """Best class of each pixel by the mean of several views' scores, each resized bilinearly.
+
+    A resized pixel mixes four pixels of each view. If all of them have one best class, the mixture
+    has the same; only elsewhere, along the borders of segments and where views disagree, scores are
+    mixed at all.
+
+    Args:
+        views: Scores of one image, of any sizes and the same classes.
+        size: (height, width) of the result.
+
+    Returns:
+        (height, width), int64: argmax of the mean of :meth:`StitchedScores.logits`.
+    """
+    size = (size[0], size[1])
+    result = None
+    taps = []
+    for view in views:
+        labels = view.table.argmax(dim=1)[view.rows]
+        if len(views) == 1 and size == tuple(labels.shape):
+            return labels
+        rows, columns = (
+            _bilinear_taps(*lengths, labels.device)
+            for lengths in zip(labels.shape, size, strict=True)
+        )
+        taps.append((rows, columns))
+        labels = _uniform_cells(labels).index_select(0, rows.low).index_select(1, columns.low)
+        result = labels if result is None else result.masked_fill_(result != labels, MIXED)
+    assert result is not None
+    result = result.flatten()
+    mixed = (result == MIXED).nonzero().squeeze(1)
+    classes = _contenders([view.table for view in views])
+    tables = [view.table[:, classes] for view in views]
+    for pixels in mixed.split(max(SCORE_ELEMENTS // len(classes), 1)):
+        y, x = pixels // size[1], pixels % size[1]
+        scores = sum(
+            view._mix(table, rows.at(y), columns.at(x))
+            for view, table, (rows, columns) in zip(views, tables, taps, strict=True)
+        )
+        result[pixels] = classes[scores.max(dim=1).indices]
+    return result.view(*size)
+
+
+def mean_logits(views: Sequence[StitchedScores], size: tuple[int, int]) -> Tensor:
+    """Mean of the dense scores (K, height, width) of several views of an image."""
+    total = views[0].logits(size)
+    for view in views[1:]:
+        total += view.logits(size)
+    return total / len(views)
+
+
+def _contenders(tables: Sequence[Tensor]) -> Tensor:
+    """Classes that can be the best of a mixture: those ever above the smallest score of a table.
+
+    Most classes have no score anywhere, because an image admits few (METHOD 4.2). Class 0 stays
+    for pixels where all are equal.
+    """
+    above = torch.stack([(table > table.min()).any(dim=0) for table in tables]).any(dim=0)
+    above[0] = True
+    return above.nonzero().squeeze(1)
 
 
 class _Taps(NamedTuple):
