@@ -1,7 +1,14 @@
 """Pictures of what the model sees and how it learns."""
 
 from .loss_curve import draw_loss_curve
-from .segmentation_picture import draw_segmentation
+from .pgseg_visualizer import PGSegVisualizer
+from .segmentation_picture import draw_segmentation, groups_of
 from .segmentation_sheet import draw_segmentation_sheet
 
-__all__ = ['draw_loss_curve', 'draw_segmentation', 'draw_segmentation_sheet']
+__all__ = [
+    'PGSegVisualizer',
+    'draw_loss_curve',
+    'draw_segmentation',
+    'draw_segmentation_sheet',
+    'groups_of',
+]

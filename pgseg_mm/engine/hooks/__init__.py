@@ -5,12 +5,14 @@ from .data_state_hook import DataStateHook
 from .finite_loss_hook import FiniteLossHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .step_seed_hook import StepSeedHook
+from .visualization_hook import PGSegVisualizationHook
 from .vocabulary_hook import VocabularyHook
 
 __all__ = [
     'CompileHook',
     'DataStateHook',
     'FiniteLossHook',
+    'PGSegVisualizationHook',
     'SafeCheckpointHook',
     'StepSeedHook',
     'VocabularyHook',

@@ -1,0 +1,38 @@
+"""Text of a given width in pixels."""
+
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+from PIL import ImageFont
+
+FONT = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf'
+
+
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib.
+
+    Args:
+        size: Size in pixels.
+    """
+    return ImageFont.truetype(str(FONT), size)
+
+
+def width_of(text: str, size: int) -> int:
+    """Width of a line in pixels."""
+    return round(font(size).getlength(text))
+
+
+def shorten(text: str, size: int, width: int) -> str:
+    """Cut a line that is wider than ``width`` pixels, and end it with an ellipsis.
+
+    Returns:
+        The line, or nothing where no letter has room.
+    """
+    if width_of(text, size) <= width:
+        return text
+    kept = len(text)
+    while kept and width_of(f'{text[:kept].rstrip()}…', size) > width:
+        kept -= 1
+    return f'{text[:kept].rstrip()}…' if kept else ''
