@@ -149,7 +149,7 @@ def test_combined_config(tmp_path):
     cfg = Config.fromfile(tmp_path / 'mine.py')
     assert [hook.type for hook in cfg.custom_hooks] == ['VocabularyHook', 'EMAHook']
     assert all(HOOKS.get(hook.type) for hook in cfg.custom_hooks)
-    assert len(cfg.visualizer.vis_backends) == 2 and cfg.visualizer.type == 'SegLocalVisualizer'
+    assert len(cfg.visualizer.vis_backends) == 2 and cfg.visualizer.type == 'PGSegVisualizer'
     assert (cfg.optim_wrapper.dtype, cfg.optim_wrapper.optimizer.lr) == ('bfloat16', 1e-4)
     assert [source.name for source in cfg.train_dataloader.dataset.sources][-1] == 'redcaps12m'
     assert DATASETS.get(cfg.train_dataloader.dataset.type)

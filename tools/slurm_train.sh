@@ -9,22 +9,6 @@ if (($# < 3)); then
 fi
 partition=$1 job=$2 config=$3
 shift 3
-gpus=${GPUS:-4}
-per_node=${GPUS_PER_NODE:-$((gpus < 4 ? gpus : 4))}
-if ((gpus % per_node)); then
-    echo "$0: GPUS=$gpus is no multiple of GPUS_PER_NODE=$per_node" >&2
-    exit 2
-fi
-read -ra srun_args <<<"${SRUN_ARGS:-}"
 
-exec srun \
-    --partition="$partition" \
-    --job-name="$job" \
-    --gres="gpu:$per_node" \
-    --ntasks="$gpus" \
-    --ntasks-per-node="$per_node" \
-    --cpus-per-task="${CPUS_PER_TASK:-5}" \
-    --kill-on-bad-exit=1 \
-    ${srun_args[@]+"${srun_args[@]}"} \
-    "${PYTHON:-python}" -u "$(dirname "${BASH_SOURCE[0]}")/train.py" "$config" \
-    --launcher slurm "$@"
+source "$(dirname "${BASH_SOURCE[0]}")/slurm_job.sh"
+slurm_job "$partition" "$job" train.py "$config" --launcher slurm "$@"

@@ -23,7 +23,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--out', help='folder to write the predicted masks to, as PNG files')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument(
-        '--show-dir', help='folder for painted predictions, within WORK_DIR/TIMESTAMP'
+        '--show-dir',
+        help='folder for pictures of predictions, truth and groups: SHOW_DIR/vis_data/vis_image',
     )
     parser.add_argument(
         '--wait-time', type=float, default=2, help='seconds that --show stays on each picture'
@@ -37,7 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def enable_visualization(cfg: Config, args: argparse.Namespace) -> None:
-    """Have the visualization hook draw predictions on the screen, into a folder, or both.
+    """Have the visualization hook draw predictions on the screen and into a folder.
+
+    Without ``--show-dir`` the folder is the log's, WORK_DIR/TIMESTAMP/vis_data/vis_image.
 
     Raises:
         ValueError: If the config has no visualization hook.
@@ -46,7 +49,7 @@ def enable_visualization(cfg: Config, args: argparse.Namespace) -> None:
     if hook is None:
         raise ValueError(
             '--show and --show-dir need a visualization hook in the config: '
-            "default_hooks = dict(visualization=dict(type='SegVisualizationHook'))"
+            "default_hooks = dict(visualization=dict(type='PGSegVisualizationHook'))"
         )
     hook['draw'] = True
     if args.show:

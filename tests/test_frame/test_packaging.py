@@ -80,5 +80,5 @@ def test_makefile(arguments, expected):
 
 
 def test_scripts_can_be_executed():
-    for script in ('.ci/run', 'tools/dist_train.sh', 'tools/dist_test.sh'):
+    for script in ('.ci/run', *(f'tools/{kind}_{what}.sh' for kind in ('dist', 'slurm') for what in ('train', 'test'))):
         assert os.access(ROOT / script, os.X_OK), script

@@ -4,7 +4,12 @@ import torch.nn.functional as F
 
 from pgseg_mm.models.segmentors import stitching
 from pgseg_mm.models.segmentors.sliding_window import Window, sliding_windows
-from pgseg_mm.models.segmentors.stitching import StitchedScores, stitch
+from pgseg_mm.models.segmentors.stitching import (
+    StitchedScores,
+    mean_class_map,
+    mean_logits,
+    stitch,
+)
 
 
 def dense_average(size, windows, groups, scores):
@@ -83,10 +88,43 @@ def test_classes_without_any_score_are_never_mixed(monkeypatch):
     assert [part.shape[1] for part in mixed] == [3]
 
 
-def test_flip_mirrors_pixels():
+@pytest.mark.parametrize('output', [(30, 41), (47, 31)])
+def test_views_of_several_sizes_equal_the_mean_of_dense_scores(output, monkeypatch):
+    monkeypatch.setattr(stitching, 'SCORE_ELEMENTS', 200)
+    views = []
+    for number, size in enumerate([(30, 41), (20, 25), (51, 60)]):
+        windows, groups, scores = random_image(size, (32, 32), (16, 16), blocks=3 + number)
+        views.append(stitch(size, windows, groups, [part / (number + 1) for part in scores]))
+    dense = torch.stack([view.logits(output) for view in views]).mean(0)
+    torch.testing.assert_close(mean_logits(views, output), dense)
+    assert torch.equal(mean_class_map(views, output), dense.argmax(0))
+
+
+def test_views_that_agree_are_not_mixed(monkeypatch):
+    monkeypatch.setattr(StitchedScores, '_mix', lambda *_: pytest.fail('mixed'))
+    one = StitchedScores(torch.tensor([[0.1, 0.9], [0.4, 0.6]]), torch.zeros(4, 6).long())
+    other = StitchedScores(torch.tensor([[0.0, 0.2]]), torch.zeros(5, 5).long())
+    assert mean_class_map([one, other], (7, 8)).eq(1).all()
+
+
+def test_a_class_of_one_view_only_may_win():
+    """Class 2 has no score at all in the second view."""
+    one = StitchedScores(torch.tensor([[0.0, 0.1, 0.9]]), torch.zeros(3, 3).long())
+    other = StitchedScores(torch.tensor([[0.5, 0.0, 0.0]]), torch.zeros(3, 3).long())
+    assert mean_class_map([one, other], (3, 3)).eq(2).all()
+
+
+@pytest.mark.parametrize(
+    ('direction', 'expected'),
+    [
+        ('horizontal', [[1, 0], [3, 2]]),
+        ('vertical', [[2, 3], [0, 1]]),
+        ('diagonal', [[3, 2], [1, 0]]),
+    ],
+)
+def test_flip_mirrors_pixels(direction, expected):
     scores = StitchedScores(torch.eye(4), torch.tensor([[0, 1], [2, 3]]))
-    assert scores.flip(horizontal=True).class_map((2, 2)).tolist() == [[1, 0], [3, 2]]
-    assert scores.flip(horizontal=False).class_map((2, 2)).tolist() == [[2, 3], [0, 1]]
+    assert scores.flip(direction).class_map((2, 2)).tolist() == expected
 
 
 def test_windows_as_mmseg_places_them():

@@ -1,0 +1,141 @@
+"""Pictures and test-time augmentation by tools/test.py, from config to files."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from model_zoo import tiny_model, tiny_model_cfg
+from pgseg_mm.models import PGSeg
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'test.py'
+CLASSES = ('background', 'apple', 'dog', 'grass')
+PALETTE = [[0, 0, 0], [200, 60, 60], [60, 60, 200], [60, 160, 60]]
+SIZES = {'berlin/1': (40, 56), 'berlin/2': (33, 70), 'ulm/1': (64, 48)}
+"""Images of two folders, two of which have one name."""
+
+
+def pipeline(*middle: dict) -> list[dict]:
+    return [dict(type='LoadImageFromFile'), *middle]
+
+
+def augmentation(*scales: int, flips: bool) -> list[dict]:
+    """A tta_pipeline."""
+    probabilities = [0.0, 1.0] if flips else [0.0]
+    return pipeline(
+        dict(
+            type='TestTimeAug',
+            transforms=[
+                [dict(type='Resize', scale=(2048, side), keep_ratio=True) for side in scales],
+                [dict(type='RandomFlip', prob=p, direction='horizontal') for p in probabilities],
+                [dict(type='LoadAnnotations')],
+                [dict(type='PackSegInputs')],
+            ],
+        )
+    )
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch) -> Path:
+    """A config on three images, with a checkpoint beside it."""
+    rng = np.random.default_rng(0)
+    for name, size in SIZES.items():
+        for kind, high, shape in (('images', 256, (*size, 3)), ('labels', 4, size)):
+            path = tmp_path / kind / f'{name}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, high, shape, np.uint8)).save(path)
+    torch.save(dict(state_dict=tiny_model().state_dict()), tmp_path / 'tiny.pth')
+    head = dict(tiny_model_cfg()['decode_head'], background_threshold=0.3)
+    test_cfg = dict(mode='slide', crop_size=32, stride=16)
+    resize = dict(type='Resize', scale=(2048, 32), keep_ratio=True)
+    dataset = dict(
+        type='BaseSegDataset',
+        data_root=str(tmp_path),
+        data_prefix=dict(img_path='images', seg_map_path='labels'),
+        img_suffix='.png',
+        seg_map_suffix='.png',
+        metainfo=dict(classes=CLASSES, palette=PALETTE),
+        pipeline=pipeline(resize, dict(type='LoadAnnotations'), dict(type='PackSegInputs')),
+    )
+    cfg = dict(
+        _base_=[str(TOOL.parents[1] / 'configs/_base_/default_runtime.py')],
+        model=tiny_model_cfg(decode_head=head, test_cfg=test_cfg),
+        test_dataloader=dict(
+            batch_size=2, sampler=dict(type='DefaultSampler', shuffle=False), dataset=dataset
+        ),
+        test_evaluator=dict(type='IoUMetric', iou_metrics=['mIoU']),
+        test_cfg=dict(type='TestLoop'),
+        custom_hooks=[dict(type='VocabularyHook')],
+        tta_model=dict(type='PGSegTTAModel'),
+        tta_pipeline=augmentation(32, flips=False),
+        work_dir=str(tmp_path / 'work'),
+    )
+    path = tmp_path / 'tiny.py'
+    path.write_text(''.join(f'{key} = {value!r}\n' for key, value in cfg.items()))
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    return path
+
+
+@pytest.fixture
+def predicted(config, monkeypatch):
+    """Runs the tool with arguments and gives the predictions, by their images."""
+
+    def run(*arguments: str, **settings) -> dict[str, np.ndarray]:
+        found = {}
+        fill = PGSeg.fill_sample
+
+        def remember(model, sample, views):
+            fill(model, sample, views)
+            path = Path(sample.img_path)
+            found[f'{path.parent.name}/{path.stem}'] = sample.pred_sem_seg.data[0].numpy()
+
+        cfg = Config.fromfile(config)
+        # MMEngine keeps a visualizer and a logger of each name
+        cfg.experiment_name = cfg.visualizer.name = '_'.join([config.parent.name, *arguments])
+        cfg.merge_from_dict(settings)
+        path = config.with_name('run.py')
+        cfg.dump(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(PGSeg, 'fill_sample', remember)
+            patch.setattr(sys, 'argv', ['test.py', str(path), str(config.with_name('tiny.pth'))])
+            sys.argv += [*arguments]
+            runpy.run_path(str(TOOL), run_name='__main__')
+        return found
+
+    return run
+
+
+def test_every_image_gets_a_picture_of_its_own(predicted, tmp_path):
+    plain = predicted('--show-dir', str(tmp_path / 'seen'))
+    assert {name: mask.shape for name, mask in plain.items()} == SIZES
+    pictures = sorted((tmp_path / 'seen').rglob('*.png'))
+    assert [path.name for path in pictures] == [
+        'test_berlin_1_1.png',
+        'test_berlin_2_2.png',
+        'test_ulm_1_3.png',
+    ]
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert min(picture.size) > 600  # two rows: there are groups, too
+
+
+def test_one_plain_view_gives_the_plain_prediction(predicted):
+    plain, augmented = predicted(), predicted('--tta')
+    assert plain.keys() == augmented.keys() == SIZES.keys()
+    for name, mask in plain.items():
+        assert (mask == augmented[name]).all()
+    assert any(len(np.unique(mask)) > 1 for mask in plain.values())
+
+
+def test_augmented_views_are_drawn_with_groups(predicted, tmp_path):
+    views = augmentation(24, 40, flips=True)
+    masks = predicted('--tta', '--show-dir', str(tmp_path / 'seen'), tta_pipeline=views)
+    assert {name: mask.shape for name, mask in masks.items()} == SIZES
+    for path in (tmp_path / 'seen').rglob('*.png'):
+        with Image.open(path) as picture:
+            assert min(picture.size) > 600
