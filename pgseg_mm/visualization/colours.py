@@ -44,7 +44,9 @@ def class_colours(
             raise ValueError(f'{len(classes)} classes need as many colours, got {len(palette)}')
         return np.asarray(palette, dtype=np.uint8).reshape(-1, 3)[: len(classes)]
     if classes and classes[0].casefold() == 'background':
-        return np.concatenate([np.uint8([BACKGROUND]), distinct_colours(len(classes) - 1)])
+        return np.concatenate(
+            [np.array([BACKGROUND], np.uint8), distinct_colours(len(classes) - 1)]
+        )
     return distinct_colours(len(classes))
 
 
@@ -83,16 +85,15 @@ def _sequence() -> Colours:
     grid = np.stack(np.meshgrid(steps, steps, steps, indexing='ij'), axis=-1).reshape(-1, 3)
     lightness = _to_lab(grid)[:, 0]
     grid = grid[(lightness >= LIGHTNESS[0]) & (lightness <= LIGHTNESS[1])]
-    grid = np.concatenate([np.uint8([FIRST]), grid])
+    grid = np.concatenate([np.array([FIRST], np.uint8), grid])
     lab = _to_lab(grid)
     order = [0]
     room = np.linalg.norm(lab - lab[0], axis=1)
     while len(order) < len(grid):
         order.append(int(room.argmax()))
         room = np.minimum(room, np.linalg.norm(lab - lab[order[-1]], axis=1))
-        room[order] = -1
     return grid[order]
 
 
 def _to_lab(colours: Colours) -> NDArray[np.float32]:
-    return cv2.cvtColor(np.float32(colours)[None] / 255, cv2.COLOR_RGB2LAB)[0]
+    return np.asarray(cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0])

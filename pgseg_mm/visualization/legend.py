@@ -83,7 +83,8 @@ def draw_legend(
     headings = headings if len(headings) > 1 else ['']
     lines = max(height // LINE - 1, 2)
     share_width = max(width_of(text, TEXT_SIZE) for text in (*headings, '100.0 %')) + GAP
-    name_width = min(max(width_of(row.name, TEXT_SIZE) for row in rows), NAME_WIDTH)
+    texts = [*(row.name for row in rows), _rest(len(rows))]
+    name_width = min(max(width_of(text, TEXT_SIZE) for text in texts), NAME_WIDTH)
     column = SWATCH + GAP + name_width + share_width * len(headings)
     allowed = max((free_width + COLUMN_GAP) // (column + COLUMN_GAP), min_columns)
     rows = _cut(rows, lines * allowed)
@@ -107,7 +108,11 @@ def _cut(rows: Sequence[Row], room: int) -> list[Row]:
         return list(rows)
     rest = rows[room - 1 :]
     shares = tuple(sum(values) for values in zip(*(row.shares for row in rest), strict=True))
-    return [*rows[: room - 1], Row(f'and {len(rest)} more', None, shares)]
+    return [*rows[: room - 1], Row(_rest(len(rest)), None, shares)]
+
+
+def _rest(number: int) -> str:
+    return f'and {number} more'
 
 
 def _draw_row(draw: ImageDraw.ImageDraw, row: Row, left: int, middle: int, width: int) -> None:

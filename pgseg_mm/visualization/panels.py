@@ -42,7 +42,8 @@ def resize_image(image: Pixels, size: tuple[int, int]) -> Pixels:
     """Resize an image smoothly to (height, width)."""
     smaller = image.shape[0] > size[0]
     kind = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-    return cv2.resize(np.ascontiguousarray(image), size[::-1], interpolation=kind)
+    resized = cv2.resize(np.ascontiguousarray(image), size[::-1], interpolation=kind)
+    return np.asarray(resized, dtype=np.uint8)
 
 
 def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
@@ -119,7 +120,7 @@ def write_names(pixels: Pixels, labels: Labels, names: Mapping[int, str]) -> Pix
 
 def _middles(labels: Labels, wanted: Iterable[int]) -> dict[int, tuple[float, int, int]]:
     """Radius, row and column of the largest circle within the segments of each label."""
-    inside = np.uint8(~np.pad(outlines(labels), 1, constant_values=True))
+    inside = (~np.pad(outlines(labels), 1, constant_values=True)).astype(np.uint8)
     radii = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
     present = set(np.unique(labels).tolist())
     index = [label for label in wanted if label in present]
@@ -132,9 +133,7 @@ def _middles(labels: Labels, wanted: Iterable[int]) -> dict[int, tuple[float, in
     }
 
 
-def _places(
-    x: float, y: float, radius: float, size: tuple[int, int]
-) -> list[tuple[float, float]]:
+def _places(x: float, y: float, radius: float, size: tuple[int, int]) -> list[tuple[float, float]]:
     """Middles that a text may have: in its segment if that is large enough, else beside it."""
     beside_y = min(radius, size[1]) + size[1] / 2
     beside_x = min(radius, size[1]) + size[0] / 2

@@ -28,9 +28,7 @@ class PGSegVisualizer(SegLocalVisualizer):
         kwargs: Further arguments of mmseg's ``SegLocalVisualizer``.
     """
 
-    def __init__(
-        self, name: str = 'visualizer', *args, alpha: float = OPACITY, **kwargs
-    ) -> None:
+    def __init__(self, name: str = 'visualizer', *args, alpha: float = OPACITY, **kwargs) -> None:
         super().__init__(name, *args, alpha=alpha, **kwargs)
 
     @master_only

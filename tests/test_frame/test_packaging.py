@@ -80,5 +80,8 @@ def test_makefile(arguments, expected):
 
 
 def test_scripts_can_be_executed():
-    for script in ('.ci/run', *(f'tools/{kind}_{what}.sh' for kind in ('dist', 'slurm') for what in ('train', 'test'))):
+    for script in (
+        '.ci/run',
+        *(f'tools/{kind}_{what}.sh' for kind in ('dist', 'slurm') for what in ('train', 'test')),
+    ):
         assert os.access(ROOT / script, os.X_OK), script

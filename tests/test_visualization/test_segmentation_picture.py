@@ -103,10 +103,8 @@ def test_pictures_of_any_image_are_bounded_and_nothing_is_cut(written, size, tru
     image = np.zeros((*size, 3), np.uint8)
     mask = np.arange(size[0] * size[1]).reshape(size) % 4
     maps = {0: mask, 1: mask} if groups else None
-    picture = draw_segmentation(
-        image, mask, CLASSES, None, maps, mask if truth else None, maps
-    )
-    assert 200 < min(picture.shape[:2]) and max(picture.shape[:2]) < 3200
+    picture = draw_segmentation(image, mask, CLASSES, None, maps, mask if truth else None, maps)
+    assert min(picture.shape[:2]) > 200 and max(picture.shape[:2]) < 3200
     assert all(each.is_whole for each in written)
     assert {'input', 'prediction', *CLASSES[: size[0] * size[1]]} <= set(texts(written))
 

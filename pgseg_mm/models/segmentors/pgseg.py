@@ -45,10 +45,10 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
             time, and again in the backward pass, so that losses over a large batch fit into the
             memory of a small one. Losses and gradients are those of the large batch.
         test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` in pixels;
-            ``seg_logits=True`` adds dense class scores to the results, ``groups=True`` the groups of
-            whole images, for pictures (see :func:`group_maps`). ``window_batch_size`` is the
-            number of windows, of all images, that go through the encoder at a time, and bounds the
-            memory: 8 by default with ``'slide'``, ``None`` (all) with ``'whole'``.
+            ``seg_logits=True`` adds dense class scores to the results, and ``groups=True`` the
+            groups of whole images, for pictures (see :func:`group_maps`). ``window_batch_size`` is
+            the number of windows, of all images, that go through the encoder at a time, and bounds
+            the memory: 8 by default with ``'slide'``, ``None`` (all) with ``'whole'``.
         pretrained: Deprecated name of a checkpoint; use ``init_cfg``.
         init_cfg: Config of mmengine's weight initialisation.
 
@@ -233,9 +233,7 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
             results['seg_logits'] = PixelData(data=mean_logits(views, size))
         sample.set_data(results)
 
-    def add_groups(
-        self, inputs: Tensor | list[Tensor], data_samples: list[SegDataSample]
-    ) -> None:
+    def add_groups(self, inputs: Tensor | list[Tensor], data_samples: list[SegDataSample]) -> None:
         """Put the groups and prototypes of whole images into their samples, as ``pred_groups``.
 
         Args:

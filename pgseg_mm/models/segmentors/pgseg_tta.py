@@ -52,7 +52,7 @@ class PGSegTTAModel(BaseTTAModel):
             B samples, those of the first view, as :meth:`PGSeg.predict` fills them. Groups, if
             ``test_cfg`` asks for them, are those of the first view.
         """
-        views = []
+        views: list[list[SegDataSample]] = []
         for inputs, data_samples in zip(data['inputs'], data['data_samples'], strict=True):
             batch = {'inputs': inputs, 'data_samples': data_samples}
             batch = self.module.data_preprocessor(batch, False)

@@ -1,4 +1,6 @@
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -89,13 +91,18 @@ def mean_class_map(views: Sequence[StitchedScores], size: tuple[int, int]) -> Te
     assert result is not None
     result = result.flatten()
     mixed = (result == MIXED).nonzero().squeeze(1)
+    if not len(mixed):
+        return result.view(*size)
     classes = _contenders([view.table for view in views])
     tables = [view.table[:, classes] for view in views]
     for pixels in mixed.split(max(SCORE_ELEMENTS // len(classes), 1)):
         y, x = pixels // size[1], pixels % size[1]
-        scores = sum(
-            view._mix(table, rows.at(y), columns.at(x))
-            for view, table, (rows, columns) in zip(views, tables, taps, strict=True)
+        scores = reduce(
+            add,
+            (
+                view._mix(table, rows.at(y), columns.at(x))
+                for view, table, (rows, columns) in zip(views, tables, taps, strict=True)
+            ),
         )
         result[pixels] = classes[scores.max(dim=1).indices]
     return result.view(*size)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from mmseg.models import SegTTAModel
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
@@ -93,19 +92,9 @@ def test_groups_are_those_of_the_first_view(model):
     model.test_cfg['groups'] = True
     views = [view(scale=1.2, flip='horizontal'), view()]
     expected = model.test_step(view(scale=1.2, flip='horizontal'))
-    for one, other in zip(
-        PGSegTTAModel(model).test_step(together(*views)), expected, strict=True
-    ):
+    for one, other in zip(PGSegTTAModel(model).test_step(together(*views)), expected, strict=True):
         assert set(one.pred_groups.keys()) == set(other.pred_groups.keys())
         assert all(map(torch.equal, one.pred_groups.values(), other.pred_groups.values()))
-
-
-def test_mmsegs_own_would_soften_the_scores(model):
-    views = [view(), view(flip='horizontal')]
-    softened = SegTTAModel(model).test_step(together(*views))[0]
-    assert 'pred_sem_seg' in softened
-    raw = torch.stack([model.test_step(each)[0].seg_logits.data for each in views])
-    assert not torch.allclose(raw.mean(0), raw.softmax(1).mean(0), atol=1e-3)
 
 
 def test_is_built_from_a_config_and_knows_its_vocabulary():
