@@ -12,7 +12,7 @@ Colours = NDArray[np.uint8]
 FIRST = (31, 119, 180)
 LIGHTNESS = (38, 88)
 """Darkest and lightest colour, from 0 to 100."""
-TOO_CLOSE = 20
+TOO_CLOSE = 12
 """Distance in CIELAB below which neighbouring segments are mistaken for each other."""
 BACKGROUND = (0, 0, 0)
 
@@ -20,7 +20,7 @@ BACKGROUND = (0, 0, 0)
 def distinct_colours(number: int) -> Colours:
     """Colours each of which is as far as can be from all before it.
 
-    The first ones are the same for any number. After about two thousand they repeat.
+    The first ones are the same for any number. After some two thousand they repeat.
     """
     sequence = _sequence()
     return sequence[np.arange(number) % len(sequence)]
@@ -81,7 +81,7 @@ def separate(colours: Colours, labels: Sequence[int]) -> Colours:
 @cache
 def _sequence() -> Colours:
     """All candidates, farthest first."""
-    steps = np.arange(0, 256, 17, dtype=np.uint8)
+    steps = np.arange(17, 255, 17, dtype=np.uint8)
     grid = np.stack(np.meshgrid(steps, steps, steps, indexing='ij'), axis=-1).reshape(-1, 3)
     lightness = _to_lab(grid)[:, 0]
     grid = grid[(lightness >= LIGHTNESS[0]) & (lightness <= LIGHTNESS[1])]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from .colours import Colours
@@ -38,20 +39,20 @@ def occurring(maps: Sequence[Labels], num_classes: int) -> dict[int, tuple[float
         maps: Label maps; whatever is outside of the classes counts as label ``num_classes``.
         num_classes: Number of classes.
     """
-    counts = np.stack(
-        [
-            np.bincount(
-                np.where((labels < 0) | (labels >= num_classes), num_classes, labels).ravel(),
-                minlength=num_classes + 1,
-            )
-            / labels.size
-            for labels in maps
-        ]
-    )
+    counts = np.stack([_shares(labels, num_classes) for labels in maps])
     largest = counts.max(axis=0)
     order = np.argsort(-largest, kind='stable')
     order = order[largest[order] > 0]
     return {int(label): tuple(counts[:, label].tolist()) for label in order}
+
+
+def _shares(labels: Labels, num_classes: int) -> NDArray[np.float64]:
+    """Shares of the classes and, behind them, of all other labels."""
+    values = labels.ravel()
+    if values.min() < 0:
+        values = values[values >= 0]
+    counts = np.bincount(values, minlength=num_classes)[:num_classes]
+    return np.append(counts, labels.size - counts.sum()) / labels.size
 
 
 def legend_rows(

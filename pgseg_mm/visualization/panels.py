@@ -1,6 +1,7 @@
 """The panels of a picture: an image, segments over it, and their names."""
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +19,8 @@ OUTLINE = 0.85
 NAME_SIZE = 14
 MIN_RADIUS = 3.0
 """Pixels that a segment's inscribed circle needs for its name to be written."""
+REPEAT_RADIUS = 25.0
+"""The same for segments that are not the largest of their label."""
 
 Pixels = NDArray[np.uint8]
 """(height, width, 3), RGB from 0 to 255."""
@@ -83,7 +86,8 @@ def paint(image: Pixels, labels: Labels, colours: Colours, opacity: float = OPAC
 def write_names(pixels: Pixels, labels: Labels, names: Mapping[int, str]) -> Pixels:
     """Write names in the middle of the largest segment of each label, or beside a small one.
 
-    Names that would cover each other are left out, those of the later labels first.
+    Other large segments of a label get its name, too. Names that would cover each other are left
+    out, those of the later labels first.
 
     Args:
         pixels: What to write on.
@@ -94,9 +98,9 @@ def write_names(pixels: Pixels, labels: Labels, names: Mapping[int, str]) -> Pix
     draw = ImageDraw.Draw(picture)
     height, width = labels.shape
     written: list[tuple[int, int, int, int]] = []
-    for label, (radius, row, column) in _middles(labels, names).items():
+    for label, radius, row, column in _middles(labels, names):
         text = shorten(names[label], NAME_SIZE, width - 4)
-        if radius < MIN_RADIUS or not text or height < NAME_SIZE + 4:
+        if not text or height < NAME_SIZE + 4:
             continue
         size = width_of(text, NAME_SIZE) + 4, NAME_SIZE + 4
         for x, y in _places(column, row, radius, size):
@@ -118,19 +122,32 @@ def write_names(pixels: Pixels, labels: Labels, names: Mapping[int, str]) -> Pix
     return np.asarray(picture)
 
 
-def _middles(labels: Labels, wanted: Iterable[int]) -> dict[int, tuple[float, int, int]]:
-    """Radius, row and column of the largest circle within the segments of each label."""
+class _Middle(NamedTuple):
+    """Middle of the largest circle within a segment."""
+
+    label: int
+    radius: float
+    row: int
+    column: int
+
+
+def _middles(labels: Labels, wanted: Iterable[int]) -> list[_Middle]:
+    """Middles of segments to name: the largest of each label in order, then other large ones."""
+    rank = {label: number for number, label in enumerate(wanted)}
     inside = (~np.pad(outlines(labels), 1, constant_values=True)).astype(np.uint8)
-    radii = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    present = set(np.unique(labels).tolist())
-    index = [label for label in wanted if label in present]
-    if not index:
-        return {}
-    places = ndimage.maximum_position(radii, labels, index)
-    return {
-        label: (float(radii[place]), int(place[0]), int(place[1]))
-        for label, place in zip(index, places, strict=True)
-    }
+    radii = np.asarray(cv2.distanceTransform(inside, cv2.DIST_L2, 3))[1:-1, 1:-1]
+    # outlines keep segments of different labels apart
+    number, segments = cv2.connectedComponents(inside[1:-1, 1:-1], connectivity=4)
+    places = ndimage.maximum_position(radii, segments, range(1, number))
+    found = [_Middle(int(labels[place]), float(radii[place]), *map(int, place)) for place in places]
+    found = [each for each in found if each.radius >= MIN_RADIUS and each.label in rank]
+    found.sort(key=lambda each: -each.radius)
+    largest: dict[int, _Middle] = {}
+    others = []
+    for each in found:
+        if largest.setdefault(each.label, each) is not each and each.radius >= REPEAT_RADIUS:
+            others.append(each)
+    return [*sorted(largest.values(), key=lambda each: rank[each.label]), *others]
 
 
 def _places(x: float, y: float, radius: float, size: tuple[int, int]) -> list[tuple[float, float]]:

@@ -72,7 +72,7 @@ def _as_map(title: str, values: ArrayLike) -> Labels:
         raise ValueError(
             f'{title} must be a map (H, W) of integers, got shape {labels.shape} of {labels.dtype}'
         )
-    return labels.astype(np.int64)
+    return labels.astype(np.int64, copy=False)
 
 
 def draw_segmentation(
