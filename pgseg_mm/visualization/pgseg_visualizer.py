@@ -10,7 +10,7 @@ from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
 
 from .panels import OPACITY
-from .segmentation_picture import Segmentation, draw_picture, groups_of
+from .segmentation_picture import Segmentation, draw_picture, groups_of, to_map
 
 FIELDS = {'prediction': 'pred_sem_seg', 'truth': 'gt_sem_seg'}
 
@@ -62,7 +62,7 @@ class PGSegVisualizer(SegLocalVisualizer):
         """
         wanted = {'prediction': draw_pred, 'truth': draw_gt}
         labels = {
-            title: _to_array(data_sample.get(field).data)
+            title: to_map(data_sample.get(field).data)
             for title, field in FIELDS.items()
             if wanted[title] and data_sample is not None and field in data_sample
         }
@@ -85,11 +85,6 @@ class PGSegVisualizer(SegLocalVisualizer):
             self.add_image(name, picture, step)
         else:
             mmcv.imwrite(mmcv.rgb2bgr(picture), out_file)
-
-
-def _to_array(data) -> np.ndarray:
-    """(1, H, W) tensor or array as an array (H, W)."""
-    return np.asarray(data.cpu() if hasattr(data, 'cpu') else data)[0]
 
 
 def _name_with_folder(name: str, data_sample: SegDataSample | None) -> str:

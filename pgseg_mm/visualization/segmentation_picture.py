@@ -8,6 +8,7 @@ from mmseg.structures import SegDataSample
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 from .colours import Colours, class_colours, distinct_colours, separate
 from .legend import LINE, draw_legend, legend_rows, occurring
@@ -125,10 +126,13 @@ def groups_of(sample: SegDataSample) -> tuple[dict[int, Labels], dict[int, Label
     found: dict[str, dict[int, Labels]] = {'stage': {}, 'prototypes': {}}
     for name, indices in sample.get('pred_groups', {}).items():
         kind, _, stage = name.rpartition('_')
-        found[kind][int(stage)] = np.asarray(indices.cpu() if hasattr(indices, 'cpu') else indices)[
-            0
-        ]
+        found[kind][int(stage)] = to_map(indices)
     return found['stage'], found['prototypes']
+
+
+def to_map(data: Tensor | NDArray) -> NDArray:
+    """Turn the (1, H, W) data of a sample, on any device, into an array (H, W)."""
+    return np.asarray(data.cpu() if isinstance(data, Tensor) else data)[0]
 
 
 def draw_picture(

@@ -21,6 +21,7 @@ from .segmentation_picture import (
     groups_of,
     label_panels,
     place_panel,
+    to_map,
 )
 from .text import font
 
@@ -51,8 +52,8 @@ def segment_image(model: PGSeg, dataset: BaseSegDataset, index: int) -> Segmenta
     return Segmentation(
         image.permute(1, 2, 0).numpy(),
         {
-            'prediction': sample.pred_sem_seg.data[0].cpu().numpy(),
-            'truth': sample.gt_sem_seg.data[0].cpu().numpy(),
+            'prediction': to_map(sample.pred_sem_seg.data),
+            'truth': to_map(sample.gt_sem_seg.data),
         },
         groups_of(sample)[0],
     )

@@ -1,5 +1,6 @@
 """Pictures and test-time augmentation by tools/test.py, from config to files."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -8,16 +9,20 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmseg.registry import MODELS
 from PIL import Image
 
 from model_zoo import tiny_model, tiny_model_cfg
-from pgseg_mm.models import PGSeg
+from pgseg_mm.models import PGSeg, PGSegTTAModel
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'test.py'
 CLASSES = ('background', 'apple', 'dog', 'grass')
 PALETTE = [[0, 0, 0], [200, 60, 60], [60, 60, 200], [60, 160, 60]]
 SIZES = {'berlin/1': (40, 56), 'berlin/2': (33, 70), 'ulm/1': (64, 48)}
 """Images of two folders, two of which have one name."""
+
+FOLDERS = {'img_path': 'images', 'seg_map_path': 'labels'}
 
 
 def pipeline(*middle: dict) -> list[dict]:
@@ -139,3 +144,20 @@ def test_augmented_views_are_drawn_with_groups(predicted, tmp_path):
     for path in (tmp_path / 'seen').rglob('*.png'):
         with Image.open(path) as picture:
             assert picture.height > 480
+
+
+def test_documented_augmentation_makes_six_views_of_the_original_size(config):
+    docs = (TOOL.parents[1] / 'docs' / 'pictures.md').read_text(encoding='utf-8')
+    (block,) = (
+        text for text in re.findall(r'```python\n(.*?)```', docs, re.DOTALL) if 'tta' in text
+    )
+    cfg = Config.fromstring(block, '.py')
+    assert MODELS.get(cfg.tta_model.type) is PGSegTTAModel
+    augment = Compose(cfg.tta_pipeline)
+    files = {key: str(config.parent / folder / 'ulm/1.png') for key, folder in FOLDERS.items()}
+    views = augment(dict(files, reduce_zero_label=False, label_map=None, seg_fields=[]))
+    sizes = [tuple(view.shape[1:]) for view in views['inputs']]
+    assert sizes == [(597, 448)] * 2 + [(747, 560)] * 2 + [(448, 336)] * 2
+    for number, sample in enumerate(views['data_samples']):
+        assert sample.gt_sem_seg.shape == sample.ori_shape == SIZES['ulm/1']
+        assert sample.flip == bool(number % 2)
