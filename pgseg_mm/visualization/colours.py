@@ -12,7 +12,7 @@ Colours = NDArray[np.uint8]
 FIRST = (31, 119, 180)
 LIGHTNESS = (38, 88)
 """Darkest and lightest colour, from 0 to 100."""
-TOO_CLOSE = 12
+TOO_CLOSE = 17
 """Distance in CIELAB below which neighbouring segments are mistaken for each other."""
 BACKGROUND = (0, 0, 0)
 
