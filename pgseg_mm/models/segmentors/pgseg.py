@@ -12,6 +12,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from pgseg_mm.utils.dist import all_reduce_sum
+from pgseg_mm.utils.embedding_cache import EmbeddingCache
 from pgseg_mm.utils.images import check_finite
 from pgseg_mm.utils.micro_batches import in_micro_batches
 from pgseg_mm.utils.templates import get_templates
@@ -40,6 +41,9 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         vocabulary: Classes to predict: names in label order, or a vocabulary file. Usually the
             :class:`VocabularyHook` sets it from the data set under evaluation.
         templates: Name of a set of prompt templates, or templates with one ``{}`` each.
+        class_embed_cache: Folder to keep class embeddings in between runs, such as
+            ``~/.cache/pgseg_mm``; ``None`` embeds the words anew in each run. An entry is found by
+            the hash of words, templates and text weights.
         train_cfg: ``micro_batch_size=N`` encodes the images and texts of a training batch N at a
             time, and again in the backward pass, so that losses over a large batch fit into the
             memory of a small one. Losses and gradients are those of the large batch.
@@ -63,6 +67,7 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         data_preprocessor: dict | None = None,
         vocabulary: Sequence[str] | str | Path | None = None,
         templates: str | Sequence[str] = 'simple',
+        class_embed_cache: str | Path | None = None,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         pretrained: str | None = None,
@@ -77,6 +82,8 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         self._check_text_widths()
         self.align_corners = self.decode_head.align_corners
         self.templates = get_templates(templates)
+        if class_embed_cache is not None:
+            self.embedding_cache = EmbeddingCache(class_embed_cache)
         self.train_cfg = _check_train_cfg(train_cfg)
         self.test_cfg = _check_test_cfg(test_cfg)
         if vocabulary is not None:
