@@ -203,24 +203,51 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         """
         if data_samples is None:
             data_samples = [SegDataSample() for _ in inputs]
-        check_finite(inputs, data_samples)
-        self._embed_vocabulary()
-        images = [
-            _without_padding(image, sample.metainfo)
-            for image, sample in zip(inputs, data_samples, strict=True)
-        ]
-        for image, scores, sample in zip(images, self._segment(images), data_samples, strict=True):
-            meta = sample.metainfo
-            if meta.get('flip'):
-                scores = scores.flip(meta.get('flip_direction', 'horizontal') == 'horizontal')
-            size = tuple(meta.get('ori_shape', image.shape[-2:])[:2])
-            results = {'pred_sem_seg': PixelData(data=scores.class_map(size)[None])}
-            if self.test_cfg.get('seg_logits', False):
-                results['seg_logits'] = PixelData(data=scores.logits(size))
-            sample.set_data(results)
+        for scores, sample in zip(self.segment(inputs, data_samples), data_samples, strict=True):
+            self.fill_sample(sample, scores)
         return data_samples
 
-    def _segment(self, images: list[Tensor]) -> list[StitchedScores]:
+    def segment(
+        self,
+        inputs: Tensor | list[Tensor],
+        data_samples: list[SegDataSample],
+        thresholds: Sequence[float] | None = None,
+    ) -> list[StitchedScores]:
+        """Class scores of images, with padding and flip undone, before they are resized.
+
+        Args:
+            inputs: As :meth:`predict` takes them.
+            data_samples: As :meth:`predict` takes them; they are left as they are.
+            thresholds: Background thresholds to try in place of the head's, from one encoding; see
+                :meth:`StitchedScores.with_background`.
+        """
+        check_finite(inputs, data_samples)
+        self._embed_vocabulary()
+        metas = [sample.metainfo for sample in data_samples]
+        images = [_without_padding(image, meta) for image, meta in zip(inputs, metas, strict=True)]
+        return [
+            scores.flip(meta.get('flip_direction', 'horizontal') == 'horizontal')
+            if meta.get('flip')
+            else scores
+            for scores, meta in zip(self._segment(images, thresholds), metas, strict=True)
+        ]
+
+    def fill_sample(self, sample: SegDataSample, scores: StitchedScores) -> None:
+        """Put the best classes, and on request dense scores, into the sample of an image.
+
+        Args:
+            sample: Sample whose ``ori_shape``, if it has one, is the size of the result.
+            scores: Class scores of the image.
+        """
+        size = tuple(sample.metainfo.get('ori_shape', scores.rows.shape)[:2])
+        results = {'pred_sem_seg': PixelData(data=scores.class_map(size)[None])}
+        if self.test_cfg.get('seg_logits', False):
+            results['seg_logits'] = PixelData(data=scores.logits(size))
+        sample.set_data(results)
+
+    def _segment(
+        self, images: list[Tensor], thresholds: Sequence[float] | None
+    ) -> list[StitchedScores]:
         windows = [self.windows((image.shape[-2], image.shape[-1])) for image in images]
         by_size: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         for i, image_windows in enumerate(windows):
@@ -238,7 +265,8 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
                 )
                 assigned = self.decode_head.assign_pixels(features, size)
                 groups.update(zip(chunk, assigned, strict=True))
-                scores.update(zip(chunk, self.decode_head.classify_groups(features), strict=True))
+                classified = self.decode_head.classify_groups(features, thresholds)
+                scores.update(zip(chunk, classified, strict=True))
         return [
             stitch(
                 (image.shape[-2], image.shape[-1]),
