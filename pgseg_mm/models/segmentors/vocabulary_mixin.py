@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgseg_mm.utils.embedding_cache import EmbeddingCache, describe_module, hash_of
+from pgseg_mm.utils.tokenizer import trim_padding
 from pgseg_mm.utils.vocabulary import Vocabulary
 from pgseg_mm.version import __version__
 
@@ -85,17 +86,17 @@ class VocabularyMixin:
         device = next(self.text_encoder.parameters()).device
         embeds = torch.cat(
             [
-                self.decode_head.text_projector(
-                    self.text_encoder(
-                        self.text_encoder.tokenize(prompts[i : i + PROMPT_BATCH]).to(device)
-                    ).eot
-                )
-                for i in range(0, len(prompts), PROMPT_BATCH)
+                self.decode_head.text_projector(self.text_encoder(tokens.to(device)).eot)
+                for tokens in self._tokens_of(prompts)
             ]
         )
         for module, mode in zip(modules, modes, strict=True):
             module.train(mode)
         return F.normalize(embeds.unflatten(0, (len(words), -1)).mean(dim=1), dim=-1)
+
+    def _tokens_of(self, prompts: Sequence[str]) -> Iterator[Tensor]:
+        for i in range(0, len(prompts), PROMPT_BATCH):
+            yield trim_padding(self.text_encoder.tokenize(prompts[i : i + PROMPT_BATCH]))
 
     def _embed_vocabulary(self) -> None:
         if self.vocabulary is None:
