@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 
 from pgseg_mm.utils.launch import (
     add_launch_arguments,
-    closing_process_group,
+    end_job,
     load_config,
     prepare_distributed,
     require_file,
@@ -107,9 +107,9 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
 
-    with closing_process_group():
-        Runner.from_cfg(cfg).test()
+    Runner.from_cfg(cfg).test()
 
 
 if __name__ == '__main__':
     main()
+    end_job()

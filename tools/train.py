@@ -9,7 +9,7 @@ from mmseg.registry import RUNNERS
 
 from pgseg_mm.utils.launch import (
     add_launch_arguments,
-    closing_process_group,
+    end_job,
     load_config,
     prepare_distributed,
     require_file,
@@ -82,10 +82,10 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
 
-    with closing_process_group():
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        runner.train()
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.train()
 
 
 if __name__ == '__main__':
     main()
+    end_job()

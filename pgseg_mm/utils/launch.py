@@ -1,9 +1,9 @@
 """What tools/train.py and tools/test.py share: arguments, the config and the process group."""
 
 import argparse
-import contextlib
+import atexit
 import os
-from collections.abc import Iterator
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -122,15 +122,22 @@ def prepare_distributed(cfg: Config) -> None:
         print('No accelerator found: the processes communicate over gloo, on CPUs.', flush=True)
 
 
-@contextlib.contextmanager
-def closing_process_group() -> Iterator[None]:
-    """Close the process group, if one was opened, when the job inside has come to its end.
+def end_job() -> None:
+    """Close the process group, if there is one, when the work of a distributed job is done.
 
-    An open gloo group still has threads when the interpreter leaves, and now and then they abort a
-    process that had finished its work. A job that failed leaves as it is: the other ranks are ended
-    by the launcher and cannot be waited for.
+    DistributedDataParallel keeps gloo's threads alive even when the group is closed, and now and
+    then one of them aborts a process while its interpreter is taken down ("terminate called without
+    an active exception"), so that a job fails that has done its work. A process of a gloo job
+    therefore ends here, behind what is registered to run at exit. A job that has failed must not
+    come here: its ranks cannot wait for each other.
     """
-    yield
-    if torch_dist.is_initialized():
-        torch_dist.barrier()
-        torch_dist.destroy_process_group()
+    if not torch_dist.is_initialized():
+        return
+    backend = torch_dist.get_backend()
+    torch_dist.barrier()
+    torch_dist.destroy_process_group()
+    if backend == 'gloo':
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -103,14 +103,13 @@ def test_missing_file_is_reported_by_the_parser():
     assert complaints == ['config file not found: /nowhere/a.py']
 
 
-def test_process_group_is_closed_behind_a_job_and_left_when_it_fails(monkeypatch):
-    with launch.closing_process_group():
-        torch_dist.init_process_group('gloo')
-    assert not torch_dist.is_initialized()
+def test_a_gloo_job_ends_behind_what_is_registered_to_run_at_exit(monkeypatch):
+    ended = []
+    monkeypatch.setattr(launch.atexit, '_run_exitfuncs', lambda: ended.append('exit functions'))
+    monkeypatch.setattr(launch.os, '_exit', ended.append)
+    launch.end_job()
+    assert not ended  # no job of several processes
     torch_dist.init_process_group('gloo')
-    with pytest.raises(RuntimeError, match='of the job'), launch.closing_process_group():
-        raise RuntimeError('of the job')
-    assert torch_dist.is_initialized()
-    torch_dist.destroy_process_group()
-    with launch.closing_process_group():
-        pass
+    launch.end_job()
+    assert ended == ['exit functions', 0]
+    assert not torch_dist.is_initialized()

@@ -1,4 +1,4 @@
-"""Two processes, and micro-batches, train as one process does with the joined batch."""
+"""Two processes, two machines and micro-batches train as one process with the joined batch."""
 
 import json
 import os
@@ -39,6 +39,7 @@ def train(
     processes: int,
     batch_size: int,
     micro_batch_size: int | None = None,
+    nodes: int = 1,
 ) -> list[dict]:
     """Losses of every step, with all that is random but the order of the samples switched off."""
     config = work_dir.with_suffix('.py')
@@ -71,25 +72,36 @@ custom_hooks = []
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1000, save_best=None))
 """
     )
-    run(config, work_dir, processes)
+    run(config, work_dir, processes, nodes)
     (scalars,) = work_dir.rglob('scalars.json')
     return [json.loads(line) for line in scalars.read_text().splitlines()]
 
 
-def run(config: Path, work_dir: Path, processes: int) -> None:
+def run(config: Path, work_dir: Path, processes: int, nodes: int = 1) -> None:
+    """Train in so many processes on each of so many machines, which are all this one."""
     env = {
         **os.environ,
         'PYTHON': sys.executable,
         'PORT': str(29500 + os.getpid() % 1000),
         'PYTHONPATH': os.pathsep.join([str(config.parent), str(ROOT)]),
+        'NNODES': str(nodes),
+        'MASTER_ADDR': '127.0.0.1',
     }
     command = ['bash', ROOT / 'tools' / 'dist_train.sh', config, str(processes)]
-    if processes == 1:
+    if processes == nodes == 1:
         command = [sys.executable, ROOT / 'tools' / 'train.py', config]
-    done = subprocess.run(
-        [*command, '--work-dir', work_dir], env=env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launched = [
+        subprocess.Popen(
+            [*command, '--work-dir', work_dir],
+            env={**env, 'NODE_RANK': str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(nodes)
+    ]
+    said = [node.communicate(timeout=300)[1] for node in launched]
+    assert not any(node.returncode for node in launched), '\n'.join(text[-3000:] for text in said)
 
 
 @pytest.fixture(scope='module')
@@ -103,8 +115,9 @@ def one(scenes, tmp_path_factory) -> list[dict]:
         dict(processes=2, batch_size=8),
         dict(processes=1, batch_size=16, micro_batch_size=4),
         dict(processes=2, batch_size=8, micro_batch_size=3),
+        dict(processes=1, nodes=2, batch_size=8),
     ],
-    ids=['two processes', 'micro-batches', 'both'],
+    ids=['two processes', 'micro-batches', 'both', 'two machines'],
 )
 def test_losses_equal_those_of_one_process(scenes, one, tmp_path, other):
     two = train(scenes, tmp_path / 'run', **other)
