@@ -30,7 +30,7 @@ from mmseg.registry import LOOPS
 from benchmarking import write_json, write_text
 from pgseg_mm.utils.launch import (
     add_launch_arguments,
-    closing_process_group,
+    end_job,
     load_config,
     prepare_distributed,
     require_file,
@@ -202,21 +202,21 @@ def main() -> None:
         prepare_distributed(cfg)
     except ValueError as error:
         parser.error(str(error))
-    with closing_process_group():
-        runner = Runner.from_cfg(cfg)
-        rows = runner.test()
-        if not is_main_process():
-            return
-        dataset = runner.test_dataloader.dataset
-        data = f'{type(dataset).__name__} ({args.split}, {len(dataset)} images)'
-        text = report(rows, data)
-        print(f'\n{text}')
-        if args.markdown is not None:
-            write_text(args.markdown, text)
-        if args.json is not None:
-            about = {'config': args.config, 'checkpoint': args.checkpoint, 'labels_of': data}
-            write_json(args.json, {**about, 'best': best_of(rows), 'thresholds': rows})
+    runner = Runner.from_cfg(cfg)
+    rows = runner.test()
+    if not is_main_process():
+        return
+    dataset = runner.test_dataloader.dataset
+    data = f'{type(dataset).__name__} ({args.split}, {len(dataset)} images)'
+    text = report(rows, data)
+    print(f'\n{text}')
+    if args.markdown is not None:
+        write_text(args.markdown, text)
+    if args.json is not None:
+        about = {'config': args.config, 'checkpoint': args.checkpoint, 'labels_of': data}
+        write_json(args.json, {**about, 'best': best_of(rows), 'thresholds': rows})
 
 
 if __name__ == '__main__':
     main()
+    end_job()
