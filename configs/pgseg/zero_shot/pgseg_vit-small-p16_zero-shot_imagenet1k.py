@@ -4,7 +4,11 @@ _base_ = [
     '../../_base_/models/pgseg_vit-small-p16.py',
     '../../_base_/default_runtime.py',
 ]
-model = dict(type='PGSegClassifier', templates='openai80')
+model = dict(
+    type='PGSegClassifier',
+    templates='openai80',
+    class_embed_cache='{{$PGSEG_CACHE:~/.cache/pgseg_mm}}',  # 80 000 prompts take a while
+)
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(

@@ -1,5 +1,6 @@
 """Zero-shot classification, through the Runner on ImageNet-1k's folders."""
 
+import shutil
 from importlib import resources
 from pathlib import Path
 
@@ -84,6 +85,11 @@ def test_refuses_a_background():
         classifier(decode_head=head)
 
 
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, tmp_path):
+    monkeypatch.setenv('PGSEG_CACHE', str(tmp_path / 'cache'))
+
+
 @pytest.fixture(scope='module')
 def data_root(tmp_path_factory) -> Path:
     """ImageNet-1k's validation set, all but 12 of its 1000 folders empty."""
@@ -99,36 +105,53 @@ def data_root(tmp_path_factory) -> Path:
     return root
 
 
-def test_accuracy_by_the_unmodified_config(data_root, monkeypatch, tmp_path):
-    monkeypatch.setenv('PGSEG_DATA_ROOT', str(data_root))
+def run_config(root: Path, work_dir: Path, monkeypatch) -> tuple[Runner, dict, dict[str, tuple]]:
+    """Test by the config with a small model: metrics, and input and scores of each image."""
+    monkeypatch.setenv('PGSEG_DATA_ROOT', str(root))
     cfg = Config.fromfile(CONFIGS / f'{NAME}.py')
     small = tiny_model_cfg(templates='simple')  # 80 templates of 1000 words take a while
     cfg.model = {**cfg.model, **small, 'type': cfg.model.type}
     cfg.test_dataloader.num_workers, cfg.test_dataloader.persistent_workers = 0, False
-    cfg.work_dir = str(tmp_path)
-    torch.manual_seed(0)
+    cfg.work_dir, cfg.experiment_name = str(work_dir), work_dir.name
+    cfg.randomness = dict(seed=0)
     runner = Runner.from_cfg(cfg)
-    inputs, scores, labels = [], [], []
+    seen = {}
     original = runner.model.predict
 
     def predict(images, samples):
-        inputs.extend(images)
         results = original(images, samples)
-        scores.extend(sample.pred_score for sample in results)
-        labels.extend(Path(sample.img_path).stem for sample in results)
+        for image, sample in zip(images, results, strict=True):
+            seen[Path(sample.img_path).name] = image, sample.pred_score
         return results
 
     monkeypatch.setattr(runner.model, 'predict', predict)
-    metrics = runner.test()
-    assert len(labels) == 12
-    assert {tuple(image.shape) for image in inputs} == {(3, 224, 224)}
+    return runner, runner.test(), seen
+
+
+def test_accuracy_by_the_unmodified_config(data_root, monkeypatch, tmp_path):
+    runner, _, seen = run_config(data_root, tmp_path / 'first', monkeypatch)
+    assert len(seen) == 12
+    assert len(list((tmp_path / 'cache').iterdir())) == 1
+    images = torch.stack([image for image, _ in seen.values()])
+    assert images.shape == (12, 3, 224, 224)
     with torch.no_grad():
-        expected = similarities(runner.model, inputs, IMAGENET_CLASSNAMES)
-    truth = torch.tensor([int(label) for label in labels])[:, None]
-    for k in (1, 5):
-        right = (expected.topk(k, dim=1).indices == truth).any(dim=1).float().mean()
-        assert metrics[f'accuracy/top{k}'] == pytest.approx(100 * right.item())
-    torch.testing.assert_close(torch.stack(scores), (expected / 0.07).softmax(dim=1))
+        cosines = similarities(runner.model, images, IMAGENET_CLASSNAMES)
+    scores = torch.stack([score for _, score in seen.values()])
+    torch.testing.assert_close(scores, (cosines / 0.07).softmax(dim=1))
+
+    # four images into the folder of their best class, three into that of their fourth
+    root = tmp_path / 'data'
+    shutil.copytree(data_root, root)
+    folders = sorted((root / 'imagenet' / 'val').iterdir())
+    order = cosines.argsort(dim=1, descending=True, stable=True)
+    for i, name in enumerate(seen):
+        (path,) = root.rglob(name)
+        if i < 7:
+            path.rename(folders[order[i, 0 if i < 4 else 3]] / name)
+    _, metrics, again = run_config(root, tmp_path / 'second', monkeypatch)
+    assert len(again) == 12
+    assert metrics['accuracy/top1'] == pytest.approx(100 * 4 / 12)
+    assert metrics['accuracy/top5'] == pytest.approx(100 * 7 / 12)
 
 
 def test_the_config_prepares_images_as_published(data_root, monkeypatch):
