@@ -1,6 +1,7 @@
 """PGSeg's models, registered in mmseg's MODELS."""
 
 from .backbones import PGSegViT
+from .classifiers import PGSegClassifier
 from .data_preprocessor import PGSegDataPreProcessor
 from .decode_heads import PGSegHead
 from .layers import (
@@ -21,6 +22,7 @@ __all__ = [
     'NonLearnablePrototypes',
     'OpenCLIPTextEncoder',
     'PGSeg',
+    'PGSegClassifier',
     'PGSegDataPreProcessor',
     'PGSegHead',
     'PGSegTTAModel',

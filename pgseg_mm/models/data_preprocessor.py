@@ -12,8 +12,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from pgseg_mm.utils.images import check_finite
-
-TOKEN_STEP = 8
+from pgseg_mm.utils.tokenizer import trim_padding
 
 
 @MODELS.register_module()
@@ -119,12 +118,7 @@ class PGSegDataPreProcessor(BaseDataPreprocessor):
     def _stack_tokens(self, tokens: Tensor | Sequence[Tensor]) -> Tensor:
         # Before the move to the device: reading the longest length there would wait for the GPU.
         stacked = tokens if isinstance(tokens, Tensor) else torch.stack(list(tokens))
-        if not self.trim_text:
-            return stacked
-        used = stacked.flatten(0, -2).any(dim=0).nonzero()
-        longest = int(used.max()) + 1 if len(used) else 1
-        length = -(-longest // TOKEN_STEP) * TOKEN_STEP
-        return stacked[..., :length].contiguous()
+        return trim_padding(stacked) if self.trim_text else stacked
 
     def _normalise(self, images: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
         if not isinstance(images, Tensor):

@@ -11,6 +11,8 @@ from open_clip.tokenizer import SimpleTokenizer
 
 from .open_clip_models import find_open_clip_model
 
+TOKEN_STEP = 8
+
 
 @lru_cache
 def _tokenizer(model: str | None) -> Callable[..., torch.Tensor]:
@@ -63,3 +65,20 @@ def tokenize(
                 f'Text {index} is {text!r} of type {type(text).__name__}; expected a string.'
             )
     return _tokenizer(model)(texts, context_length=context_length)
+
+
+def trim_padding(token_ids: torch.Tensor) -> torch.Tensor:
+    """Cut the padding behind the longest text: columns of nothing but zeros.
+
+    Text encoders take rows without them. Tokenizers that pad otherwise leave nothing to cut.
+
+    Args:
+        token_ids: Ids of shape ``(..., L)``.
+
+    Returns:
+        Ids of shape ``(..., L')``; L' is a multiple of 8 or L, so that the shapes of successive
+        batches seldom differ.
+    """
+    used = token_ids.flatten(0, -2).any(dim=0).nonzero()
+    longest = int(used.max()) + 1 if len(used) else 1
+    return token_ids[..., : -(-longest // TOKEN_STEP) * TOKEN_STEP].contiguous()

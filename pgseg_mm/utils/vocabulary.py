@@ -8,8 +8,12 @@ from itertools import zip_longest
 from os import PathLike
 from pathlib import Path
 
+from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+
 MAX_LISTED_DIFFERENCES = 3
 SHIPPED = Path(__file__).parents[1] / 'datasets' / 'vocabularies'
+IMAGENET1K = 'imagenet1k'
+"""Name of the vocabulary of open_clip's names for ImageNet-1k, which is no file."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Vocabulary:
         words: For each class its synonyms, the first of which is its display name. Words are
             stripped; words that differ only in case count as the same, because the tokenizer
             ignores case.
+        repeats: Whether classes may share a word, as in lists of names for classification. Such
+            classes score the same.
 
     Raises:
         ValueError: There is no class, a class has no word, a word is empty or stands twice.
@@ -38,10 +44,11 @@ class Vocabulary:
     """
 
     words: tuple[tuple[str, ...], ...]
+    repeats: bool = False
 
     def __post_init__(self) -> None:
         words = tuple(_stripped(synonyms, f'class {i}') for i, synonyms in enumerate(self.words))
-        _check_words(words, [f'class {i}' for i in range(len(words))])
+        _check_words(words, [f'class {i}' for i in range(len(words))], repeats=self.repeats)
         object.__setattr__(self, 'words', words)
 
     @classmethod
@@ -62,7 +69,8 @@ class Vocabulary:
         Args:
             path: Name of a vocabulary that comes with the package, such as ``voc21``, or path of
                 a file: UTF-8 text with one class a line in label order, synonyms separated by
-                commas. Lines that start with ``#`` are comments.
+                commas. Lines that start with ``#`` are comments. ``imagenet1k`` is open_clip's list
+                of names, some of which stand for two classes.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -71,10 +79,12 @@ class Vocabulary:
         """
         name, path = path, Path(path)
         shipped = SHIPPED / f'{name}.txt'
+        if not path.is_file() and name == IMAGENET1K:
+            return cls(tuple((word,) for word in IMAGENET_CLASSNAMES), repeats=True)
         if not path.is_file() and shipped.is_file():
             path = shipped
         if not path.is_file():
-            names = ', '.join(sorted(file.stem for file in SHIPPED.glob('*.txt')))
+            names = ', '.join(sorted([IMAGENET1K, *(file.stem for file in SHIPPED.glob('*.txt'))]))
             raise FileNotFoundError(
                 f'Vocabulary file {path} does not exist; give a text file with one class a line, '
                 f'or one of those that come with the package: {names}.'
@@ -167,7 +177,10 @@ def _stripped(synonyms: Sequence[str], place: str) -> tuple[str, ...]:
 
 
 def _check_words(
-    words: Sequence[tuple[str, ...]], places: Sequence[str], source: str = 'list of classes'
+    words: Sequence[tuple[str, ...]],
+    places: Sequence[str],
+    source: str = 'list of classes',
+    repeats: bool = False,
 ) -> None:
     if not words:
         raise ValueError(f'The vocabulary is empty: the {source} names no class.')
@@ -179,7 +192,7 @@ def _check_words(
             if not word:
                 raise ValueError(f'Empty name in {place}; write a word or remove the extra comma.')
             earlier = first_place.setdefault(word.casefold(), place)
-            if earlier is not place:
+            if earlier is not place and not repeats:
                 raise ValueError(
                     f'{word!r} stands in {earlier} and in {place}; a word may name only one class.'
                 )

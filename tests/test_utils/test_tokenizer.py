@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from pgseg_mm.utils import tokenize
+from pgseg_mm.utils.tokenizer import trim_padding
 from tiny_open_clip import add_tiny_models, make_hf_files
 
 START, END = 49406, 49407
@@ -75,3 +76,14 @@ def test_a_tokenizer_that_cannot_be_downloaded_says_so(monkeypatch):
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
     with pytest.raises(RuntimeError, match='The tokenizer of ViT-B-16-SigLIP could not be loaded'):
         tokenize('cat', model='ViT-B-16-SigLIP')
+
+
+@pytest.mark.parametrize(
+    ('texts', 'length'), [(['a dog'], 8), (['a ' * 7, 'b'], 16), (['a ' * 99], 77)]
+)
+def test_padding_behind_the_longest_text_is_cut_to_a_multiple_of_8(texts, length):
+    tokens = tokenize(texts)
+    trimmed = trim_padding(tokens)
+    assert trimmed.shape == (len(texts), length)
+    assert torch.equal(trimmed, tokens[:, :length])
+    assert not tokens[:, length:].any()

@@ -123,3 +123,17 @@ def test_another_number_of_classes_is_shown_with_the_first_differences():
         vocabulary.check_matches(('cat', 'dog'))
     assert "label 0: 'background' here, 'cat' in the data set" in str(error.value)
     assert "label 2: 'dog' here, None in the data set" in str(error.value)
+
+
+def test_classes_may_share_a_word_where_that_is_asked_for():
+    vocabulary = Vocabulary((('crane',), ('dog',), ('crane',)), repeats=True)
+
+    assert vocabulary.class_index == (0, 1, 2)
+    assert vocabulary != Vocabulary((('crane',), ('dog',), ('construction crane',)))
+    with pytest.raises(ValueError, match='stands twice'):
+        Vocabulary((('crane', 'Crane'),), repeats=True)
+
+
+def test_names_of_the_package_are_listed_where_one_is_unknown():
+    with pytest.raises(FileNotFoundError, match='ade20k.*imagenet1k.*voc21'):
+        Vocabulary.from_file('no-such-words')

@@ -264,14 +264,31 @@ class PGSegHead(BaseDecodeHead):
             losses['loss_multi_label'] = self.loss_multi_label(images, texts[:, 1:], scale)
         return losses
 
-    def classify_groups(self, features: GroupFeatures) -> Tensor:
+    def classify_images(self, features: GroupFeatures) -> Tensor:
+        """Similarity of whole images and classes, scaled by the temperature.
+
+        Args:
+            features: Groups of B images.
+
+        Returns:
+            (B, K) logits; foreground classes only.
+        """
+        self._check_features(features)
+        embeds = self.image_projector(features.tokens.mean(dim=1))
+        return self._class_logits(F.normalize(embeds, dim=-1).float())
+
+    def classify_groups(
+        self, features: GroupFeatures, thresholds: Sequence[float] | None = None
+    ) -> Tensor:
         """Affinity of groups and classes (METHOD 4.2 and 4.3).
 
         Args:
             features: Groups of B windows.
+            thresholds: Background thresholds in place of ``background_threshold``.
 
         Returns:
-            (B, G, num_classes), with the background's column first where there is one.
+            (B, G, num_classes), with the background's column first where there is one, or a column
+            for each of several thresholds.
         """
         self._check_features(features)
         tokens = features.tokens
@@ -282,10 +299,13 @@ class PGSegHead(BaseDecodeHead):
         admitted = torch.zeros_like(image_logits, dtype=torch.bool).scatter(-1, best, True)
         narrowed = group_logits.masked_fill(~admitted, float('-inf'))
         affinity = group_logits.softmax(dim=-1) * narrowed.softmax(dim=-1)
-        if self.background_threshold is None:
-            return affinity
-        limit = affinity.amax(dim=(1, 2), keepdim=True).clamp(max=self.background_threshold)
-        background = affinity.amax(dim=-1, keepdim=True) < limit
+        if thresholds is None:
+            if self.background_threshold is None:
+                return affinity
+            thresholds = [self.background_threshold]
+        largest = affinity.amax(dim=(1, 2), keepdim=True)
+        limits = largest.minimum(affinity.new_tensor(thresholds))
+        background = affinity.amax(dim=-1, keepdim=True) < limits
         return torch.cat([background.to(affinity.dtype), affinity], dim=-1)
 
     def assign_pixels(

@@ -12,6 +12,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from pgseg_mm.utils.dist import all_reduce_sum
+from pgseg_mm.utils.embedding_cache import EmbeddingCache
 from pgseg_mm.utils.images import check_finite
 from pgseg_mm.utils.micro_batches import in_micro_batches
 from pgseg_mm.utils.templates import get_templates
@@ -41,6 +42,9 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         vocabulary: Classes to predict: names in label order, or a vocabulary file. Usually the
             :class:`VocabularyHook` sets it from the data set under evaluation.
         templates: Name of a set of prompt templates, or templates with one ``{}`` each.
+        class_embed_cache: Folder to keep class embeddings in between runs, such as
+            ``~/.cache/pgseg_mm``; ``None`` embeds the words anew in each run. An entry is found by
+            the hash of words, templates and text weights.
         train_cfg: ``micro_batch_size=N`` encodes the images and texts of a training batch N at a
             time, and again in the backward pass, so that losses over a large batch fit into the
             memory of a small one. Losses and gradients are those of the large batch.
@@ -65,6 +69,7 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         data_preprocessor: dict | None = None,
         vocabulary: Sequence[str] | str | Path | None = None,
         templates: str | Sequence[str] = 'simple',
+        class_embed_cache: str | Path | None = None,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         pretrained: str | None = None,
@@ -79,6 +84,8 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         self._check_text_widths()
         self.align_corners = self.decode_head.align_corners
         self.templates = get_templates(templates)
+        if class_embed_cache is not None:
+            self.embedding_cache = EmbeddingCache(class_embed_cache)
         self.train_cfg = _check_train_cfg(train_cfg)
         self.test_cfg = _check_test_cfg(test_cfg)
         if vocabulary is not None:
@@ -205,11 +212,18 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         return data_samples
 
     def segment(
-        self, inputs: Tensor | list[Tensor], data_samples: list[SegDataSample]
+        self,
+        inputs: Tensor | list[Tensor],
+        data_samples: list[SegDataSample],
+        thresholds: Sequence[float] | None = None,
     ) -> list[StitchedScores]:
         """Class scores of images, with padding and flip undone, before they are resized.
 
-        Args and errors are those of :meth:`predict`.
+        Args:
+            inputs: As :meth:`predict` takes them.
+            data_samples: As :meth:`predict` takes them; they are left as they are.
+            thresholds: Background thresholds to try in place of the head's, from one encoding; see
+                :meth:`StitchedScores.with_background`.
         """
         check_finite(inputs, data_samples)
         self._embed_vocabulary()
@@ -217,7 +231,7 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         images = [_without_padding(image, meta) for image, meta in zip(inputs, metas, strict=True)]
         return [
             scores.flip(_flip_of(meta)) if meta.get('flip') else scores
-            for scores, meta in zip(self._segment(images), metas, strict=True)
+            for scores, meta in zip(self._segment(images, thresholds), metas, strict=True)
         ]
 
     def fill_sample(self, sample: SegDataSample, views: Sequence[StitchedScores]) -> None:
@@ -249,7 +263,9 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
                 maps = {name: indices.flip(axes) for name, indices in maps.items()}
             sample.set_data({'pred_groups': PixelData(**maps)})
 
-    def _segment(self, images: list[Tensor]) -> list[StitchedScores]:
+    def _segment(
+        self, images: list[Tensor], thresholds: Sequence[float] | None
+    ) -> list[StitchedScores]:
         windows = [self.windows((image.shape[-2], image.shape[-1])) for image in images]
         by_size: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         for i, image_windows in enumerate(windows):
@@ -267,7 +283,8 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
                 )
                 assigned = self.decode_head.assign_pixels(features, size)
                 groups.update(zip(chunk, assigned, strict=True))
-                scores.update(zip(chunk, self.decode_head.classify_groups(features), strict=True))
+                classified = self.decode_head.classify_groups(features, thresholds)
+                scores.update(zip(chunk, classified, strict=True))
         return [
             stitch(
                 (image.shape[-2], image.shape[-1]),

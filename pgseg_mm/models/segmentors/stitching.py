@@ -33,6 +33,17 @@ class StitchedScores(NamedTuple):
         """Mirror the image: ``'horizontal'``, ``'vertical'`` or ``'diagonal'`` (both)."""
         return self._replace(rows=self.rows.flip(FLIPPED_AXES[direction]))
 
+    def with_background(self, index: int, count: int) -> 'StitchedScores':
+        """Scores at one of several background thresholds.
+
+        Args:
+            index: Which of the thresholds.
+            count: Number of thresholds. The table's first columns are the background at each of
+                them, and the foreground follows.
+        """
+        columns = torch.cat([self.table[:, index : index + 1], self.table[:, count:]], dim=1)
+        return self._replace(table=columns)
+
     def logits(self, size: tuple[int, int]) -> Tensor:
         """Dense scores (K, height, width), resized bilinearly; memory grows with all three."""
         scores = self.table.T[:, self.rows]

@@ -1,28 +1,43 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pgseg_mm.utils.embedding_cache import EmbeddingCache, describe_module, hash_of
+from pgseg_mm.utils.tokenizer import trim_padding
 from pgseg_mm.utils.vocabulary import Vocabulary
+from pgseg_mm.version import __version__
 
 PROMPT_BATCH = 512
 """Prompts that are embedded at a time."""
+VERSIONS = [__version__, open_clip.__version__, torch.__version__]
+"""Of the code that embeds."""
+
+
+class _Embedded(NamedTuple):
+    """What the class embeddings in the head were made from."""
+
+    key: str
+    versions: tuple
 
 
 class VocabularyMixin:
     """Lets a segmentor with a text encoder know its classes by their words.
 
-    The segmentor has ``text_encoder``, ``decode_head`` and ``templates``.
+    The segmentor has ``text_encoder``, ``decode_head`` and ``templates``, and may have an
+    ``embedding_cache``.
     """
 
     text_encoder: Any
     decode_head: Any
     templates: Sequence[str]
+    embedding_cache: EmbeddingCache | None = None
     vocabulary: Vocabulary | None = None
-    _embedded: tuple | None = None
+    _embedded: _Embedded | None = None
 
     def set_vocabulary(self, vocabulary: Vocabulary | Sequence[str] | str | Path) -> None:
         """Choose the classes to predict.
@@ -49,11 +64,9 @@ class VocabularyMixin:
                 )
             if len(vocabulary) < 2:
                 raise ValueError('the vocabulary names nothing but the background; add a class')
-        if vocabulary != self.vocabulary or (
-            self._embedded is not None and self._embedded[1] != self._text_checksum()
-        ):
-            self._embedded = None
         self.vocabulary = vocabulary
+        if self._embedded is not None:  # weights may have been written past autograd, as EMA does
+            self._embedded = self._embedded._replace(versions=())
 
     @torch.no_grad()
     def embed_words(self, words: Sequence[str]) -> Tensor:
@@ -73,17 +86,17 @@ class VocabularyMixin:
         device = next(self.text_encoder.parameters()).device
         embeds = torch.cat(
             [
-                self.decode_head.text_projector(
-                    self.text_encoder(
-                        self.text_encoder.tokenize(prompts[i : i + PROMPT_BATCH]).to(device)
-                    ).eot
-                )
-                for i in range(0, len(prompts), PROMPT_BATCH)
+                self.decode_head.text_projector(self.text_encoder(tokens.to(device)).eot)
+                for tokens in self._tokens_of(prompts)
             ]
         )
         for module, mode in zip(modules, modes, strict=True):
             module.train(mode)
         return F.normalize(embeds.unflatten(0, (len(words), -1)).mean(dim=1), dim=-1)
+
+    def _tokens_of(self, prompts: Sequence[str]) -> Iterator[Tensor]:
+        for i in range(0, len(prompts), PROMPT_BATCH):
+            yield trim_padding(self.text_encoder.tokenize(prompts[i : i + PROMPT_BATCH]))
 
     def _embed_vocabulary(self) -> None:
         if self.vocabulary is None:
@@ -98,35 +111,59 @@ class VocabularyMixin:
                     'in the config, or add a VocabularyHook'
                 )
         assert self.vocabulary is not None
-        if self._embedded is not None and self._embedded[0] == self._text_versions():
+        versions = self._text_versions()
+        if self._embedded is not None and self._embedded.versions == versions:
             return
         first = int(self.decode_head.with_background)
-        words = [
-            (word, label - first)
-            for word, label in zip(
-                self.vocabulary.flat_words, self.vocabulary.class_index, strict=True
-            )
-            if label >= first
-        ]
-        embeds = self.embed_words([word for word, _ in words])
-        self.decode_head.set_class_embeds(embeds, [label for _, label in words])
-        self._embedded = (self._text_versions(), self._text_checksum())
+        words, labels = zip(
+            *(
+                (word, label - first)
+                for word, label in zip(
+                    self.vocabulary.flat_words, self.vocabulary.class_index, strict=True
+                )
+                if label >= first
+            ),
+            strict=True,
+        )
+        key = self._embedding_key(words, labels)
+        if self._embedded is None or self._embedded.key != key:
+            self.decode_head.set_class_embeds(self._find_or_embed(key, words), labels)
+        self._embedded = _Embedded(key, versions)
 
-    def _text_tensors(self) -> list[Tensor]:
+    def _find_or_embed(self, key: str, words: Sequence[str]) -> Tensor:
+        """Embeddings from the cache, or new ones that are kept there."""
+        cache = self.embedding_cache
+        if cache is None:
+            return self.embed_words(words)
+        embeds = cache.load(key, (len(words), self.decode_head.channels))
+        if embeds is not None:
+            return embeds.to(next(self.text_encoder.parameters()).device)
+        embeds = self.embed_words(words)
+        cache.save(key, embeds)
+        return embeds
+
+    def _embedding_key(self, words: Sequence[str], labels: Sequence[int]) -> str:
+        """Hash of all that decides the embeddings; the same only where they are the same."""
         modules = (self.text_encoder, self.decode_head.text_projector)
-        return [
-            tensor for module in modules for tensor in (*module.parameters(), *module.buffers())
+        device = next(self.text_encoder.parameters()).device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        settings = [
+            [words, labels, self.templates, device, str(autocast), VERSIONS],
+            [describe_module(module) for module in modules],
         ]
+        tokens = self.text_encoder.tokenize([*words, *self.templates])  # says which tokenizer it is
+        named = [
+            (name, tensor)
+            for module in modules
+            for name, tensor in (*module.named_parameters(), *module.named_buffers())
+        ]
+        return hash_of(settings, [('tokens', tokens), *named])
 
     def _text_versions(self) -> tuple:
         """Changes with every in-place change through autograd's view of the text weights."""
+        modules = (self.text_encoder, self.decode_head.text_projector)
         return tuple(
             (tensor.data_ptr(), None if tensor.is_inference() else tensor._version)
-            for tensor in self._text_tensors()
+            for module in modules
+            for tensor in (*module.parameters(), *module.buffers())
         )
-
-    @torch.no_grad()
-    def _text_checksum(self) -> tuple[float, ...]:
-        """Changes with the values, even where they were written past autograd, as EMA does."""
-        sums = [(t.double().sum(), t.double().square().sum()) for t in self._text_tensors()]
-        return tuple(torch.tensor(sums).flatten().tolist())

@@ -1,0 +1,5 @@
+"""Classifiers."""
+
+from .pgseg_classifier import PGSegClassifier
+
+__all__ = ['PGSegClassifier']

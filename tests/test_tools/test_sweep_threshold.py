@@ -1,0 +1,187 @@
+"""All thresholds from one pass over the images: the same as an evaluation at each of them."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner, save_checkpoint
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from PIL import Image
+
+from model_zoo import tiny_model_cfg
+from pgseg_mm.models import PGSeg
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'sweep_threshold.py'
+CLASSES = ['background', 'dog', 'grass', 'sky', 'car']
+THRESHOLDS = [0.05, 0.1, 0.15, 0.2, 0.4, 2.0]
+SIZES = [(40, 56), (32, 32), (20, 70)]
+
+
+def model_cfg(threshold: float = 0.5) -> dict:
+    sharp = dict(type='ImageTextContrastiveLoss', temperature=0.01)
+    head = {
+        **tiny_model_cfg()['decode_head'],
+        'background_threshold': threshold,
+        'loss_contrastive': sharp,
+    }
+    slide = dict(mode='slide', crop_size=(32, 32), stride=(16, 16))
+    return tiny_model_cfg(decode_head=head, test_cfg=slide)
+
+
+def model(threshold: float = 0.5) -> PGSeg:
+    """A random model whose groups differ."""
+    torch.manual_seed(0)
+    built = MODELS.build(model_cfg(threshold)).eval()
+    with torch.no_grad():
+        for weight in built.backbone.parameters():
+            weight.mul_(20 if weight.ndim > 1 else 1)
+    built.set_vocabulary(CLASSES)
+    return built
+
+
+@pytest.fixture(scope='module')
+def images() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(3, *size, generator=generator) for size in SIZES]
+
+
+def test_class_maps_are_those_of_each_threshold_and_windows_are_encoded_once(images):
+    samples = [
+        SegDataSample(metainfo=dict(ori_shape=(45, 60), flip=flip)) for flip in (False, True, False)
+    ]
+    swept = model()
+    encoded = []
+    swept.backbone.register_forward_pre_hook(lambda _, args: encoded.append(len(args[0])))
+    scores = swept.segment(images, samples, THRESHOLDS)
+    windows = [window for size in SIZES for window in swept.windows(size)]
+    assert sum(encoded) == len(windows)
+    background = []
+    for i, threshold in enumerate(THRESHOLDS):
+        alone = model(threshold).predict(images, [sample.clone() for sample in samples])
+        for sample, image_scores, expected in zip(samples, scores, alone, strict=True):
+            swept.fill_sample(sample, [image_scores.with_background(i, len(THRESHOLDS))])
+            assert torch.equal(sample.pred_sem_seg.data, expected.pred_sem_seg.data)
+        background.append(sum((sample.pred_sem_seg.data == 0).sum().item() for sample in samples))
+    assert background == sorted(background)
+    assert len(set(background)) > 3  # the thresholds do matter
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory) -> Path:
+    """A config with a test and a validation set of three images each, and its checkpoint."""
+    root = tmp_path_factory.mktemp('sweep')
+    rng = np.random.default_rng(0)
+    for folder in ('images', 'masks', 'other_masks'):
+        (root / folder).mkdir()
+    for i, size in enumerate(SIZES):
+        coarse = rng.integers(256, size=(5, 7, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize(size[::-1]).save(root / 'images' / f'{i}.png')
+        for folder in ('masks', 'other_masks'):
+            mask = rng.integers(5, size=size, dtype=np.uint8)
+            mask[:3] = 255
+            Image.fromarray(mask).save(root / folder / f'{i}.png')
+
+    def loader(masks: str) -> dict:
+        return dict(
+            batch_size=2,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            dataset=dict(
+                type='BaseSegDataset',
+                data_root=str(root),
+                data_prefix=dict(img_path='images', seg_map_path=masks),
+                metainfo=dict(classes=CLASSES),
+                img_suffix='.png',
+                pipeline=[
+                    dict(type='LoadImageFromFile'),
+                    dict(type='LoadAnnotations'),
+                    dict(type='PackSegInputs'),
+                ],
+            ),
+        )
+
+    metric = dict(type='IoUMetric', iou_metrics=['mIoU'])
+    cfg = Config(
+        dict(
+            default_scope='mmseg',
+            custom_imports=dict(imports=['pgseg_mm']),
+            model=model_cfg(),
+            test_dataloader=loader('masks'),
+            val_dataloader=loader('other_masks'),
+            test_evaluator=metric,
+            val_evaluator=metric,
+            test_cfg=dict(type='TestLoop'),
+            val_cfg=dict(type='ValLoop'),
+            custom_hooks=[dict(type='VocabularyHook')],
+            work_dir=str(root / 'work'),
+        )
+    )
+    cfg.dump(root / 'config.py')
+    return root / 'config.py'
+
+
+@pytest.fixture(scope='module')
+def checkpoint(config) -> Path:
+    from mmseg.utils import register_all_modules
+
+    register_all_modules()
+    path = config.parent / 'weights.pth'
+    save_checkpoint(dict(state_dict=model().state_dict()), str(path))
+    return path
+
+
+def sweep(monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, arguments)])
+    runpy.run_path(str(TOOL), run_name='__main__')
+
+
+def evaluate(config, checkpoint, split, threshold) -> dict:
+    cfg = Config.fromfile(config)
+    cfg.experiment_name = f'{split}_{threshold}'
+    cfg.model.decode_head.background_threshold = threshold
+    cfg.test_dataloader, cfg.load_from = cfg[f'{split}_dataloader'], str(checkpoint)
+    return Runner.from_cfg(cfg).test()
+
+
+@pytest.mark.parametrize('split', ['test', 'val'])
+def test_figures_are_those_of_an_evaluation_at_each_threshold(
+    config, checkpoint, split, monkeypatch, capsys, tmp_path
+):
+    outputs = ['--json', tmp_path / 'a.json', '--markdown', tmp_path / 'a.md']
+    sweep(monkeypatch, config, checkpoint, '--split', split, '--thresholds', *THRESHOLDS, *outputs)
+    said = capsys.readouterr().out
+    found = json.loads((tmp_path / 'a.json').read_text())
+    assert [row['threshold'] for row in found['thresholds']] == THRESHOLDS
+    for row in found['thresholds']:
+        expected = evaluate(config, checkpoint, split, row['threshold'])
+        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=0)
+    scores = [row['mIoU'] for row in found['thresholds']]
+    assert len(set(scores)) >= 3
+    assert found['best'] == found['thresholds'][scores.index(max(scores))]
+    best = f'background_threshold={found["best"]["threshold"]:g}, mIoU {max(scores):.2f}'
+    table = (tmp_path / 'a.md').read_text()
+    assert best in table and table in said
+    assert f'The labels of BaseSegDataset ({split}, 3 images) were used' in said
+    assert 'not zero-shot' in said
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--thresholds', '0', '0.5'], 'thresholds must be positive, got 0.0'),
+        (['--cfg-options', 'model.decode_head.background_threshold=None'], 'no background'),
+        (['--split', 'val', '--cfg-options', 'val_dataloader=None'], 'no val_dataloader'),
+    ],
+)
+def test_what_cannot_be_swept_is_refused_before_anything_is_loaded(
+    config, checkpoint, arguments, message, monkeypatch, capsys
+):
+    with pytest.raises(SystemExit):
+        sweep(monkeypatch, config, checkpoint, *arguments)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,222 @@
+"""Find the background threshold of a data set in one pass over its images.
+
+    python tools/analysis_tools/sweep_threshold.py CONFIG CHECKPOINT --thresholds 0.1 0.2 0.3
+
+Each window goes through the encoder once; all thresholds follow from the same affinities of groups
+and classes. Each threshold gets the metric that tools/test.py would print.
+
+The search uses the labels. Search on other images than those that are evaluated, such as a part of
+the training split (--cfg-options test_dataloader.dataset.ann_file=...): at a threshold that was
+found on them, their result is not zero-shot any more.
+"""
+
+import argparse
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner, TestLoop, autocast
+from mmengine.utils.progressbar import ProgressBar
+from mmseg.registry import LOOPS
+
+from benchmarking import write_json, write_text
+from pgseg_mm.utils.launch import (
+    add_launch_arguments,
+    end_job,
+    load_config,
+    prepare_distributed,
+    require_file,
+)
+from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
+
+THRESHOLDS = [round(0.05 * i, 2) for i in range(1, 20)]
+SCORE = 'mIoU'
+
+
+@LOOPS.register_module(force=True)
+class ThresholdSweepLoop(TestLoop):
+    """Evaluates a PGSeg at several background thresholds at once.
+
+    Args:
+        runner: The runner.
+        dataloader: Config of the images.
+        evaluator: Config of the metric, of which each threshold gets a copy.
+        thresholds: Background thresholds.
+        fp16: Whether to evaluate in half precision.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: dict,
+        evaluator: dict | list,
+        thresholds: Sequence[float],
+        fp16: bool = False,
+    ) -> None:
+        super().__init__(runner, dataloader, evaluator, fp16)
+        self.thresholds = list(thresholds)
+        self.evaluators = [deepcopy(self.evaluator) for _ in self.thresholds]
+
+    def run(self) -> list[dict[str, float]]:
+        """Go through the images once.
+
+        Returns:
+            For each threshold its metrics.
+        """
+        self.runner.call_hook('before_test')
+        self.runner.call_hook('before_test_epoch')
+        self.runner.model.eval()
+        bar = ProgressBar(len(self.dataloader)) if is_main_process() else None
+        for idx, data_batch in enumerate(self.dataloader):
+            self.run_iter(idx, data_batch)
+            if bar is not None:
+                bar.update()
+        size = len(self.dataloader.dataset)
+        with _quiet():
+            rows = [
+                {'threshold': threshold}
+                | {name: float(value) for name, value in evaluator.evaluate(size).items()}
+                for threshold, evaluator in zip(self.thresholds, self.evaluators, strict=True)
+            ]
+        self.runner.call_hook('after_test_epoch', metrics=best_of(rows))
+        self.runner.call_hook('after_test')
+        return rows
+
+    @torch.no_grad()
+    def run_iter(self, idx: int, data_batch: dict[str, Any]) -> None:
+        """Segment a batch at all thresholds."""
+        model = (
+            self.runner.model.module if is_model_wrapper(self.runner.model) else self.runner.model
+        )
+        batch = model.data_preprocessor(data_batch, False)
+        samples = batch['data_samples']
+        with autocast(enabled=self.fp16):
+            segmented = model.segment(batch['inputs'], samples, self.thresholds)
+        for scores, sample in zip(segmented, samples, strict=True):
+            for i, evaluator in enumerate(self.evaluators):
+                model.fill_sample(sample, [scores.with_background(i, len(self.thresholds))])
+                evaluator.process([sample], data_batch)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep tables of single classes, one for each threshold, out of the log."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config of the model and of a data set with a background')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--thresholds',
+        type=float,
+        nargs='+',
+        default=THRESHOLDS,
+        metavar='VALUE',
+        help='thresholds to try (default: 0.05, 0.1, ..., 0.95)',
+    )
+    parser.add_argument(
+        '--split',
+        choices=['test', 'val'],
+        default='test',
+        help="which of the config's data sets (default: %(default)s)",
+    )
+    parser.add_argument('--json', type=Path, help='write all figures here')
+    parser.add_argument('--markdown', type=Path, help='write the table here, too')
+    add_launch_arguments(parser)
+    return parser
+
+
+def prepare(cfg: Config, split: str, thresholds: Sequence[float]) -> None:
+    """Have the Runner's test try all thresholds on a split.
+
+    Raises:
+        ValueError: If the config lacks the split or finds no background by threshold, or a
+            threshold is not positive.
+    """
+    if min(thresholds) <= 0:
+        raise ValueError(f'thresholds must be positive, got {min(thresholds)}')
+    if cfg.get(f'{split}_dataloader') is None:
+        raise ValueError(f'the config has no {split}_dataloader')
+    if cfg.model.decode_head.get('background_threshold') is None:
+        raise ValueError(
+            'the config finds no background by threshold; set background_threshold of the '
+            'decode_head to any value, and use a data set whose class 0 is the background'
+        )
+    fp16 = (cfg.get(f'{split}_cfg') or {}).get('fp16', False)
+    cfg.test_dataloader = cfg[f'{split}_dataloader']
+    cfg.test_evaluator = cfg[f'{split}_evaluator']
+    cfg.test_cfg = dict(type='ThresholdSweepLoop', thresholds=list(thresholds), fp16=fp16)
+
+
+def best_of(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Row of the highest score, the first of several; a score that is not a number is none."""
+    return max(rows, key=lambda row: row[SCORE] if row[SCORE] == row[SCORE] else -1.0)
+
+
+def report(rows: Sequence[dict[str, float]], data: str) -> str:
+    """The table in Markdown, and what it means."""
+    best = best_of(rows)
+    names = [name for name in rows[0] if name != 'threshold']
+    lines = [f'| threshold | {" | ".join(names)} |', f'|{"---|" * (len(names) + 1)}']
+    for row in rows:
+        cells = [f'{row["threshold"]:g}', *(f'{row[name]:.2f}' for name in names)]
+        mark = '**' if row is best else ''
+        lines.append('|' + ''.join(f' {mark}{cell}{mark} |' for cell in cells))
+    lines += [
+        '',
+        f'Best: background_threshold={best["threshold"]:g}, {SCORE} {best[SCORE]:.2f}.',
+        f'The labels of {data} were used to find it: on these images a result at this threshold '
+        'is not zero-shot.',
+    ]
+    return '\n'.join(lines) + '\n'
+
+
+def main() -> None:
+    parser = build_parser()
+    args = parser.parse_args()
+    require_file(parser, 'config', args.config)
+    require_file(parser, 'checkpoint', args.checkpoint)
+    load_checkpoints_safely(trust=args.trust)
+    cfg = load_config(args)
+    cfg.load_from = args.checkpoint
+    try:
+        prepare(cfg, args.split, args.thresholds)
+        prepare_distributed(cfg)
+    except ValueError as error:
+        parser.error(str(error))
+    runner = Runner.from_cfg(cfg)
+    rows = runner.test()
+    if not is_main_process():
+        return
+    dataset = runner.test_dataloader.dataset
+    data = f'{type(dataset).__name__} ({args.split}, {len(dataset)} images)'
+    text = report(rows, data)
+    print(f'\n{text}')
+    if args.markdown is not None:
+        write_text(args.markdown, text)
+    if args.json is not None:
+        about = {'config': args.config, 'checkpoint': args.checkpoint, 'labels_of': data}
+        write_json(args.json, {**about, 'best': best_of(rows), 'thresholds': rows})
+
+
+if __name__ == '__main__':
+    main()
+    end_job()
