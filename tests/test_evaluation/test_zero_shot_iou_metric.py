@@ -49,7 +49,7 @@ def test_areas_that_32_bits_cannot_hold_are_exact():
     assert metric.areas.label.tolist() == [0, 2**25 + 4]
     assert metric.areas.intersect.tolist() == [0, 2**25 + 1]
     in_32_bits = sum(torch.tensor(float(area)) for area in pixels)
-    assert in_32_bits != 2**25 + 1
+    assert in_32_bits.item() != 2**25 + 1
 
 
 def test_an_image_costs_what_occurs_in_it():
