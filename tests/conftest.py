@@ -23,6 +23,14 @@ def _mmseg_scope():
     register_all_modules(init_default_scope=True)
 
 
+@pytest.fixture(autouse=True, scope='session')
+def _class_embed_cache(tmp_path_factory):
+    """Keep class embeddings out of the home directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('PGSEG_CACHE', str(tmp_path_factory.mktemp('class_embed_cache')))
+        yield
+
+
 @pytest.fixture(scope='session')
 def _tagger_data(tmp_path_factory):
     data = tmp_path_factory.mktemp('nltk_data')

@@ -1,5 +1,6 @@
 """Every config is loaded, and its parts are built."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,14 +21,23 @@ from PIL import Image
 
 from model_zoo import tiny_model
 from pgseg_mm.models import PGSeg, ReleaseTextPrototypes
+from pgseg_mm.utils.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[1] / 'configs'
 CONFIGS = sorted(p.relative_to(ROOT) for p in ROOT.rglob('*.py') if '_base_' not in p.parts)
 BASES = sorted(p.relative_to(ROOT) for p in (ROOT / '_base_').rglob('*.py'))
+TRAINING = [path for path in CONFIGS if 'zero_shot' not in path.parts]
+BENCHMARKS = {path.stem for path in BASES if path.parts[1] == 'benchmarks'}
+ZERO_SHOT = [
+    path
+    for path in CONFIGS
+    if path not in TRAINING
+    and path.stem.rpartition('_zero-shot')[2].partition('_')[2] in BENCHMARKS
+]
 
 
 AMP = {'dtype', 'loss_scale'}
-PUBLISHED = [path for path in CONFIGS if 'tiny' not in path.stem]
+PUBLISHED = [path for path in TRAINING if 'tiny' not in path.stem]
 _MODELS: dict[str, PGSeg] = {}
 
 
@@ -55,6 +65,11 @@ def cfg(request) -> Config:
     return Config.fromfile(ROOT / request.param)
 
 
+@pytest.fixture(scope='module', params=TRAINING, ids=str)
+def training_cfg(request) -> Config:
+    return Config.fromfile(ROOT / request.param)
+
+
 @pytest.mark.parametrize('path', BASES, ids=str)
 def test_bases_load(path):
     assert len(Config.fromfile(ROOT / path)) > 0
@@ -68,7 +83,7 @@ def test_model_builds(cfg):
 
 def test_release_npr_sets_every_deviation_and_nothing_else_does():
     deviating = []
-    for path in CONFIGS:
+    for path in TRAINING:
         model = built(Config.fromfile(ROOT / path))
         loss = model.decode_head.loss_npr
         if loss is None:
@@ -85,9 +100,9 @@ def test_release_npr_sets_every_deviation_and_nothing_else_does():
     assert [name.rpartition('_')[2] for name in deviating] == ['release-npr']
 
 
-def test_optimizer_decays_neither_temperatures_nor_vectors(cfg):
-    model = built(cfg)
-    plain = {key: value for key, value in cfg.optim_wrapper.items() if key not in AMP}
+def test_optimizer_decays_neither_temperatures_nor_vectors(training_cfg):
+    model = built(training_cfg)
+    plain = {key: value for key, value in training_cfg.optim_wrapper.items() if key not in AMP}
     optimizer = build_optim_wrapper(model, ConfigDict(plain, type='OptimWrapper')).optimizer
     decay = {
         id(p): group['weight_decay'] for group in optimizer.param_groups for p in group['params']
@@ -103,25 +118,40 @@ def test_optimizer_decays_neither_temperatures_nor_vectors(cfg):
 def test_pipelines_hooks_and_metric_build(cfg, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     VISUALIZERS.build(dict(cfg.visualizer, save_dir=str(tmp_path), name=str(tmp_path)))
-    for dataset in [
-        *datasets_of(cfg.train_dataloader.dataset),
-        *datasets_of(cfg.val_dataloader.dataset),
-    ]:
-        assert DATASETS.get(dataset.type)
-        assert [TRANSFORMS.build(step) for step in dataset.pipeline]
-    for hook in [*cfg.default_hooks.values(), *cfg.custom_hooks]:
+    loaders = [cfg[key] for key in cfg if key.endswith('_dataloader')]
+    for loader in loaders:
+        assert DATA_SAMPLERS.get(loader.sampler.type)
+        for dataset in datasets_of(loader.dataset):
+            assert DATASETS.get(dataset.type)
+            assert [TRANSFORMS.build(step) for step in dataset.pipeline]
+    for hook in filter(None, [*cfg.default_hooks.values(), *cfg.custom_hooks]):
         assert SEG_HOOKS.build(hook) or HOOKS.build(hook)
-    assert DATA_SAMPLERS.get(cfg.train_dataloader.sampler.type)
-    assert METRICS.get(cfg.val_evaluator.type)
+    assert METRICS.get(cfg.test_evaluator.type)
     assert all(VISBACKENDS.get(backend.type) for backend in cfg.vis_backends)
-    schedulers = cfg.param_scheduler
+    schedulers = cfg.get('param_scheduler', [])
     for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
         assert PARAM_SCHEDULERS.get(scheduler.type)
 
 
-def test_one_place_says_how_often_and_by_what_to_save(cfg):
-    assert cfg.default_hooks.checkpoint.save_best == 'mIoU'
-    assert cfg.train_cfg.val_interval > 0
+def test_one_place_says_how_often_and_by_what_to_save(training_cfg):
+    assert training_cfg.default_hooks.checkpoint.save_best == 'mIoU'
+    assert training_cfg.train_cfg.val_interval > 0
+
+
+@pytest.mark.parametrize('path', ZERO_SHOT, ids=str)
+def test_zero_shot_configs_are_the_model_and_a_benchmark_with_its_threshold(path):
+    cfg = Config.fromfile(ROOT / path)
+    base = Config.fromfile(ROOT / '_base_' / 'models' / 'pgseg_vit-small-p16.py')
+    name = path.stem.rpartition('_zero-shot')[2].partition('_')[2]
+    assert cfg.benchmark.name == name
+    assert 'train_dataloader' not in cfg
+    assert cfg.model.pop('class_embed_cache') == os.environ['PGSEG_CACHE']
+    threshold = cfg.model.decode_head.pop('background_threshold', None)
+    assert cfg.model == base.model
+    assert threshold == base.background_thresholds.get(name)
+    (hook,) = cfg.custom_hooks
+    words = Vocabulary.from_file(hook.vocabulary)
+    assert words.has_background == (threshold is not None)
 
 
 def test_noun_prompts_are_made_before_they_are_tokenised_and_have_a_loss():
@@ -294,14 +324,14 @@ def test_where_scalars_go(kind, tmp_path):
 
 @pytest.mark.parametrize('folder', ['pgseg', 'groupvit'])
 def test_readme_and_metafile_list_every_config(folder):
-    names = {path.stem for path in CONFIGS if path.parts[0] == folder}
+    paths = [path.relative_to(folder) for path in CONFIGS if path.parts[0] == folder]
     readme = (ROOT / folder / 'README.md').read_text(encoding='utf-8')
     table = re.findall(r'^\| \[`[^`]+`\]\(([^)]+)\.py\)', readme, re.M)
-    assert sorted(table) == sorted(names)
+    assert sorted(table) == sorted(str(path.with_suffix('')) for path in paths)
     models = yaml.safe_load((ROOT / folder / 'metafile.yml').read_text())['Models']
-    assert sorted(model['Name'] for model in models) == sorted(names)
+    found = sorted((model['Name'], model['Config']) for model in models)
+    assert found == sorted((path.stem, f'configs/{folder}/{path}') for path in paths)
     for model in models:
-        assert model['Config'] == f'configs/{folder}/{model["Name"]}.py'
         assert model['In Collection'].lower() == folder
 
 

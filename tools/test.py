@@ -4,7 +4,10 @@ import argparse
 
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmseg.registry import METRICS
 
+from pgseg_mm.evaluation import ZeroShotIoUMetric
+from pgseg_mm.utils.benchmark_data import image_folder, require_data
 from pgseg_mm.utils.launch import (
     add_launch_arguments,
     end_job,
@@ -20,7 +23,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file, or an address that MMEngine can load')
     add_launch_arguments(parser)
-    parser.add_argument('--out', help='folder to write the predicted masks to, as PNG files')
+    parser.add_argument(
+        '--out', help='folder to write the predicted masks to, as PNG files with the label ids'
+    )
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument(
         '--show-dir',
@@ -76,6 +81,8 @@ def enable_tta(cfg: Config) -> None:
 def write_predictions(cfg: Config, folder: str) -> None:
     """Have the IoU metric of the config write predicted masks to a folder.
 
+    Ours writes the label ids of the benchmark, into sub-folders like those of the images.
+
     Raises:
         ValueError: If the config has no such metric.
     """
@@ -85,8 +92,11 @@ def write_predictions(cfg: Config, folder: str) -> None:
     writers = [evaluator for evaluator in evaluators if evaluator['type'].endswith('IoUMetric')]
     if not writers:
         raise ValueError('--out needs an IoUMetric in the test_evaluator of the config')
+    images = image_folder(cfg.test_dataloader.dataset)
     for writer in writers:
         writer['output_dir'] = folder
+        if issubclass(METRICS.get(writer['type']) or object, ZeroShotIoUMetric):
+            writer.setdefault('image_root', images)
 
 
 def main() -> None:
@@ -106,8 +116,9 @@ def main() -> None:
             enable_tta(cfg)
         if args.out is not None:
             write_predictions(cfg, args.out)
+        require_data(cfg)
         prepare_distributed(cfg)
-    except ValueError as error:
+    except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
 
     Runner.from_cfg(cfg).test()

@@ -7,6 +7,7 @@ from mmengine.device import get_device
 from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 
+from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
     add_launch_arguments,
     end_job,
@@ -78,8 +79,9 @@ def main() -> None:
         if args.compile:
             hooks = cfg.get('custom_hooks') or []
             cfg.custom_hooks = [*hooks, {'type': 'CompileHook', 'backend': args.compile}]
+        require_data(cfg, 'val')
         prepare_distributed(cfg)
-    except ValueError as error:
+    except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
 
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -2,11 +2,11 @@ _base_ = [
     '../_base_/models/groupvit_vit-small-p16.py',
     '../_base_/datasets/image_text_shards_224x224.py',
     '../_base_/datasets/groupvit_augmentation.py',
-    '../_base_/datasets/voc21_zero-shot.py',
+    '../_base_/benchmarks/voc21.py',
     '../_base_/schedules/groupvit_30e.py',
     '../_base_/epoch_runtime.py',
 ]
-model = dict(decode_head=dict(background_threshold=0.95))
+model = dict(decode_head=dict(background_threshold=_base_.background_thresholds.voc21))
 train_pipeline = [
     *_base_.train_pipeline[:-2],
     *_base_.augmentation,

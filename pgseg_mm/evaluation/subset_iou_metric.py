@@ -8,20 +8,21 @@ from typing import Any
 
 import numpy as np
 from mmengine.logging import MMLogger, print_log
-from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
+
+from .zero_shot_iou_metric import ZeroShotIoUMetric
 
 
 @METRICS.register_module()
-class SubsetIoUMetric(IoUMetric):
-    """mmseg's IoU metric with the mean IoU of subsets of the classes beside it.
+class SubsetIoUMetric(ZeroShotIoUMetric):
+    """The IoU metric with the mean IoU of subsets of the classes beside it.
 
     For each subset it reports ``mIoU_<subset>``: the mean, in percent, over those of its classes
     that occur in the labels or the predictions.
 
     Args:
         subsets: For each subset its class names, or the path of a text file with one name a line.
-        **kwargs: Arguments of :class:`mmseg.evaluation.IoUMetric`.
+        **kwargs: Arguments of :class:`ZeroShotIoUMetric`.
 
     Raises:
         FileNotFoundError: A subset's file does not exist.
@@ -40,14 +41,8 @@ class SubsetIoUMetric(IoUMetric):
         self.subsets = {name: _class_names(name, given) for name, given in subsets.items()}
         self._labels: dict[str, list[int]] = {}
 
-    @property
-    def dataset_meta(self) -> dict | None:
-        """Meta information of the data set; its ``classes`` must hold those of the subsets."""
-        return self._dataset_meta
-
-    @dataset_meta.setter
-    def dataset_meta(self, dataset_meta: dict) -> None:
-        classes = list(dataset_meta['classes'])
+    def _check_classes(self, classes: list[str]) -> None:
+        super()._check_classes(classes)
         for subset, names in self.subsets.items():
             unknown = [name for name in names if name not in classes]
             if unknown:
@@ -56,23 +51,22 @@ class SubsetIoUMetric(IoUMetric):
                     'use names from its metainfo.'
                 )
             self._labels[subset] = [classes.index(name) for name in names]
-        self._dataset_meta = dataset_meta
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the metrics of the whole data set and of the subsets.
 
         Args:
-            results: The areas :meth:`process` collected, one tuple an image.
+            results: The areas :meth:`process` collected, one array an image.
 
         Returns:
-            The metrics of :class:`IoUMetric` and ``mIoU_<subset>`` for each subset, in percent;
-            nan for a subset of which no class occurs.
+            The metrics of :class:`ZeroShotIoUMetric` and ``mIoU_<subset>`` for each subset, in
+            percent; nan for a subset of which no class occurs.
         """
         metrics = super().compute_metrics(results)
         if self.format_only:
             return metrics
-        areas = [sum(area) for area in zip(*results, strict=True)]
-        ious = self.total_area_to_metrics(*areas, ['mIoU'], self.nan_to_num)['IoU']
+        assert self.areas is not None
+        ious = self.total_area_to_metrics(*self.areas, ['mIoU'], self.nan_to_num)['IoU']
         for subset, labels in self._labels.items():
             subset_ious = ious[labels]
             occurring = subset_ious[~np.isnan(subset_ious)]

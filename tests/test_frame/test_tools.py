@@ -187,6 +187,15 @@ def test_out_finds_the_iou_metric_among_several(monkeypatch, config, checkpoint)
     assert iou.output_dir == 'masks'
 
 
+def test_out_lays_predictions_out_as_the_images(monkeypatch, config, checkpoint):
+    settings = ['data_root=data', 'data_prefix.img_path=images']
+    options = [f'test_dataloader.dataset.{setting}' for setting in settings]
+    options += ['test_evaluator.type=ZeroShotIoUMetric']
+    run(monkeypatch, 'test.py', config, checkpoint, '--out', 'masks', '--cfg-options', *options)
+    evaluator = FakeRunner.last.cfg.test_evaluator
+    assert (evaluator.output_dir, evaluator.image_root) == ('masks', 'data/images')
+
+
 def test_address_of_a_checkpoint_is_left_to_mmengine(monkeypatch, config):
     run(monkeypatch, 'test.py', config, 'https://example.org/last.pth')
     assert FakeRunner.last.called == ['test']

@@ -49,3 +49,5 @@ val_evaluator = dict(
 )
 test_evaluator = val_evaluator
 custom_hooks = [dict(type='VocabularyHook')]
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')

@@ -4,3 +4,4 @@ model = dict(
     backbone=dict(prototypes=None),
     decode_head=dict(loss_npr=None),
 )
+background_thresholds = dict(voc21=0.95, context60=0.35, coco_object=0.95)

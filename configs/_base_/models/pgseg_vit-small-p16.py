@@ -40,3 +40,13 @@ model = dict(
     train_cfg=dict(micro_batch_size=None),  # e.g. 256 for a large batch on few GPUs
     test_cfg=dict(mode='slide', crop_size=(448, 448), stride=(224, 224)),
 )
+# Affinity below which a pixel is background, as published for each benchmark that has one
+background_thresholds = dict(
+    voc21=0.95,
+    context60=0.36,
+    coco_object=0.85,
+    lvis=0.35,
+    imagenet_s50=0.11,
+    imagenet_s300=0.11,
+    imagenet_s919=0.11,
+)

@@ -10,5 +10,3 @@ optim_wrapper = dict(
     ),
     clip_grad=dict(max_norm=5.0),
 )
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')

@@ -1,0 +1,3 @@
+# As TCL and SCLIP evaluate: every class by its synonyms, of which the best one counts
+_base_ = ['./pgseg_vit-small-p16_zero-shot_ade20k.py']
+custom_hooks = [dict(type='VocabularyHook', vocabulary='ade20k_synonyms')]

@@ -1,0 +1,3 @@
+# As TCL and SCLIP evaluate: every class by its synonyms, of which the best one counts
+_base_ = ['./pgseg_vit-small-p16_zero-shot_voc20.py']
+custom_hooks = [dict(type='VocabularyHook', vocabulary='voc20_synonyms')]
