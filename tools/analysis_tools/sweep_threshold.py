@@ -28,6 +28,7 @@ from mmengine.utils.progressbar import ProgressBar
 from mmseg.registry import LOOPS
 
 from benchmarking import write_json, write_text
+from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
     add_launch_arguments,
     end_job,
@@ -199,8 +200,9 @@ def main() -> None:
     cfg.load_from = args.checkpoint
     try:
         prepare(cfg, args.split, args.thresholds)
+        require_data(cfg)
         prepare_distributed(cfg)
-    except ValueError as error:
+    except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     runner = Runner.from_cfg(cfg)
     rows = runner.test()

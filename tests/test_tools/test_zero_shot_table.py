@@ -1,0 +1,158 @@
+"""One command evaluates a checkpoint on all benchmarks whose data are there."""
+
+import csv
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.runner import Runner
+
+from benchmark_zoo import BENCHMARKS, SMALL, run_test_tool, small_checkpoint
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / 'tools' / 'analysis_tools' / 'zero_shot_table.py'
+CONFIG = ROOT / 'configs' / 'pgseg' / 'pgseg_vit-small-p16_4xb1024-30e_cc3m-cc12m-224x224.py'
+BY_NAME = {benchmark.name: benchmark for benchmark in BENCHMARKS}
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory) -> Path:
+    return small_checkpoint(tmp_path_factory.mktemp('weights') / 'small.pth')
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv('PGSEG_DATA_ROOT', str(tmp_path / 'datasets'))
+    return tmp_path / 'datasets'
+
+
+def run(checkpoint: Path, work_dir: Path, *arguments: str) -> int:
+    """Exit status of the tool, run in this process."""
+    command = [TOOL, CONFIG, checkpoint, '--work-dir', work_dir, *arguments]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('LOCAL_RANK', '0')
+        patch.setattr(sys, 'argv', [*map(str, command), '--cfg-options', *SMALL])
+        with pytest.raises(SystemExit) as leaving:
+            runpy.run_path(str(TOOL), run_name='__main__')
+    return leaving.value.code
+
+
+@pytest.fixture
+def evaluated(monkeypatch) -> list[str]:
+    """Names of the data sets that were really evaluated."""
+    names: list[str] = []
+    test = Runner.test
+
+    def counted(runner: Runner) -> dict[str, float]:
+        names.append(runner.cfg.benchmark.name)
+        return test(runner)
+
+    monkeypatch.setattr(Runner, 'test', counted)
+    return names
+
+
+def states(work_dir: Path) -> dict[str, str]:
+    table = json.loads((work_dir / 'zero_shot.json').read_text())
+    return {row['name']: row['state'] for row in table['benchmarks']}
+
+
+def test_scores_are_those_of_the_test_tool_and_missing_data_are_named(
+    root, checkpoint, tmp_path, capsys
+):
+    names = ['voc21', 'cityscapes']
+    for name in names:
+        BY_NAME[name].write(root)
+    assert run(checkpoint, tmp_path / 'table', '--benchmarks', *names, 'ade20k') == 0
+
+    table = json.loads((tmp_path / 'table' / 'zero_shot.json').read_text())
+    assert states(tmp_path / 'table') == dict(
+        voc21='measured', cityscapes='measured', ade20k='missing'
+    )
+    markdown = (tmp_path / 'table' / 'zero_shot.md').read_text()
+    with (tmp_path / 'table' / 'zero_shot.csv').open() as file:
+        lines = {line['benchmark']: line for line in csv.DictReader(file)}
+    for row, threshold in zip(table['benchmarks'][:2], (0.95, None), strict=True):
+        benchmark = BY_NAME[row['name']]
+        options = ['--cfg-options', *SMALL]
+        alone = run_test_tool(benchmark.config, checkpoint, tmp_path / 'alone', *options)
+        assert row['metrics'] == alone.metrics
+        ious = alone.areas.intersect / alone.areas.union * 100
+        assert list(row['class_iou'].values()) == ious.tolist()
+        assert (row['images'], row['threshold']) == (4, threshold)
+        assert row['classes'] == benchmark.num_classes
+        assert float(lines[row['name']]['mIoU']) == alone.metrics['mIoU']
+        assert f'| {alone.metrics["mIoU"]:.2f} |' in markdown
+    assert f'ade20k was not evaluated: {root}/ade/ADEChallengeData2016' in markdown
+    assert 'ade20k was not evaluated' in capsys.readouterr().out
+    assert lines['ade20k']['state'] == 'missing' and not lines['ade20k']['mIoU']
+
+
+def test_goes_on_where_it_stopped(root, checkpoint, tmp_path, evaluated):
+    BY_NAME['voc21'].write(root)
+    BY_NAME['context60'].write(root)
+    work_dir = tmp_path / 'table'
+    assert run(checkpoint, work_dir, '--benchmarks', 'voc21') == 0
+    assert run(checkpoint, work_dir, '--benchmarks', 'voc21', 'context60') == 0
+    assert evaluated == ['voc21', 'context60']
+    assert set(states(work_dir)) == {'voc21', 'context60'}
+
+    other = tmp_path / 'other.pth'
+    weights = torch.load(checkpoint)
+    weights['state_dict']['decode_head.loss_contrastive.logit_scale'] += 1
+    torch.save(weights, other)
+    for arguments in (
+        [checkpoint, work_dir, '--thresholds', 'voc21=0.5'],
+        [other, work_dir, '--thresholds', 'voc21=0.5'],
+        [other, work_dir, '--thresholds', 'voc21=0.5', '--again'],
+    ):
+        evaluated.clear()
+        assert run(*arguments, '--benchmarks', 'voc21') == 0
+        assert evaluated == ['voc21']
+
+
+def test_a_benchmark_that_fails_is_reported_and_the_rest_evaluated(root, checkpoint, tmp_path):
+    BY_NAME['voc21'].write(root)
+    BY_NAME['cityscapes'].write(root)
+    (root / BY_NAME['voc21'].label_map.format(BY_NAME['voc21'].names[0])).write_bytes(b'no image')
+    work_dir = tmp_path / 'table'
+    assert run(checkpoint, work_dir, '--benchmarks', 'voc21', 'cityscapes') == 1
+    assert states(work_dir) == dict(voc21='failed', cityscapes='measured')
+    assert '- voc21 FAILED: ' in (work_dir / 'zero_shot.md').read_text()
+
+
+def test_the_tcl_protocol_has_synonyms(root, checkpoint, tmp_path):
+    BY_NAME['voc20'].write(root)
+    arguments = ['--protocol', 'tcl', '--benchmarks', 'voc20']
+    assert run(checkpoint, tmp_path / 'table', *arguments) == 0
+    table = json.loads((tmp_path / 'table' / 'zero_shot.json').read_text())
+    assert table['protocol'] == 'tcl'
+    log = next((tmp_path / 'table' / 'voc20').rglob('*.log')).read_text()
+    assert 'voc20_synonyms' in log
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--benchmarks', 'voc22'], 'unknown benchmarks voc22; the published protocol has ade20k,'),
+        (['--thresholds', 'voc21'], "--thresholds takes NAME=VALUE, got 'voc21'"),
+        (['--thresholds', 'voc21=-1'], 'must be positive'),
+    ],
+)
+def test_wrong_arguments(checkpoint, tmp_path, capsys, arguments, message):
+    assert run(checkpoint, tmp_path, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_background_without_threshold_is_refused(root, checkpoint, tmp_path, capsys):
+    assert run(checkpoint, tmp_path, '--benchmarks', 'voc21') == 1  # no data at all
+    config = tmp_path / 'model.py'
+    config.write_text(f'_base_ = {str(CONFIG)!r}\nbackground_thresholds = dict(_delete_=True)\n')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', [str(TOOL), str(config), str(checkpoint)])
+        patch.chdir(tmp_path)
+        with pytest.raises(SystemExit):
+            runpy.run_path(str(TOOL), run_name='__main__')
+    assert '--thresholds coco_object=VALUE' in capsys.readouterr().err
