@@ -1,6 +1,7 @@
 """Small models that the tests share."""
 
 import torch
+from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 
 from pgseg_mm.models import PGSeg
@@ -48,4 +49,15 @@ def tiny_model_cfg(**kwargs) -> dict:
 def tiny_model(**kwargs) -> PGSeg:
     """A built :func:`tiny_model_cfg` in evaluation mode, the same at every call."""
     torch.manual_seed(0)
-    return MODELS.build(tiny_model_cfg(**kwargs)).eval()
+    with DefaultScope.overwrite_default_scope('mmseg'):  # fixtures of a module come before it
+        return MODELS.build(tiny_model_cfg(**kwargs)).eval()
+
+
+def lively_model(**kwargs) -> PGSeg:
+    """:func:`tiny_model` with weights so large that several groups and classes win pixels."""
+    model = tiny_model(**kwargs)
+    for part in (model.backbone, model.decode_head.image_projector):
+        for parameter in part.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.5)
+    return model

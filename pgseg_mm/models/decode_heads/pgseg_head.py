@@ -80,11 +80,6 @@ class PGSegHead(BaseDecodeHead):
         del self.conv_seg
         if top_classes < 1:
             raise ValueError(f'top_classes must be at least 1, got {top_classes}')
-        if background_threshold is not None and background_threshold <= 0:
-            raise ValueError(
-                f'background_threshold must be None or positive, got {background_threshold}'
-            )
-        self.background_threshold = background_threshold
         self.top_classes = top_classes
         self.text_channels = text_channels
         self.image_projector = ProjectionMLP(in_channels, channels, hidden_channels)
@@ -109,6 +104,7 @@ class PGSegHead(BaseDecodeHead):
         self.class_embeds = torch.empty(0, channels)
         self.class_index = torch.empty(0, dtype=torch.long)
         self.num_classes = self.out_channels = 0
+        self.set_background_threshold(background_threshold)
         if class_embeds is not None:
             self.set_class_embeds(load_class_embeds(class_embeds))
 
@@ -123,6 +119,18 @@ class PGSegHead(BaseDecodeHead):
     def with_background(self) -> bool:
         """Whether class 0 is the background."""
         return self.background_threshold is not None
+
+    def set_background_threshold(self, threshold: float | None) -> None:
+        """Set how the background is found; see ``background_threshold`` of the class.
+
+        Raises:
+            ValueError: If the threshold is not positive.
+        """
+        if threshold is not None and not threshold > 0:
+            raise ValueError(f'background_threshold must be None or positive, got {threshold}')
+        self.background_threshold = threshold
+        if len(self.class_index):
+            self._count_classes()
 
     def set_class_embeds(self, embeds: Tensor, class_index: Sequence[int] | None = None) -> None:
         """Set what the head tells apart.
@@ -148,7 +156,11 @@ class PGSegHead(BaseDecodeHead):
             )
         self.class_embeds = F.normalize(embeds.detach(), dim=-1)
         self.class_index = index.to(embeds.device)
-        self.num_classes = self.out_channels = int(index.max()) + 1 + self.with_background
+        self._count_classes()
+
+    def _count_classes(self) -> None:
+        foreground = int(self.class_index.max()) + 1
+        self.num_classes = self.out_channels = foreground + self.with_background
 
     def forward(self, features: GroupFeatures) -> Tensor:
         """Class logits of patches, differentiable, for supervised fine-tuning.

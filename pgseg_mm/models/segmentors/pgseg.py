@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from mmengine.dist import get_world_size
 from mmengine.structures import PixelData
 from mmengine.utils import to_2tuple
@@ -49,10 +50,11 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
             time, and again in the backward pass, so that losses over a large batch fit into the
             memory of a small one. Losses and gradients are those of the large batch.
         test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` in pixels;
-            ``seg_logits=True`` adds dense class scores to the results, and ``groups=True`` the
-            groups of whole images, for pictures (see :func:`group_maps`). ``window_batch_size`` is
-            the number of windows, of all images, that go through the encoder at a time, and bounds
-            the memory: 8 by default with ``'slide'``, ``None`` (all) with ``'whole'``.
+            ``seg_logits=True`` adds dense class scores to the results, ``class_scores=True`` the
+            mean score of each class, and ``groups=True`` the groups of whole images, for pictures
+            (see :func:`group_maps`). ``window_batch_size`` is the number of windows, of all images,
+            that go through the encoder at a time, and bounds the memory: 8 by default with
+            ``'slide'``, ``None`` (all) with ``'whole'``.
         pretrained: Deprecated name of a checkpoint; use ``init_cfg``.
         init_cfg: Config of mmengine's weight initialisation.
 
@@ -188,7 +190,7 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         """Segment images by the vocabulary (METHOD 4).
 
         Windows of one size, of all images, go through the encoder in batches of
-        ``window_batch_size``.
+        ``window_batch_size``. An image that has no room for a patch is stretched to one.
 
         Args:
             inputs: (B, 3, H, W), or B images (3, H, W) of any sizes.
@@ -196,8 +198,9 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
                 and ``ori_shape`` of their meta information are undone, as in mmseg.
 
         Returns:
-            The samples with ``pred_sem_seg`` (1, H, W), and ``seg_logits`` (K, H, W) and
-            ``pred_groups`` if ``test_cfg`` asks for them.
+            The samples with ``pred_sem_seg`` (1, H, W), and, if ``test_cfg`` asks for them,
+            ``seg_logits`` (K, H, W), ``pred_groups``, and ``class_scores``: (K,), the mean score of
+            each class over the pixels that it wins, 0 where it wins none.
 
         Raises:
             ValueError: If an image has NaN or infinite values.
@@ -245,6 +248,10 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         results = {'pred_sem_seg': PixelData(data=mean_class_map(views, size)[None])}
         if self.test_cfg.get('seg_logits', False):
             results['seg_logits'] = PixelData(data=mean_logits(views, size))
+        if self.test_cfg.get('class_scores', False):
+            results['class_scores'] = torch.stack([view.class_scores() for view in views]).mean(
+                dim=0
+            )
         sample.set_data(results)
 
     def add_groups(self, inputs: Tensor | list[Tensor], data_samples: list[SegDataSample]) -> None:
@@ -257,15 +264,26 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         """
         for image, sample in zip(inputs, data_samples, strict=True):
             meta = sample.metainfo
-            maps = group_maps(self.backbone, self.decode_head, _without_padding(image, meta))
+            image = self._with_a_patch(_without_padding(image, meta))
+            maps = group_maps(self.backbone, self.decode_head, image)
             if meta.get('flip'):
                 axes = FLIPPED_AXES[_flip_of(meta)]
                 maps = {name: indices.flip(axes) for name, indices in maps.items()}
             sample.set_data({'pred_groups': PixelData(**maps)})
 
+    def _with_a_patch(self, image: Tensor) -> Tensor:
+        """Stretch an image that has no room for a patch, and leave all others as they are."""
+        patch = getattr(self.backbone, 'patch_size', 1)
+        size = [max(length, patch) for length in image.shape[1:]]
+        if size == list(image.shape[1:]):
+            return image
+        return F.interpolate(image[None], size=size, mode='bilinear', align_corners=False)[0]
+
     def _segment(
         self, images: list[Tensor], thresholds: Sequence[float] | None
     ) -> list[StitchedScores]:
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        images = [self._with_a_patch(image) for image in images]
         windows = [self.windows((image.shape[-2], image.shape[-1])) for image in images]
         by_size: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         for i, image_windows in enumerate(windows):
@@ -291,7 +309,7 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
                 image_windows,
                 [groups[i, j] for j in range(len(image_windows))],
                 [scores[i, j] for j in range(len(image_windows))],
-            )
+            ).at_size(sizes[i])
             for i, (image, image_windows) in enumerate(zip(images, windows, strict=True))
         ]
 

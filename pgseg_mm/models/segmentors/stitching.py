@@ -60,6 +60,24 @@ class StitchedScores(NamedTuple):
         """
         return mean_class_map([self], size)
 
+    def class_scores(self) -> Tensor:
+        """Mean score of each class over the pixels that it wins, (K,); 0 where it wins none."""
+        scores, labels = self.table.max(dim=1)
+        pixels = torch.bincount(self.rows.flatten(), minlength=len(self.table)).to(scores.dtype)
+        sums = torch.stack([scores * pixels, pixels])
+        total, won = sums.new_zeros(2, self.table.shape[1]).index_add_(1, labels, sums)
+        return total / won.clamp(min=1)
+
+    def at_size(self, size: tuple[int, int]) -> 'StitchedScores':
+        """The scores of the nearest pixels at another size, (height, width)."""
+        if tuple(size) == tuple(self.rows.shape):
+            return self
+        y, x = (
+            ((torch.arange(new, device=self.rows.device) + 0.5) * (old / new)).long()
+            for old, new in zip(self.rows.shape, size, strict=True)
+        )
+        return self._replace(rows=self.rows[y[:, None], x])
+
     def _mix(self, table: Tensor, rows: '_Taps', columns: '_Taps') -> Tensor:
         """Mean of the table's rows at the four neighbours of each pixel, (P, classes)."""
         corners = [

@@ -1,6 +1,7 @@
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import open_clip
 import torch
@@ -24,18 +25,22 @@ class _Embedded(NamedTuple):
     key: str
     versions: tuple
 
+Model = TypeVar('Model', bound='VocabularyMixin')
+
 
 class VocabularyMixin:
     """Lets a segmentor with a text encoder know its classes by their words.
 
-    The segmentor has ``text_encoder``, ``decode_head`` and ``templates``, and may have an
-    ``embedding_cache``.
+    The segmentor is a module with ``text_encoder``, ``decode_head``, ``templates`` and
+    ``test_cfg``, and may have an ``embedding_cache``.
     """
 
     text_encoder: Any
     decode_head: Any
     templates: Sequence[str]
+    test_cfg: dict
     embedding_cache: EmbeddingCache | None = None
+    _modules: dict
     vocabulary: Vocabulary | None = None
     _embedded: _Embedded | None = None
 
@@ -67,6 +72,33 @@ class VocabularyMixin:
         self.vocabulary = vocabulary
         if self._embedded is not None:  # weights may have been written past autograd, as EMA does
             self._embedded = self._embedded._replace(versions=())
+
+    def with_classes(
+        self: Model,
+        vocabulary: Vocabulary | Sequence[str] | str | Path,
+        background_threshold: float | None = None,
+        **test_cfg: Any,
+    ) -> Model:
+        """A segmentor of other classes that shares all weights with this one.
+
+        Neither of the two notices what classes the other has. Words that this one has embedded are
+        not embedded again.
+
+        Args:
+            vocabulary: A vocabulary, class names in label order, or a vocabulary file.
+            background_threshold: If given, class 0 is the background; see :class:`PGSegHead`.
+            **test_cfg: What differs from this one's ``test_cfg``.
+
+        Raises:
+            ValueError: As :meth:`set_vocabulary`, or if the threshold is not positive.
+        """
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other.decode_head = copy.copy(self.decode_head)
+        other.decode_head.set_background_threshold(background_threshold)
+        other.test_cfg = {**self.test_cfg, **test_cfg}
+        other.set_vocabulary(vocabulary)
+        return other
 
     @torch.no_grad()
     def embed_words(self, words: Sequence[str]) -> Tensor:

@@ -406,3 +406,60 @@ def test_refuses_training_without_captions():
 def test_refuses_a_faulty_test_cfg(test_cfg):
     with pytest.raises(ValueError, match='test_cfg (mode|window_batch_size)'):
         tiny_model(test_cfg=test_cfg)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (4, 40), (40, 7), (8, 3)])
+def test_an_image_without_room_for_a_patch_is_stretched_to_one(size):
+    model = tiny_model(vocabulary=CLASSES, test_cfg=dict(SLIDE, groups=True))
+    image = torch.rand(1, 3, *size)
+    (out,) = model.predict(image)
+    assert out.pred_sem_seg.data.shape == (1, *size)
+    assert out.seg_logits.data.shape == (4, *size)
+    enough = tuple(max(side, 8) for side in size)
+    stretched = torch.nn.functional.interpolate(image, enough, mode='bilinear')
+    (expected,) = model.predict(stretched)
+    rows, columns = (
+        (torch.arange(old) * new + new // 2) // old for old, new in zip(size, enough, strict=True)
+    )
+    nearest = expected.pred_sem_seg.data[0][rows][:, columns]
+    assert torch.equal(out.pred_sem_seg.data[0], nearest)
+
+
+def test_mean_scores_of_classes_on_request():
+    model = tiny_model(vocabulary=CLASSES, test_cfg=dict(SLIDE, class_scores=True))
+    (out,) = model.predict(torch.rand(1, 3, 40, 56))
+    labels, dense = out.pred_sem_seg.data[0], out.seg_logits.data
+    for label, score in enumerate(out.class_scores):
+        won = labels == label
+        torch.testing.assert_close(score, dense[label][won].mean() if won.any() else score * 0)
+    assert out.class_scores.max() > 0
+
+
+def test_other_classes_with_the_same_weights():
+    model = tiny_model(vocabulary=CLASSES)
+    image = torch.rand(1, 3, 32, 32)
+    before = classes_of(model.predict(image))[0]
+    other = model.with_classes(['background', 'sea', 'sky'], 0.5, seg_logits=True)
+    (out,) = other.predict(image)
+    assert out.seg_logits.data.shape[0] == other.num_classes == 3
+    assert (model.num_classes, model.vocabulary.names) == (4, tuple(CLASSES))
+    assert model.decode_head.background_threshold is None and 'seg_logits' not in model.test_cfg
+    assert torch.equal(classes_of(model.predict(image))[0], before)
+    model.backbone.norm.weight.data.mul_(3)
+    assert other.backbone.norm.weight is model.backbone.norm.weight
+    again = other.with_classes(['sea', 'sky'])
+    assert not again.decode_head.with_background
+    with pytest.raises(ValueError, match='must be None or positive, got 0'):
+        model.with_classes(['background', 'sea'], 0)
+
+
+def test_words_are_not_embedded_again_for_another_threshold():
+    model = tiny_model()
+    calls = count_embeddings(model)
+    image = torch.rand(1, 3, 32, 32)
+    first = model.with_classes(['background', 'sea'], 0.5)
+    first.predict(image)
+    first.with_classes(['background', 'sea'], 0.9).predict(image)
+    assert len(calls) == 1
+    first.with_classes(['background', 'sea']).predict(image)  # where it is a word as others are
+    assert len(calls) == 2
