@@ -16,6 +16,8 @@ from mmengine.dataset import Compose
 from mmengine.logging import print_log
 from PIL import Image
 
+from .transforms.loading import UnreadableImage
+
 BROKEN_IMAGE = 'broken image'
 TOO_SMALL = 'too small'
 TOO_LARGE = 'too large'
@@ -122,6 +124,8 @@ def check_size(image: bytes, name: str, min_pixels: int, max_pixels: int) -> Non
     Raises:
         UnusableSample: The bytes do not begin as an image does, or the size is out of the limits.
     """
+    if not image:
+        raise UnusableSample(BROKEN_IMAGE, f'{name} cannot be read as an image: it is empty.')
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images; the limit here is the user's.
@@ -187,7 +191,8 @@ def _load_image(
     except FileNotFoundError as error:
         raise UnusableSample(MISSING_IMAGE, f'{name} does not exist.') from error
     except DECODE_ERRORS as error:
-        raise UnusableSample(BROKEN_IMAGE, f'{name} cannot be read as an image.') from error
+        why = f': it {error.reason}' if isinstance(error, UnreadableImage) else ''
+        raise UnusableSample(BROKEN_IMAGE, f'{name} cannot be read as an image{why}.') from error
     if loaded is not None:
         loaded.pop('img_bytes', None)
     return loaded

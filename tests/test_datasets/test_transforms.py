@@ -1,14 +1,19 @@
 import io
+import pickle
 
+import mmcv
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import Resize
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from mmseg.structures import SegDataSample
 from PIL import Image
 
+from odd_images import SOUND, odd_image
 from pgseg_mm.datasets import DecodeImage, PackImageTextInputs, TokenizeCaption
+from pgseg_mm.datasets.transforms import ResizeAnyShape
 from pgseg_mm.utils import tokenize
 
 TRAIN_PIPELINE = [
@@ -121,10 +126,49 @@ def test_a_jpeg_file_that_is_cut_off_is_refused_though_opencv_may_fill_it_with_g
 
     assert DecodeImage()(dict(img_bytes=image))['img'] is lenient
     assert DecodeImage()(dict(img_bytes=image + b'behind the end' * 200))['img'] is lenient
-    with pytest.raises(OSError, match='cut off'):
+    with pytest.raises(OSError, match='The image is cut off'):
         DecodeImage()(dict(img_bytes=image[:-lost]))
 
 
 def preview():
     """Meta data that holds a whole JPEG image, as cameras write them."""
     return b'Exif\x00\x00' + noisy()
+
+
+@pytest.mark.parametrize('name', ['cmyk.tif', 'animated.gif', 'rotated.jpg', 'grey16.png'])
+def test_what_opencv_cannot_decode_is_left_to_pillow(monkeypatch, name):
+    image = odd_image(name)
+    decode, backends = mmcv.imfrombytes, []
+
+    def old_opencv(content, *args, backend, **kwargs):
+        backends.append(backend)
+        return None if backend == 'cv2' else decode(content, *args, backend=backend, **kwargs)
+
+    monkeypatch.setattr('mmcv.imfrombytes', old_opencv)
+    assert DecodeImage()(dict(img_bytes=image))['img'].shape == (*SOUND[name], 3)
+    assert backends == ['cv2', 'pillow']
+
+
+@pytest.mark.parametrize(
+    ('image', 'message'),
+    [(b'', 'a.png is empty'), (b'text', 'a.png cannot be decoded, or is cut off: cannot identify')],
+)
+def test_unreadable_images_name_the_file(tmp_path, image, message):
+    path = tmp_path / 'a.png'
+    path.write_bytes(image)
+    with pytest.raises(OSError, match=message) as raised:
+        DecodeImage()(dict(img_path=str(path)))
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+    assert DecodeImage(ignore_empty=True)(dict(img_path=str(path))) is None
+
+
+@pytest.mark.parametrize('size', [(30, 40), (1, 10000), (10000, 2)])
+def test_images_of_any_shape_are_resized(size):
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    options = dict(scale=(128, 32), keep_ratio=True)
+    resized = ResizeAnyShape(**options)(dict(img=image))
+    if min(size) > 2:
+        np.testing.assert_array_equal(resized['img'], Resize(**options)(dict(img=image))['img'])
+    else:
+        assert resized['img'].shape[:2] == tuple(128 if side > 2 else 1 for side in size)
+    assert resized['img_shape'] == resized['img'].shape[:2]

@@ -1,8 +1,9 @@
-"""Transforms of image-text pairs, and of label maps where mmseg has none."""
+"""Transforms of images, captions, and label maps where mmseg has none."""
 
 from .formatting import PackImageTextInputs
 from .loading import DecodeImage
 from .noun_prompts import NounPrompts
+from .resize import ResizeAnyShape
 from .text import TokenizeCaption
 from .wide_annotations import LoadWideAnnotations
 
@@ -11,5 +12,6 @@ __all__ = [
     'LoadWideAnnotations',
     'NounPrompts',
     'PackImageTextInputs',
+    'ResizeAnyShape',
     'TokenizeCaption',
 ]
