@@ -1,0 +1,376 @@
+"""Segmentation of images by any words."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from os import PathLike
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.logging import print_log
+from mmseg.structures import SegDataSample
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pgseg_mm.datasets.skips import MISSING_IMAGE, UnusableSample, run_pipeline
+from pgseg_mm.models import PGSeg
+from pgseg_mm.utils.vocabulary import Vocabulary
+from pgseg_mm.visualization import draw_segmentation, groups_of
+
+from .models import ModelSource, evaluating, known_vocabulary, load_model
+from .pipeline import make_pipeline
+from .results import Segmentation, Segmentations, summarise
+from .sources import Image, Images, check_array, is_single, iterate, path_of
+from .words import Classes, load_vocabulary, make_vocabulary, with_background
+from .writing import ResultWriter
+
+DEFAULT_THRESHOLD = 0.95
+"""Threshold of the background where neither the user nor the config names one, as published for
+the 20 classes of VOC. For 80 classes it is 0.85, for hundreds 0.11."""
+MAX_PIXELS = 178_956_970
+"""Pixels of an image file at most, by default: Pillow's limit for decompression bombs."""
+MAX_DENSE_BYTES = 2**32
+"""Bytes that the dense scores of an image may take."""
+MAX_VIEWS = 8
+"""Lists of classes whose embeddings are kept."""
+
+
+class PGSegInferencer:
+    """Segments images by any words.
+
+    Images are resized as by the test pipeline of the config. Colours are BGR where images are
+    arrays, as OpenCV, mmcv and mmseg's ``MMSegInferencer`` have them; pictures are RGB.
+
+    Args:
+        model: Path of a config, a config, or a :class:`PGSeg`, of which neither classes nor
+            threshold nor mode are changed.
+        weights: Checkpoint; a model may do without.
+        device: Where to run it, such as ``'cpu'`` or ``'cuda:0'``. By default an accelerator if
+            there is one; a model stays where it is.
+        trust: Whether to run code that the checkpoint may hold; without it such files are read for
+            their tensors only.
+        max_pixels: Pixels of an image file at most. Larger ones are refused before they are
+            decoded. Above 179 million ``PIL.Image.MAX_IMAGE_PIXELS`` has to be raised, too.
+
+    Raises:
+        FileNotFoundError: There is no such config or checkpoint.
+        CheckpointError: The checkpoint cannot be read, or does not fit the model.
+        TypeError: The model is not a PGSeg.
+        ValueError: There are no weights for the model of a config, or the config has no model.
+
+    Examples:
+        >>> inferencer = PGSegInferencer('config.py', 'checkpoint.pth')
+        >>> result = inferencer('image.jpg', classes=['dog', 'red car', 'grass'])[0]
+        >>> result.mask.shape, result.areas
+        ((375, 500), {'grass': 0.74, 'dog': 0.26})
+    """
+
+    def __init__(
+        self,
+        model: ModelSource,
+        weights: str | PathLike[str] | None = None,
+        device: str | None = None,
+        trust: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.model, self.cfg = load_model(model, weights, device, trust)
+        self.max_pixels = max_pixels
+        self._pipeline = make_pipeline(self.cfg, self.model)
+        self._views: dict[tuple, PGSeg] = {}
+
+    def __call__(
+        self,
+        images: Images,
+        classes: Classes | None = None,
+        vocabulary: Vocabulary | str | PathLike[str] | None = None,
+        *,
+        progress: bool = True,
+        **options: Any,
+    ) -> Segmentations:
+        """Segment images, and return when all are done.
+
+        Args:
+            images: As in :meth:`stream`.
+            classes: As in :meth:`stream`.
+            vocabulary: As in :meth:`stream`.
+            progress: Whether to show how far it has got, for more than one image.
+            **options: Those of :meth:`stream`.
+
+        Returns:
+            A list with a result for each image, also for a single one. Its ``failures`` are the
+            results of images that could not be read; they have no mask, but an ``error``.
+
+        Raises:
+            Exception: As :meth:`stream`.
+        """
+        return Segmentations(self.stream(images, classes, vocabulary, progress=progress, **options))
+
+    def stream(
+        self,
+        images: Images,
+        classes: Classes | None = None,
+        vocabulary: Vocabulary | str | PathLike[str] | None = None,
+        *,
+        background: bool | None = None,
+        threshold: float | None = None,
+        batch_size: int = 1,
+        scores: Literal['classes', 'dense'] | None = None,
+        groups: bool = False,
+        pictures: bool = False,
+        out_dir: str | PathLike[str] | None = None,
+        progress: bool = False,
+    ) -> Iterator[Segmentation]:
+        """Segment images one batch after another, and return results as they are made.
+
+        Args:
+            images: Path or array of an image, a folder, or a list or an iterator of them, such as
+                the frames of a video. Iterators are read as far as results are. Arrays are uint8
+                and BGR, (H, W, 3), or (H, W) in grey.
+            classes: What to look for: a list with a word, or a list of synonyms, for each class, or
+                a text such as ``'dog . red car . grass'`` or ``'dog, red car, grass'``.
+            vocabulary: Instead, a vocabulary file, one class a line, or the name of one that comes
+                with the package, such as ``'voc21'``. By default the classes of the model or its
+                checkpoint.
+            background: Whether a class 'background' comes first, which takes what is like none of
+                the words. By default it does if the words name it, or if there is a ``threshold``.
+            threshold: Score from 0 to 1 below which a pixel is background. By default what the
+                config has for this vocabulary in ``background_thresholds`` or for its model, else
+                0.95, which suits some 20 classes; it should be the lower, the more there are.
+            batch_size: Images, of any sizes, that go through the model at a time.
+            scores: ``'classes'`` adds the mean score of each class, ``'dense'`` that of each class
+                in each pixel.
+            groups: Whether to add the groups of the first and the last stage.
+            pictures: Whether to add a picture: image, segments and names, and groups if asked for.
+            out_dir: Folder for masks and pictures; see :class:`ResultWriter`.
+            progress: Whether to show how far it has got, for more than one image.
+
+        Returns:
+            Results in the order of the images. An image of a folder, list or iterator that cannot
+            be read yields one with an ``error``, and the log names all of them in the end.
+
+        Raises:
+            FileNotFoundError: There is no such image, vocabulary, or image in a folder.
+            TypeError: The images are of another type.
+            ValueError: A single image cannot be read, or classes or options are faulty.
+        """
+        words = self._words(classes, vocabulary)
+        if background is None and threshold is not None:
+            background = True
+        words = with_background(words, background)
+        _check_options(words, threshold, batch_size, scores)
+        sources, number = iterate(images)
+        if words.has_background and threshold is None:
+            threshold = self.default_threshold(vocabulary)
+        request = _Request(
+            view=self._view(words, threshold, scores, groups),
+            classes=words.names,
+            pictures=pictures,
+            writer=None if out_dir is None else ResultWriter(out_dir, words.names),
+            raises=is_single(images),
+        )
+        return self._run(sources, number, batch_size, request, progress)
+
+    def _run(
+        self,
+        sources: Iterator[Any],
+        number: int | None,
+        batch_size: int,
+        request: _Request,
+        progress: bool,
+    ) -> Iterator[Segmentation]:
+        failures: list[Segmentation] = []
+        done = 0
+        with tqdm(total=number, unit='image', disable=not progress or number == 1) as bar:
+            while batch := list(islice(sources, batch_size)):
+                loaded = [self._load(image, done + i, request) for i, image in enumerate(batch)]
+                for result in self._segment(loaded, request):
+                    if result.error is not None:
+                        failures.append(result)
+                    bar.update()
+                    yield result
+                done += len(batch)
+        if failures:
+            print_log(summarise(done, failures), logger='current', level=logging.WARNING)
+
+    def _words(
+        self, classes: Classes | None, vocabulary: Vocabulary | str | PathLike[str] | None
+    ) -> Vocabulary:
+        if classes is not None and vocabulary is not None:
+            raise ValueError('Give either classes or a vocabulary, not both.')
+        if vocabulary is not None:
+            return load_vocabulary(vocabulary)
+        classes = known_vocabulary(self.model) if classes is None else classes
+        if classes is None:
+            raise ValueError(
+                "Neither the model nor its checkpoint names classes: give some, as classes=['dog', "
+                "'red car'] or vocabulary='voc21'."
+            )
+        return make_vocabulary(classes)
+
+    def default_threshold(self, vocabulary: Any = None) -> float:
+        """Threshold of the background where none is given; see :meth:`stream`."""
+        published = self.cfg.get('background_thresholds', {}).get(str(vocabulary))
+        return published or self.model.decode_head.background_threshold or DEFAULT_THRESHOLD
+
+    def _view(
+        self, words: Vocabulary, threshold: float | None, scores: str | None, groups: bool
+    ) -> PGSeg:
+        """The model with these classes; its embeddings are kept for later calls."""
+        key = (words, threshold, scores, groups)
+        view = self._views.pop(key, None)
+        if view is None:
+            same = (v for v in reversed(self._views.values()) if v.vocabulary == words)
+            view = next(same, self.model).with_classes(
+                words,
+                threshold,
+                seg_logits=scores == 'dense',
+                class_scores=scores == 'classes',
+                groups=groups,
+            )
+        else:
+            view.set_vocabulary(words)  # notices text weights that have moved
+        self._views[key] = view
+        if len(self._views) > MAX_VIEWS:
+            del self._views[next(iter(self._views))]
+        return view
+
+    def read(self, image: Image, name: str | None = None) -> NDArray[np.uint8]:
+        """Read an image as it is read for segmentation.
+
+        Args:
+            image: Path of an image, or an array.
+            name: What to call it in messages; by default its path.
+
+        Returns:
+            (H, W, 3), BGR, as viewers show it: turned by its EXIF orientation, the first picture of
+            an animation, without transparency, of 8 bits.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            TypeError: This is neither a path nor an array.
+            ValueError: The file cannot be decoded or has too many pixels, or the array has another
+                shape or type.
+        """
+        path = path_of(image)
+        if path is None:
+            return check_array(image, name or 'The image')
+        try:
+            load = self._pipeline.load
+            results = run_pipeline(load, {'img_path': path}, name or path, 0, self.max_pixels)
+        except UnusableSample as error:
+            kind = FileNotFoundError if error.reason == MISSING_IMAGE else ValueError
+            raise kind(str(error)) from error
+        return results['img']
+
+    def _load(self, image: Any, number: int, request: _Request) -> _Loaded:
+        path = path_of(image)
+        name = str(number) if path is None else path
+        try:
+            array = self.read(image, f'Image {number}' if path is None else path)
+            request.check_memory(array, name)
+            return _Loaded(name, path, array, self._pack(array))
+        except (OSError, TypeError, ValueError) as error:
+            if request.raises:
+                raise
+            return _Loaded(name, path, error=str(error))
+
+    def _pack(self, array: NDArray[np.uint8]) -> dict[str, Any]:
+        """An image as the model takes it."""
+        shape = array.shape[:2]
+        image = array.astype(np.float32) if self._pipeline.to_float32 else array
+        return self._pipeline.prepare({'img': image, 'img_shape': shape, 'ori_shape': shape})
+
+    def _segment(self, loaded: list[_Loaded], request: _Request) -> Iterator[Segmentation]:
+        packed = [image.packed for image in loaded if image.packed is not None]
+        samples: Iterator[SegDataSample] = iter(())
+        if packed:
+            batch = {key: [item[key] for item in packed] for key in ('inputs', 'data_samples')}
+            with torch.no_grad(), evaluating(request.view):
+                samples = iter(request.view.test_step(batch))
+        for image in loaded:
+            if image.array is None:
+                yield Segmentation(None, request.classes, image.name, image.path, error=image.error)
+            else:
+                yield _result(image, next(samples), request)
+
+
+class _Loaded(NamedTuple):
+    """An image that is ready to be segmented, or why it is not."""
+
+    name: str
+    path: str | None
+    array: NDArray[np.uint8] | None = None
+    packed: dict[str, Any] | None = None
+    error: str | None = None
+
+
+class _Request(NamedTuple):
+    """What is asked for."""
+
+    view: PGSeg
+    classes: tuple[str, ...]
+    pictures: bool
+    writer: ResultWriter | None
+    raises: bool
+
+    def check_memory(self, array: NDArray[np.uint8], name: str) -> None:
+        """Refuse dense scores that would not fit into memory.
+
+        Raises:
+            ValueError: If they would not.
+        """
+        size = 4 * len(self.classes) * array.shape[0] * array.shape[1]
+        if self.view.test_cfg['seg_logits'] and size > MAX_DENSE_BYTES:
+            raise ValueError(
+                f'Dense scores of {len(self.classes)} classes for {name}, {array.shape[1]} x '
+                f"{array.shape[0]} pixels, would take {size / 1e9:.1f} GB; ask for scores='classes'"
+                ', fewer classes or a smaller image.'
+            )
+
+
+def _check_options(
+    words: Vocabulary, threshold: float | None, batch_size: int, scores: str | None
+) -> None:
+    if batch_size < 1:
+        raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
+    if scores not in (None, 'classes', 'dense'):
+        raise ValueError(f"scores must be 'classes', 'dense' or None, got {scores!r}.")
+    if threshold is not None and not words.has_background:
+        raise ValueError(
+            'A threshold finds the background; leave it out, or leave background=False out.'
+        )
+    if len(words) - words.has_background == 1:
+        print_log(
+            f'{words.names[-1]!r} is the only class, so it takes every pixel, of the background, '
+            'too: scores compare classes. Name what else there may be, such as '
+            f"'{words.names[-1]} . grass . sky'.",
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def _result(image: _Loaded, sample: SegDataSample, request: _Request) -> Segmentation:
+    mask = sample.pred_sem_seg.data[0].to(torch.int32).cpu().numpy()
+    groups = dict(sorted(groups_of(sample)[0].items())) or None
+    scores = sample.get('class_scores')
+    if 'seg_logits' in sample:
+        scores = sample.seg_logits.data
+    result = Segmentation(
+        mask,
+        request.classes,
+        image.name,
+        image.path,
+        None if scores is None else scores.float().cpu().numpy(),
+        groups,
+    )
+    if not request.pictures and request.writer is None:
+        return result
+    assert image.array is not None
+    picture = draw_segmentation(image.array[..., ::-1], mask, request.classes, groups=groups)
+    if request.writer is not None:
+        request.writer.write(result, picture)
+    return replace(result, picture=picture) if request.pictures else result

@@ -1,0 +1,167 @@
+"""From a config and a checkpoint to a model that predicts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import DefaultScope
+from mmseg.registry import MODELS
+from torch import nn
+
+from pgseg_mm.models import PGSeg
+from pgseg_mm.utils.loading import CheckpointError, load_checkpoint
+from pgseg_mm.utils.vocabulary import Vocabulary
+
+TRAINING_ONLY = 'decode_head.text_prototypes.'
+"""Entries of a checkpoint that prediction can do without."""
+MAX_LISTED = 3
+
+ModelSource = Any
+"""Path of a config, a config (``Config`` or ``ConfigDict``), or a model."""
+
+
+def load_model(
+    model: ModelSource, weights: str | PathLike[str] | None, device: str | None, trust: bool
+) -> tuple[PGSeg, Config | ConfigDict]:
+    """Build a model, if need be, and load its weights.
+
+    Args:
+        model: Path of a config, a config, or a model.
+        weights: Checkpoint; a model may do without.
+        device: Where to run it. By default an accelerator if there is one; a model stays where it
+            is.
+        trust: Whether to run code that the checkpoint may hold.
+
+    Returns:
+        The model in evaluation mode, unless it was given as one, and the config, which is empty
+        where none is known.
+
+    Raises:
+        FileNotFoundError: There is no such config or checkpoint.
+        CheckpointError: The checkpoint cannot be read, or does not fit the model.
+        TypeError: The model is not a PGSeg.
+        ValueError: There are no weights for the model of a config, or the config has no model.
+    """
+    if isinstance(model, nn.Module):
+        built = model.module if is_model_wrapper(model) else model
+        cfg = getattr(built, 'cfg', None) or ConfigDict()
+    else:
+        cfg = read_config(model)
+        if weights is None:
+            raise ValueError('The model of a config needs weights: give a checkpoint as weights.')
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmseg')):
+            built = MODELS.build(_without_pretrained(cfg.model)).eval()
+        device = device or get_device()
+    if not isinstance(built, PGSeg):
+        raise TypeError(
+            'PGSegInferencer asks a model for words, so it needs a PGSeg, got '
+            f"{type(built).__name__}; mmseg's MMSegInferencer takes other models."
+        )
+    if weights is not None:
+        load_weights(built, weights, trust)
+    return built if device is None else built.to(device), cfg
+
+
+def read_config(config: str | PathLike[str] | Config | ConfigDict) -> Config | ConfigDict:
+    """Read a config if it is a path.
+
+    Raises:
+        FileNotFoundError: There is no such config.
+        TypeError: This is neither a path nor a config.
+        ValueError: The config has no model.
+    """
+    if isinstance(config, (str, PathLike)):
+        if not Path(config).is_file():
+            raise FileNotFoundError(f'config file not found: {config}')
+        config = Config.fromfile(config)
+    if not isinstance(config, (Config, ConfigDict)):
+        raise TypeError(
+            f'The model must be the path of a config, a config or a model, got {type(config)}.'
+        )
+    if 'model' not in config:
+        raise ValueError('The config has no model; give one of those in configs/pgseg.')
+    return config
+
+
+def _without_pretrained(cfg: ConfigDict) -> dict:
+    """The config of a model that does not look for the weights that its training began with."""
+    text_encoder = cfg.get('text_encoder', {})
+    if 'pretrained' not in text_encoder:
+        return cfg
+    return {**cfg, 'text_encoder': {**text_encoder, 'pretrained': None}}
+
+
+def load_weights(model: PGSeg, path: str | PathLike[str], trust: bool = False) -> None:
+    """Load a checkpoint into a model, with the classes that it names.
+
+    Args:
+        model: The model.
+        path: Checkpoint of mmengine, of this project's converters, or in safetensors.
+        trust: Whether to run code that the checkpoint may hold.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: It cannot be read, or does not fit the model.
+    """
+    checkpoint = load_checkpoint(str(path), trust)
+    try:
+        found = model.load_state_dict(checkpoint.state_dict, strict=False)
+    except RuntimeError as error:  # shapes
+        reasons = str(error).splitlines()[1:]
+        raise CheckpointError(
+            f'{path} does not fit the model: {len(reasons)} entries are of another shape, such as: '
+            f'{" ".join(reasons[:1]).strip()}'
+        ) from error
+    missing = [name for name in found.missing_keys if not name.startswith(TRAINING_ONLY)]
+    if missing:
+        raise CheckpointError(
+            f'{path} does not fit the model: it lacks {_listed(missing)}; checkpoints of other '
+            'code bases are converted by tools/model_converters'
+        )
+    unexpected = [name for name in found.unexpected_keys if not name.startswith(TRAINING_ONLY)]
+    if unexpected:
+        print_log(
+            f'{path} has entries that the model does not use: {_listed(unexpected)}',
+            logger='current',
+            level=logging.WARNING,
+        )
+    meta = checkpoint.extras.get('meta')
+    dataset_meta = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
+    if isinstance(dataset_meta, Mapping):
+        model.dataset_meta = dict(dataset_meta)
+
+
+def _listed(names: list[str]) -> str:
+    rest = f' and {len(names) - MAX_LISTED} more' if len(names) > MAX_LISTED else ''
+    return ', '.join(names[:MAX_LISTED]) + rest
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Have a model in evaluation mode within the context, and as it was behind it."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def known_vocabulary(model: PGSeg) -> Vocabulary | None:
+    """The classes that a model or its checkpoint names."""
+    if model.vocabulary is not None:
+        return model.vocabulary
+    meta = getattr(model, 'dataset_meta', None) or {}
+    if meta.get('vocabulary'):
+        return Vocabulary.from_list(meta['vocabulary'])
+    return Vocabulary.from_names(meta['classes']) if meta.get('classes') else None

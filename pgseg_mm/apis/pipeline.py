@@ -1,0 +1,69 @@
+"""The transforms that an image goes through before it is segmented."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import Compose
+from mmengine.utils import to_2tuple
+from mmseg.registry import TRANSFORMS
+
+from pgseg_mm.models import PGSeg
+
+RESIZE = 'ResizeAnyShape'
+LOADERS = ('LoadImageFromFile', 'DecodeImage')
+ASPECT = 2048 / 448
+"""Longest side over the shortest that a resized image has, as published."""
+
+
+class Pipeline(NamedTuple):
+    """Transforms of an image."""
+
+    load: Compose
+    """From a file to an array of uint8."""
+    prepare: Compose
+    """From an array to what the model takes."""
+    to_float32: bool
+    """Whether ``prepare`` takes float."""
+
+
+def make_pipeline(cfg: Config | ConfigDict, model: PGSeg) -> Pipeline:
+    """The transforms of a config's test set, without those that load label maps.
+
+    Images are read by :class:`DecodeImage`. If nothing resizes them, they are brought to the size
+    that the model knows: the short side as long as a window, or as the images of the training.
+
+    Args:
+        cfg: Config with a ``test_dataloader`` or a ``test_pipeline``, or empty.
+        model: The model.
+    """
+    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    steps = [dict(step) for step in dataset.get('pipeline') or cfg.get('test_pipeline') or []]
+    load: dict[str, Any] = {}
+    prepare = []
+    for step in steps:
+        if _name(step) in LOADERS:
+            load = step
+        elif not _name(step).startswith('Load') and _name(step) != 'PackSegInputs':
+            prepare.append({**step, 'type': RESIZE} if _name(step) == 'Resize' else step)
+    if not any('Resize' in _name(step) for step in prepare):
+        prepare.insert(0, _resize(model))
+    return Pipeline(
+        Compose([TRANSFORMS.build({**load, 'type': 'DecodeImage', 'to_float32': False})]),
+        Compose([TRANSFORMS.build(step) for step in [*prepare, {'type': 'PackSegInputs'}]]),
+        load.get('to_float32', False),
+    )
+
+
+def _name(step: dict[str, Any]) -> str:
+    kind = step['type']
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
+def _resize(model: PGSeg) -> dict[str, Any]:
+    if model.test_cfg['mode'] == 'slide':
+        side = min(to_2tuple(model.test_cfg['crop_size']))
+    else:
+        side = min(model.backbone.grid_size) * model.backbone.patch_size
+    return {'type': RESIZE, 'scale': (round(side * ASPECT), side), 'keep_ratio': True}
