@@ -1,0 +1,139 @@
+"""Segment an image, or a folder of them, by any words."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from PIL import Image
+from tqdm import tqdm
+
+from pgseg_mm.apis import PGSegInferencer, Segmentation
+from pgseg_mm.apis.inferencer import MAX_PIXELS
+from pgseg_mm.utils.launch import require_file
+
+MAX_LISTED = 6
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add('img', help='image, or folder of images')
+    add('config', help='config file')
+    add('checkpoint', help='checkpoint file')
+    words = parser.add_mutually_exclusive_group()
+    words.add_argument(
+        '--texts', help="what to look for, such as 'dog . red car . grass', or with commas"
+    )
+    words.add_argument(
+        '--vocabulary',
+        help='vocabulary file, one class a line, or one that comes with the package, such as '
+        "voc21; without it and --texts the checkpoint's classes",
+    )
+    add('--out-file', type=Path, help='file for the picture of a single image')
+    add(
+        '--out-dir',
+        type=Path,
+        default=Path('outputs'),
+        help='folder for pictures (vis) and masks (pred), unless --out-file is given (outputs)',
+    )
+    add(
+        '--background',
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help='whether a background takes what is like none of the words; by default if the words '
+        'name it',
+    )
+    add('--threshold', type=float, help="score of the background, 0 to 1; the config's by default")
+    add('--groups', action='store_true', help='draw the groups of the first and last stage, too')
+    add('--batch-size', type=int, default=1, help='images at a time')
+    add(
+        '--max-pixels',
+        type=int,
+        default=MAX_PIXELS,
+        metavar='N',
+        help='larger images are refused before they are decoded (%(default)s)',
+    )
+    add('--device', help='such as cpu or cuda:0; an accelerator by default, if there is one')
+    add('--trust', action='store_true', help='run code that the checkpoint may hold')
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to override, as in tools/test.py',
+    )
+    return parser
+
+
+def describe(result: Segmentation) -> str:
+    """An image and the classes in it on a line."""
+    if result.error is not None:
+        return f'failed: {result.error}'
+    areas = list(result.areas.items())
+    words = [f'{name} {share:.1%}' for name, share in areas[:MAX_LISTED]]
+    rest = [f'{len(areas) - MAX_LISTED} more'] if len(areas) > MAX_LISTED else []
+    return f'{result.name}: {", ".join(words + rest)}'
+
+
+def can_be_written(path: Path) -> bool:
+    """Whether a picture can be written to a file of this suffix."""
+    return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segment the images and write what is asked for.
+
+    Returns:
+        Number of images that failed.
+    """
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    inferencer = PGSegInferencer(cfg, args.checkpoint, args.device, args.trust, args.max_pixels)
+    done = failed = 0
+    for result in inferencer.stream(
+        args.img,
+        args.texts,
+        args.vocabulary,
+        background=args.background,
+        threshold=args.threshold,
+        batch_size=args.batch_size,
+        groups=args.groups,
+        pictures=args.out_file is not None,
+        out_dir=None if args.out_file else args.out_dir,
+        progress=True,
+    ):
+        done += 1
+        if result.error is not None:
+            failed += 1
+        elif args.out_file is not None:
+            args.out_file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(result.picture).save(args.out_file)
+        tqdm.write(describe(result))
+    if done > failed:
+        folders = f'{args.out_dir / "vis"}, masks in {args.out_dir / "pred"}'
+        print(f'Picture in {args.out_file}' if args.out_file else f'Pictures in {folders}')
+    return failed
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; the exit status is 1 if an image failed."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    require_file(parser, 'config', args.config)
+    require_file(parser, 'checkpoint', args.checkpoint)
+    if args.out_file is not None and Path(args.img).is_dir():
+        parser.error('--out-file is for a single image; use --out-dir for a folder')
+    if args.out_file is not None and not can_be_written(args.out_file):
+        parser.error(f'--out-file must end in .png, .jpg or the like, got {args.out_file}')
+    try:
+        failed = run(args)
+    except (OSError, TypeError, ValueError) as error:
+        sys.exit(f'error: {error}')
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == '__main__':
+    main()

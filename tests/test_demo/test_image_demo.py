@@ -1,0 +1,95 @@
+"""demo/image_demo.py on images of all kinds."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from model_zoo import tiny_model, tiny_model_cfg
+from odd_images import BROKEN, SOUND, picture, write_odd_images
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A folder with a model and an image in it, where the command is run."""
+    Config(dict(model=tiny_model_cfg())).dump(tmp_path / 'tiny.py')
+    meta = dict(dataset_meta=dict(classes=('thing', 'stuff')))
+    torch.save(dict(state_dict=tiny_model().state_dict(), meta=meta), tmp_path / 'tiny.pth')
+    picture().save(tmp_path / 'a.png')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(monkeypatch, image, *options) -> int:
+    """Run the command and return its exit status."""
+    words = ['image_demo.py', image, 'tiny.py', 'tiny.pth', '--device', 'cpu', *options]
+    monkeypatch.setattr(sys, 'argv', list(map(str, words)))
+    with pytest.raises(SystemExit) as leaving:
+        runpy.run_path(str(ROOT / 'demo' / 'image_demo.py'), run_name='__main__')
+    if isinstance(leaving.value.code, str):
+        print(leaving.value.code, file=sys.stderr)
+        return 1
+    return leaving.value.code
+
+
+@pytest.mark.parametrize('texts', ['dog . red car . grass', 'dog, red car, grass'])
+def test_a_picture_in_a_file(place, monkeypatch, capsys, texts):
+    assert run(monkeypatch, 'a.png', '--texts', texts, '--out-file', 'new/out.jpg') == 0
+    shown = capsys.readouterr().out
+    assert 'a.png: ' in shown and '%' in shown and f'Picture in {Path("new/out.jpg")}' in shown
+    assert Image.open('new/out.jpg').format == 'JPEG'
+    assert not Path('outputs').exists()
+
+
+def test_without_a_file_it_says_where_it_wrote(place, monkeypatch, capsys):
+    assert run(monkeypatch, 'a.png') == 0
+    assert 'Pictures in outputs/vis, masks in outputs/pred' in capsys.readouterr().out
+    assert Path('outputs/vis/a.png').is_file()
+    assert np.asarray(Image.open('outputs/pred/a.png')).shape == (30, 40)
+    assert Path('outputs/classes.txt').read_text() == 'thing\nstuff\n'
+
+
+def test_vocabulary_background_and_settings(place, monkeypatch):
+    options = ['--vocabulary', 'voc21', '--threshold', '0.5', '--groups', '--batch-size', '2']
+    assert run(monkeypatch, 'a.png', *options) == 0
+    assert Path('outputs/classes.txt').read_text().startswith('background\naeroplane')
+    assert run(monkeypatch, 'a.png', '--vocabulary', 'voc21', '--no-background') == 0
+    assert Path('outputs/classes.txt').read_text().startswith('aeroplane')
+    options = ['--texts', 'dog . cat', '--background', '--cfg-options', 'model.templates=openai80']
+    assert run(monkeypatch, 'a.png', *options) == 0
+    assert Path('outputs/classes.txt').read_text() == 'background\ndog\ncat\n'
+
+
+def test_a_folder_is_gone_through_and_its_failures_are_reported(place, monkeypatch, capsys):
+    folder = write_odd_images(place / 'odd')
+    options = ['--out-dir', 'seen', '--batch-size', '3', '--max-pixels', '10000000']
+    assert run(monkeypatch, folder, '--texts', 'dog . cat', *options) == 1
+    shown = capsys.readouterr().out
+    assert shown.count('failed: ') == len(BROKEN) and 'text.jpg cannot be read as an image' in shown
+    assert len(list((place / 'seen' / 'vis').iterdir())) == len(SOUND)
+
+
+@pytest.mark.parametrize(
+    ('image', 'options', 'message'),
+    [
+        ('absent.png', [], 'error: absent.png does not exist'),
+        ('tiny.py', [], 'error: tiny.py cannot be read as an image'),
+        ('.', ['--out-file', 'x.png'], '--out-file is for a single image'),
+        ('a.png', ['--out-file', 'x.doc'], '--out-file must end in'),
+        ('a.png', ['--texts', 'dog,,cat'], 'error: There is no word between two separators'),
+        ('a.png', ['--texts', 'dog . dog'], "error: 'dog' stands in"),
+        ('a.png', ['--vocabulary', 'absent'], 'error: Vocabulary file absent does not exist'),
+        ('a.png', ['--no-background', '--threshold', '0.5'], 'error: A threshold finds'),
+    ],
+)
+def test_errors_are_sentences(place, monkeypatch, capsys, image, options, message):
+    assert run(monkeypatch, image, *options) in (1, 2)
+    shown = capsys.readouterr().err
+    assert message in shown and 'Traceback' not in shown
