@@ -1,0 +1,212 @@
+"""Segment images by any words in a browser. Nothing is sent to other machines."""
+
+import argparse
+import html
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config, DictAction
+from numpy.typing import NDArray
+
+from pgseg_mm.apis import PGSegInferencer, Segmentation, parse_words
+from pgseg_mm.utils.launch import require_file
+from pgseg_mm.visualization.colours import Colours, class_colours, separate
+from pgseg_mm.visualization.panels import fit_size
+from pgseg_mm.visualization.segmentation_picture import Segmentation as Shown
+from pgseg_mm.visualization.segmentation_picture import group_panels, label_panels
+
+os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # before gradio is imported
+
+import gradio as gr  # noqa: E402
+
+MAX_PIXELS = 50_000_000
+LONGER_SIDE = (512, 1024)
+"""Bounds of a picture's longer side in pixels."""
+SHORTEST_SIDE = 16
+TITLE = '# Segment by words\nAny words: the model has never seen a mask.'
+BUTTONS = ['download', 'fullscreen']
+"""Gradio's own would offer to send pictures away."""
+CSS = """
+.legend {width: 100%; border: 0 !important; border-collapse: collapse}
+.legend tr {border: 0 !important}
+.legend td, .legend th {padding: 4px 8px !important; text-align: left; border: 0 !important;
+  border-bottom: 1px solid #8884 !important}
+.legend .number {text-align: right; font-variant-numeric: tabular-nums}
+.legend .swatch {display: inline-block; width: 1em; height: 1em; margin-right: .6em;
+  border: 1px solid #8888; vertical-align: -.1em}
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add('config', help='config file')
+    add('checkpoint', help='checkpoint file')
+    add('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0 lets others in')
+    add('--port', type=int, default=7860, help='port to listen on')
+    add('--device', help='such as cpu or cuda:0; an accelerator by default, if there is one')
+    add('--max-file-size', type=float, default=20, metavar='MB', help='largest upload')
+    add('--trust', action='store_true', help='run code that the checkpoint may hold')
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to override, as in tools/test.py',
+    )
+    return parser
+
+
+def segment(
+    inferencer: PGSegInferencer, path: str | None, words: str, background: bool, threshold: float
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], str]:
+    """What the page shows of an upload: segments, groups of both stages, and the legend.
+
+    Raises:
+        gr.Error: If there is nothing to segment, with a sentence for the user.
+    """
+    if path is None:
+        raise gr.Error('Upload an image first.', title='No image', print_exception=False)
+    try:
+        image = inferencer.read(path, Path(path).name)
+        classes = parse_words(words)
+        result = inferencer(
+            image,
+            classes,
+            background=background,
+            threshold=threshold if background else None,
+            scores='classes',
+            groups=True,
+        )[0]
+    except (OSError, ValueError) as error:
+        message = html.escape(str(error))
+        raise gr.Error(message, title='That did not work', print_exception=False) from error
+    if len(classes) == 1:
+        gr.Warning('One word alone takes every pixel: scores compare words. Add others.')
+    return draw(image[..., ::-1], result)
+
+
+def draw(image: NDArray[np.uint8], result: Segmentation) -> tuple[Any, ...]:
+    """Segments with names, groups of the first and last stage, and the legend."""
+    assert result.mask is not None and result.groups is not None
+    shown = Shown(image, {'prediction': result.mask}, result.groups)
+    size = fit_size(image.shape[:2], LONGER_SIDE, SHORTEST_SIDE)
+    present = [result.classes.index(name) for name in result.areas]
+    colours = separate(class_colours(result.classes), present)
+    names = {label: result.classes[label] for label in present}
+    segments = label_panels(shown, size, colours, names)['prediction']
+    groups = list(group_panels(shown, size).values())
+    return segments, groups[0], groups[-1], legend(result, colours)
+
+
+def legend(result: Segmentation, colours: Colours) -> str:
+    """A table of the classes: colour, name, share of the image and mean score."""
+    assert result.scores is not None
+    rows = []
+    for name in sorted(result.classes, key=lambda name: -result.areas.get(name, 0)):
+        label = result.classes.index(name)
+        colour = 'rgb({}, {}, {})'.format(*colours[label])
+        area = result.areas.get(name, 0)
+        # the background's score is 0 or 1
+        score = f'{result.scores[label]:.2f}' if area and name != 'background' else '–'
+        rows.append(
+            f'<tr><td><span class="swatch" style="background: {colour}"></span>'
+            f'{html.escape(name)}</td><td class="number">{area:.1%}</td>'
+            f'<td class="number">{score}</td></tr>'
+        )
+    head = '<tr><th>class</th><th class="number">area</th><th class="number">mean score</th></tr>'
+    return f'<table class="legend">{head}{"".join(rows)}</table>'
+
+
+def build_page(inferencer: PGSegInferencer) -> gr.Blocks:
+    """The page: upload and words on the left, what was found on the right."""
+    with gr.Blocks(title='Segment by words', delete_cache=(3600, 3600)) as page:
+        gr.Markdown(TITLE)
+        with gr.Row():
+            with gr.Column(scale=2):
+                upload = gr.Image(
+                    label='image',
+                    type='filepath',
+                    image_mode=None,
+                    sources=['upload', 'clipboard'],
+                    height=300,
+                    buttons=['fullscreen'],
+                    elem_id='upload',
+                )
+                # Gradio would decode the file itself, and fail without a sentence.
+                upload.preprocess = lambda payload: None if payload is None else payload.path
+                words = gr.Textbox(
+                    label='words', placeholder='dog . red car . grass', elem_id='words',
+                    max_lines=1, info='separated by commas, or by dots and blanks',
+                )  # fmt: skip
+                background = gr.Checkbox(
+                    label='background',
+                    elem_id='background',
+                    info='takes what is like none of the words',
+                )
+                threshold = gr.Slider(
+                    0.05, 1, inferencer.default_threshold(), step=0.01, label='threshold',
+                    info='the higher, the more background', interactive=True, visible=False,
+                )  # fmt: skip
+                button = gr.Button('Segment', variant='primary', elem_id='segment')
+            with gr.Column(scale=3):
+                segments = gr.Image(
+                    label='segments', format='png', buttons=BUTTONS, elem_id='segments'
+                )
+                found = gr.HTML(elem_id='legend')
+                with gr.Row():
+                    first = gr.Image(
+                        label='groups of the first stage',
+                        format='png',
+                        buttons=BUTTONS,
+                        elem_id='first-stage',
+                    )
+                    last = gr.Image(
+                        label='groups of the final stage',
+                        format='png',
+                        buttons=BUTTONS,
+                        elem_id='last-stage',
+                    )
+        background.change(lambda on: gr.update(visible=on), background, threshold)
+        gr.on(
+            [button.click, words.submit],
+            lambda *inputs: segment(inferencer, *inputs),
+            [upload, words, background, threshold],
+            [segments, first, last, found],
+        )
+    return page
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve the page until it is interrupted."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    require_file(parser, 'config', args.config)
+    require_file(parser, 'checkpoint', args.checkpoint)
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    try:
+        inferencer = PGSegInferencer(
+            cfg, args.checkpoint, args.device, args.trust, max_pixels=MAX_PIXELS
+        )
+    except (OSError, TypeError, ValueError) as error:
+        parser.error(str(error))
+    fonts = ['ui-sans-serif', 'system-ui', 'sans-serif']
+    build_page(inferencer).launch(
+        server_name=args.host,
+        server_port=args.port,
+        share=False,
+        ssr_mode=False,
+        max_file_size=round(args.max_file_size * 1e6),
+        theme=gr.themes.Default(font=fonts, font_mono=['ui-monospace', 'monospace']),
+        css=CSS,
+        footer_links=[],
+    )
+
+
+if __name__ == '__main__':
+    main()
