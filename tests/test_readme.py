@@ -24,6 +24,7 @@ SMALL = {
     'dist_train.sh': [],
     'test.py': [],
     'dist_test.sh': [],
+    'image_demo.py': [],
 }
 TRAINING = ['train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=16']
 NUM_WORKERS = [
@@ -54,7 +55,7 @@ def small(command: list[str]) -> list[str]:
 
 def test_commands(tmp_path):
     """Those that take no environment of their own, one after another in one folder."""
-    for name in ('configs', 'tools'):
+    for name in ('configs', 'demo', 'tools'):
         (tmp_path / name).symlink_to(ROOT / name)
     env = {**os.environ, 'PYTHON': sys.executable, 'PORT': str(28500 + os.getpid() % 1000)}
     ran = []
@@ -70,6 +71,7 @@ def test_commands(tmp_path):
             assert 'mIoU_objects' in done.stdout
     assert set(ran) == set(SMALL)
     assert (tmp_path / 'work_dirs' / 'tiny' / 'iter_1.pth').is_file()
+    assert len(list((tmp_path / 'outputs' / 'vis').iterdir())) == 4
 
 
 def test_make_targets_and_extras_exist():
@@ -100,8 +102,9 @@ def test_mixed_in_models(number, tmp_path, monkeypatch):
     assert model.backbone.patch_embed.weight.grad.abs().sum() > 0
 
 
-def test_inference_snippet(tmp_path, monkeypatch):
-    block = next(b for b in blocks('python') if 'init_model' in b)
+@pytest.mark.parametrize('function', ['init_model', 'PGSegInferencer'])
+def test_inference_snippets(tmp_path, monkeypatch, function):
+    block = next(b for b in blocks('python') if function in b)
     for name in ('configs', 'data'):
         (tmp_path / name).symlink_to(ROOT / name, target_is_directory=True)
     monkeypatch.chdir(tmp_path)
@@ -113,4 +116,9 @@ def test_inference_snippet(tmp_path, monkeypatch):
     Image.fromarray(np.zeros((40, 56, 3), np.uint8)).save('image.png')
     names: dict = {}
     exec(block, names)
-    assert names['result'].pred_sem_seg.data.shape == (1, 40, 56)
+    result = names['result']
+    if function == 'init_model':
+        assert result.pred_sem_seg.data.shape == (1, 40, 56)
+    else:
+        assert result.mask.shape == (40, 56)
+        assert result.classes == ('background', 'dog', 'red apple', 'grass')
