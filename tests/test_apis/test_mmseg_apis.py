@@ -56,3 +56,15 @@ def test_init_model_and_inference_model(checkpoint, tmp_path):
     for inferencer in (PGSegInferencer(model), PGSegInferencer(cfg, checkpoint, device='cpu')):
         found = inferencer(image, ['grass', 'sea', 'road'], background=True)[0].mask
         np.testing.assert_array_equal(found, by_array[0].pred_sem_seg.data[0].numpy())
+
+
+@pytest.mark.parametrize('name', ['voc21', 'imagenet_s919'])
+def test_configs_of_benchmarks(tmp_path, name):
+    """Also those whose label maps mmseg cannot load."""
+    path = ROOT / f'configs/pgseg/zero_shot/pgseg_vit-small-p16_zero-shot_{name}.py'
+    options = {key: value for key, value in SMALL.items() if 'text_prototypes' not in key}
+    model = init_model(str(path), device='cpu', cfg_options=options)
+    model.set_vocabulary(['background', 'grass', 'sea'])
+    image = np.asarray(picture(60, 90))
+    mask = inference_model(model, image).pred_sem_seg.data[0].numpy()
+    np.testing.assert_array_equal(PGSegInferencer(model)(image)[0].mask, mask)

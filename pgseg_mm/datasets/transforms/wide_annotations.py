@@ -52,6 +52,10 @@ class LoadWideAnnotations(LoadAnnotations):
         self.ignore_index = ignore_index
         self.rgb = rgb
 
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add the label map, if there is one: mmseg's ``inference_model`` has none."""
+        return super().transform(results) if 'seg_map_path' in results else results
+
     def _load_seg_map(self, results: dict[str, Any]) -> None:
         """Add the label map to the results.
 
