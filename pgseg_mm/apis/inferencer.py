@@ -223,7 +223,7 @@ class PGSegInferencer:
         key = (words, threshold, scores, groups)
         view = self._views.pop(key, None)
         if view is None:
-            same = (v for v in reversed(self._views.values()) if v.vocabulary == words)
+            same = (v for v in reversed(self._views.values()) if _alike(v.vocabulary, words))
             view = next(same, self.model).with_classes(
                 words,
                 threshold,
@@ -296,6 +296,11 @@ class PGSegInferencer:
                 yield Segmentation(None, request.classes, image.name, image.path, error=image.error)
             else:
                 yield _result(image, next(samples), request)
+
+
+def _alike(one: Vocabulary | None, other: Vocabulary) -> bool:
+    """Whether two lists of classes are the same but for the background."""
+    return one is not None and with_background(one, False) == with_background(other, False)
 
 
 class _Loaded(NamedTuple):

@@ -229,6 +229,7 @@ def test_words_are_embedded_once_and_again_when_weights_move():
     inferencer(frame(), WORDS, background=True)
     inferencer(frame(), WORDS, threshold=0.5)
     inferencer(frame(1), WORDS, background=True, scores='classes', groups=True)
+    inferencer(frame(1), WORDS)
     assert len(calls) == 1
     before = inferencer(frame(), WORDS, scores='dense')[0].scores
     model.text_encoder.token_embedding.weight.data.mul_(-3)  # past autograd

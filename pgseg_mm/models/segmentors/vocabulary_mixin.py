@@ -25,6 +25,7 @@ class _Embedded(NamedTuple):
     key: str
     versions: tuple
 
+
 Model = TypeVar('Model', bound='VocabularyMixin')
 
 
