@@ -360,7 +360,7 @@ def _check_options(
 
 def _result(image: _Loaded, sample: SegDataSample, request: _Request) -> Segmentation:
     mask = sample.pred_sem_seg.data[0].to(torch.int32).cpu().numpy()
-    groups = dict(sorted(groups_of(sample)[0].items())) or None
+    groups = groups_of(sample)[0] or None
     scores = sample.get('class_scores')
     if 'seg_logits' in sample:
         scores = sample.seg_logits.data

@@ -121,10 +121,10 @@ def groups_of(sample: SegDataSample) -> tuple[dict[int, Labels], dict[int, Label
         sample: A sample that PGSeg has predicted with ``test_cfg['groups']=True``.
 
     Returns:
-        Maps of the groups and of the prototypes by stage; both empty for other samples.
+        Maps of the groups and of the prototypes by stage, in order; both empty for other samples.
     """
     found: dict[str, dict[int, Labels]] = {'stage': {}, 'prototypes': {}}
-    for name, indices in sample.get('pred_groups', {}).items():
+    for name, indices in sorted(sample.get('pred_groups', {}).items()):
         kind, _, stage = name.rpartition('_')
         found[kind][int(stage)] = to_map(indices)
     return found['stage'], found['prototypes']
