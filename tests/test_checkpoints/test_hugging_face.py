@@ -94,12 +94,15 @@ def test_there_and_back_changes_no_bit(theirs, tmp_path):
     save_hugging_face(tmp_path / 'model', back)
     loaded, info = GroupViTModel.from_pretrained(tmp_path / 'model', output_loading_info=True)
     assert not info['missing_keys'] and not info['unexpected_keys']
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
     ids = torch.tensor([[49406, 320, 1125, 49407]])
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         a = theirs(input_ids=ids, pixel_values=images)
         b = loaded.eval()(input_ids=ids, pixel_values=images)
-    assert torch.equal(a.logits_per_image, b.logits_per_image)
+    # weights in a mapped file lie at other addresses, by which products are rounded
+    torch.testing.assert_close(a.logits_per_image, b.logits_per_image, atol=1e-5, rtol=0)
 
 
 def test_a_model_trained_here_computes_the_same_there(tmp_path):
