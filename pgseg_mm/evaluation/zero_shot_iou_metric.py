@@ -48,7 +48,8 @@ class ZeroShotIoUMetric(IoUMetric):
 
     Raises:
         ValueError: An id is not from 0 to 65535; there are more or fewer ids than classes; a label
-            is neither a class nor ignored; or two images would have their predictions in one file.
+            map has another size than its image, or a label that is neither a class nor ignored; or
+            two images would have their predictions in one file.
 
     Examples:
         >>> test_evaluator = dict(
@@ -132,6 +133,11 @@ class ZeroShotIoUMetric(IoUMetric):
     def _count(self, prediction: Tensor, label: Tensor, path: str | None) -> np.ndarray:
         assert self.dataset_meta is not None
         num_classes = len(self.dataset_meta['classes'])
+        if prediction.shape != label.shape:
+            raise ValueError(
+                f'the label map of {path} is of {tuple(label.shape)} pixels (height, width) and the '
+                f'image of {tuple(prediction.shape)}; they do not belong together'
+            )
         counted = label != self.ignore_index
         prediction, label = prediction[counted], label[counted]
         areas = [

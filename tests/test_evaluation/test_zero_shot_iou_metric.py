@@ -108,6 +108,12 @@ def test_equal_names_in_several_folders(tmp_path):
         metric.process({}, data)
 
 
+def test_a_label_map_of_another_size_is_an_error():
+    metric = build()
+    with pytest.raises(ValueError, match=r'label map of cat.jpg is of \(1, 3\) .* of \(2, 2\)'):
+        metric.process({}, [sample([[0, 1], [1, 2]], [[0, 1, 2]])])
+
+
 def test_ids_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match='from 0 to 65535'):
         build(label_ids=[0, 1, 65536])

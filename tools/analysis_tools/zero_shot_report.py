@@ -18,7 +18,8 @@ class Measured(NamedTuple):
     images: int
     seconds: float
     metrics: dict[str, float]
-    class_iou: dict[str, float]
+    class_iou: dict[str, float | None]
+    """IoU of each class, ``None`` for those that neither occur nor are predicted."""
 
 
 class Missing(NamedTuple):

@@ -12,6 +12,7 @@ in the work directory: zero_shot.md, zero_shot.csv, zero_shot.json, and the log 
 import argparse
 import hashlib
 import json
+import math
 import shlex
 import sys
 import time
@@ -151,11 +152,12 @@ def evaluate(cfg: Config, name: str) -> Measured:
     metrics = runner.test()
     seconds = time.perf_counter() - started
     dataset = runner.test_dataloader.dataset
-    scores: dict[str, float] = {}
+    scores: dict[str, float | None] = {}
     for metric in runner.test_evaluator.metrics:
         if isinstance(metric, ZeroShotIoUMetric) and metric.areas is not None:
-            ious = metric.areas.intersect / metric.areas.union * 100
-            scores = dict(zip(dataset.metainfo['classes'], ious.tolist(), strict=True))
+            ious = (metric.areas.intersect / metric.areas.union * 100).tolist()
+            for label, iou in zip(dataset.metainfo['classes'], ious, strict=True):
+                scores[label] = None if math.isnan(iou) else iou  # JSON has no NaN
     return Measured(
         name=name,
         classes=len(dataset.metainfo['classes']),
