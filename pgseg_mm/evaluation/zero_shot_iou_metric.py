@@ -135,8 +135,8 @@ class ZeroShotIoUMetric(IoUMetric):
         num_classes = len(self.dataset_meta['classes'])
         if prediction.shape != label.shape:
             raise ValueError(
-                f'the label map of {path} is of {tuple(label.shape)} pixels (height, width) and the '
-                f'image of {tuple(prediction.shape)}; they do not belong together'
+                f'the label map of {path} is of {tuple(label.shape)} pixels (height, width) and '
+                f'the image of {tuple(prediction.shape)}; they do not belong together'
             )
         counted = label != self.ignore_index
         prediction, label = prediction[counted], label[counted]
