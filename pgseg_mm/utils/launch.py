@@ -10,6 +10,7 @@ from pathlib import Path
 import torch.distributed as torch_dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.hub import get_config
 
 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +60,26 @@ def require_file(parser: argparse.ArgumentParser, name: str, path: str) -> None:
     """
     if not Path(path).is_file():
         parser.error(f'{name} file not found: {path}')
+
+
+def find_config(parser: argparse.ArgumentParser, config: str) -> str:
+    """Path of a config, or leave with the parser's usage message if there is none.
+
+    Args:
+        parser: Parser that reports the error.
+        config: A file, or the name of a config that an installed package brings along, such as
+            ``pgseg_mm::pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py``.
+
+    Returns:
+        Path of the file.
+    """
+    if '::' not in config:
+        require_file(parser, 'config', config)
+        return config
+    try:
+        return get_config(config).filename
+    except (AssertionError, FileNotFoundError, ValueError) as error:
+        parser.error(f'installed config not found: {config} ({error})')
 
 
 def load_config(args: argparse.Namespace) -> Config:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pgseg_mm.utils.launch import require_file
+from pgseg_mm.utils.launch import find_config
 
 
 @torch.no_grad()
@@ -63,7 +63,7 @@ def main() -> None:
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     args = parser.parse_args()
-    require_file(parser, 'config', args.config)
+    args.config = find_config(parser, args.config)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     register_all_modules()
