@@ -12,7 +12,11 @@ model = dict(
         type='mmseg.PGSegViT',  # mmseg's registry, from a config of mmpretrain's
         out_indices=(2,),
         frozen_stages=3,
-        init_cfg=dict(type='Pretrained', checkpoint='pgseg_mm.pth', prefix='backbone.'),
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='{{$PGSEG_CHECKPOINT:checkpoints/pgseg_vit-small-p16.pth}}',
+            prefix='backbone.',
+        ),
     ),
     neck=[
         dict(type='GlobalAveragePooling'),
