@@ -91,6 +91,7 @@ def test_installed_package_trains_by_the_name_of_a_config(installed, tmp_path):
     assert done.returncode == 0, done.stderr
     settings = ['train_cfg.max_iters=1', 'train_dataloader.batch_size=8', *NO_WORKERS]
     training = ('-m', 'pgseg_mm', 'train', TINY, '--cfg-options', *settings)
+    assert f'\npython {" ".join(training[:4])}\n' in (ROOT / 'README.md').read_text()
     done = python(*training, cwd=tmp_path, PYTHONPATH=installed)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'work_dirs' / 'pgseg_tiny-p8_emoji-scenes-64x64' / 'iter_1.pth').is_file()
