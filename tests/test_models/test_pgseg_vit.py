@@ -121,6 +121,39 @@ def test_loads_a_position_embedding_of_another_image_size():
     torch.testing.assert_close(large.eval()(images)[0], small.eval()(images)[0])
 
 
+def test_depth_of_every_parameter():
+    """For a rate that decays from layer to layer, as mmpretrain's constructor asks for it."""
+    model = tiny(depths=(2, 1, 3))
+    prefixes = {
+        'pos_embed': 0,
+        'patch_embed.': 0,
+        'patch_norm.': 0,
+        'stages.0.group_token': 1,
+        'stages.0.blocks.0.': 1,
+        'stages.0.blocks.1.': 2,
+        'stages.0.reconstruction.': 2,
+        'stages.0.grouping.': 2,
+        'stages.1.group_token': 3,
+        'stages.1.group_projector.': 3,
+        'stages.1.blocks.0.': 3,
+        'stages.1.reconstruction.': 3,
+        'stages.1.grouping.': 3,
+        'stages.2.blocks.0.': 4,
+        'stages.2.blocks.1.': 5,
+        'stages.2.blocks.2.': 6,
+        'norm.': 7,
+    }
+    seen = set()
+    for name, _ in model.named_parameters():
+        (prefix,) = (prefix for prefix in prefixes if name.startswith(prefix))
+        assert model.get_layer_depth(f'backbone.{name}', 'backbone.') == (prefixes[prefix], 8)
+        assert model.get_layer_depth(name) == (prefixes[prefix], 8)
+        seen.add(prefix)
+    assert seen == prefixes.keys()
+    assert model.get_layer_depth('decode_head.norm.weight', 'backbone.') == (7, 8)
+    assert model.get_layer_depth('neck.stages.0.blocks.0.weight', 'backbone.') == (7, 8)
+
+
 def test_clusters_in_float32_under_autocast():
     model = tiny(out_type='groups').train()
     with torch.autocast('cpu', dtype=torch.bfloat16):

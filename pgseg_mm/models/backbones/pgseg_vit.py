@@ -310,3 +310,34 @@ class PGSegViT(BaseModule):
         """Spread (B, G, C) tokens of a stage's groups over the patches: (B, C, h, w)."""
         assignment = groups.patch_assignment(min(stage, len(self.stages) - 2))
         return torch.einsum('bgc,bghw->bchw', tokens, assignment)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter, for learning rates that decay from layer to layer.
+
+        Patch and position embeddings have depth 0, the blocks of all stages 1, 2, ... in order.
+        What comes before the blocks of a stage (group tokens and their projector) counts with the
+        first of them, what comes behind (reconstruction and grouping) with the last. The last depth
+        is that of the final norm and of whatever follows the backbone.
+
+        Args:
+            param_name: Name of the parameter in the whole model.
+            prefix: What the names of this backbone's parameters begin with there, such as
+                ``'backbone.'``; a parameter without it is not of this backbone.
+
+        Returns:
+            The depth, and the number of depths: that of all blocks, and two.
+        """
+        depths = [len(stage.blocks) for stage in self.stages]  # type: ignore[arg-type]
+        num_depths = sum(depths) + 2
+        name = param_name.removeprefix(prefix)
+        if not param_name.startswith(prefix) or name.startswith('norm.'):
+            return num_depths - 1, num_depths
+        if not name.startswith('stages.'):
+            return 0, num_depths
+        _, stage, part, *rest = name.split('.')
+        before = sum(depths[: int(stage)])
+        if part == 'blocks':
+            return before + int(rest[0]) + 1, num_depths
+        if part in ('group_token', 'group_projector'):
+            return before + 1, num_depths
+        return before + depths[int(stage)], num_depths
