@@ -113,3 +113,13 @@ def losses(runner: Runner, name: str = 'loss') -> list[float]:
     """A loss at each step."""
     values, _ = runner.message_hub.get_scalar(f'train/{name}').data
     return values.tolist()
+
+
+def without_gradient(runner: Runner) -> list[str]:
+    """Parameters that no step moved; DistributedDataParallel would wait for them."""
+    moved = runner.optim_wrapper.optimizer.state
+    return [
+        name
+        for name, value in runner.model.named_parameters()
+        if value.requires_grad and value not in moved
+    ]

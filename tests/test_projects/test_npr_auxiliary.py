@@ -15,7 +15,15 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from pgseg_mm.utils.launch import make_projects_importable
-from supervised_zoo import losses, metric, small_config, trained, write_ade20k, write_voc
+from supervised_zoo import (
+    losses,
+    metric,
+    small_config,
+    trained,
+    without_gradient,
+    write_ade20k,
+    write_voc,
+)
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / 'projects' / 'npr_auxiliary'
@@ -107,6 +115,7 @@ def test_trains_and_evaluates(path, data_root, tmp_path, monkeypatch):
     runner = trained(small_config(path, SMALL, tmp_path / 'work'))
     assert all(0 < loss < math.inf for loss in losses(runner, 'decode.loss_npr'))
     assert 0 <= metric(runner) <= 100
+    assert without_gradient(runner) == []
     assert f'configs/{path.name}' in (FOLDER / 'README.md').read_text(encoding='utf-8')
 
 

@@ -13,7 +13,15 @@ from mmengine.optim import build_optim_wrapper
 from mmseg.registry import MODELS
 
 from model_zoo import tiny_model, tiny_model_cfg
-from supervised_zoo import losses, metric, small_config, trained, write_ade20k, write_voc
+from supervised_zoo import (
+    losses,
+    metric,
+    small_config,
+    trained,
+    without_gradient,
+    write_ade20k,
+    write_voc,
+)
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / 'projects' / 'pgseg_backbone'
@@ -109,6 +117,7 @@ def test_fine_tunes_and_evaluates(path, tmp_path, pretrained):
     runner = trained(cfg)
     assert all(math.isfinite(loss) for loss in losses(runner))
     assert 0 <= metric(runner) <= 100
+    assert without_gradient(runner) == []
     head = runner.model.decode_head
     assert type(head).__name__ == HEADS[head_of(path)][0]
     before, after = pretrained.backbone, runner.model.backbone
