@@ -13,6 +13,7 @@ from mmengine.optim import build_optim_wrapper
 from mmseg.registry import MODELS
 
 from model_zoo import tiny_model, tiny_model_cfg
+from pgseg_mm.models.layers import resize_position_embedding
 from supervised_zoo import (
     losses,
     metric,
@@ -118,6 +119,7 @@ def test_fine_tunes_and_evaluates(path, tmp_path, pretrained):
     assert all(math.isfinite(loss) for loss in losses(runner))
     assert 0 <= metric(runner) <= 100
     assert without_gradient(runner) == []
+    assert len(runner.train_dataloader.dataset) == (4 if 'ade20k' in path.stem else 1 + 2)
     head = runner.model.decode_head
     assert type(head).__name__ == HEADS[head_of(path)][0]
     before, after = pretrained.backbone, runner.model.backbone
@@ -125,29 +127,36 @@ def test_fine_tunes_and_evaluates(path, tmp_path, pretrained):
     assert 0 < moved < 1e-4  # pre-trained, and one step of a decayed rate away
 
 
-def test_weights_arrive_and_are_those_of_the_checkpoint(tmp_path, pretrained):
+@pytest.mark.parametrize('prototypes', [dict(hidden_channels=16), None], ids=['pgseg', 'groupvit'])
+def test_weights_of_the_checkpoint_arrive(prototypes, tmp_path, pretrained):
     (path,) = (path for path in CONFIGS if path.match('*_fcn_*ade20k*'))
-    cfg = small_config(path, {**options(path), 'model.backbone.img_size': 64}, tmp_path / 'work')
+    if prototypes is None:
+        pretrained = tiny_model(backbone={**tiny_model_cfg()['backbone'], 'prototypes': None})
+        torch.save({'state_dict': pretrained.state_dict()}, os.environ['PGSEG_CHECKPOINT'])
+    small = {**options(path), 'model.backbone.prototypes': prototypes}
     torch.manual_seed(1)
-    model = MODELS.build(cfg.model)
-    fresh = {name: value.clone() for name, value in model.backbone.state_dict().items()}
-    model.init_weights()
-    expected = pretrained.backbone.state_dict()
-    loaded = model.backbone.state_dict()
-    assert loaded.keys() == expected.keys()
-    assert loaded.pop('pos_embed').shape == (1, 64, 24)
-    for name, value in loaded.items():
-        torch.testing.assert_close(value, expected[name], msg=name)
-    differ = [name for name, value in loaded.items() if not torch.equal(value, fresh[name])]
-    assert any(name.startswith('stages.2.blocks') for name in differ)
-    assert any(name.endswith('prototypes.mu') for name in differ)
-    # the embedding of another image size is resized: the maps of a small image stay
-    images = torch.rand(1, 3, 32, 32)
+    model = MODELS.build(small_config(path, small, tmp_path / 'work').model).eval()
+    images = torch.rand(2, 3, 32, 32)
     pretrained.backbone.out_type = 'featmap'
     with torch.no_grad():
-        maps = model.backbone.eval()(images)
-        for a, b in zip(maps, pretrained.backbone(images), strict=True):
-            torch.testing.assert_close(a, b, atol=0.2, rtol=0.1)
+        maps = pretrained.backbone(images)
+        assert not any(map(torch.allclose, model.backbone(images), maps))
+        model.init_weights()
+        assert all(map(torch.equal, model.backbone(images), maps))
+
+
+def test_position_embedding_is_resized_for_larger_images(tmp_path, pretrained):
+    (path,) = (path for path in CONFIGS if path.match('*_fcn_*ade20k*'))
+    cfg = small_config(path, {**options(path), 'model.backbone.img_size': 64}, tmp_path / 'work')
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    loaded, expected = model.backbone.state_dict(), pretrained.backbone.state_dict()
+    torch.testing.assert_close(
+        loaded.pop('pos_embed'),
+        resize_position_embedding(expected.pop('pos_embed'), (4, 4), (8, 8)),
+    )
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.items())
 
 
 def test_rates_decay_towards_the_image(tmp_path, pretrained):
