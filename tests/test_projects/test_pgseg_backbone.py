@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import Compose
 from mmengine.optim import build_optim_wrapper
+from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
 from model_zoo import tiny_model, tiny_model_cfg
@@ -120,6 +122,9 @@ def test_fine_tunes_and_evaluates(path, tmp_path, pretrained):
     assert 0 <= metric(runner) <= 100
     assert without_gradient(runner) == []
     assert len(runner.train_dataloader.dataset) == (4 if 'ade20k' in path.stem else 1 + 2)
+    for dataset in (runner.train_dataloader.dataset, runner.val_dataloader.dataset):
+        labels = dataset[0]['data_samples'].gt_sem_seg.data.unique().tolist()
+        assert set(labels) - {255} <= {0, 1, 2}  # those of ADE20K begin with 1 in the files
     head = runner.model.decode_head
     assert type(head).__name__ == HEADS[head_of(path)][0]
     before, after = pretrained.backbone, runner.model.backbone
@@ -157,6 +162,23 @@ def test_position_embedding_is_resized_for_larger_images(tmp_path, pretrained):
     )
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(value, expected[name]) for name, value in loaded.items())
+
+
+@pytest.mark.parametrize('path', CONFIGS[:2], ids=lambda path: path.stem)
+def test_augmented_views_are_averaged(path, tmp_path, pretrained):
+    cfg = small_config(path, options(path), tmp_path / 'work')
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    views = Compose(cfg.tta_pipeline)(
+        dict(
+            img_path=str(next(Path(os.environ['PGSEG_DATA_ROOT']).rglob('d.jpg'))),
+            seg_map_path=str(next(Path(os.environ['PGSEG_DATA_ROOT']).rglob('d.png'))),
+            reduce_zero_label='ade20k' in path.stem,
+            seg_fields=[],
+        )
+    )
+    assert len(views['inputs']) == 6 * 2
+    assert 0 <= Runner.from_cfg(cfg).test()['mIoU'] <= 100
 
 
 def test_rates_decay_towards_the_image(tmp_path, pretrained):
