@@ -85,7 +85,6 @@ def find_config(parser: argparse.ArgumentParser, config: str) -> str:
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config and apply the arguments of :func:`add_launch_arguments`.
 
-    A config in a folder ``projects`` can import modules of its project, wherever it is run.
     The work directory is, in this order: ``--work-dir``, the config's own, or
     ``work_dirs/NAME_OF_THE_CONFIG`` in the current directory.
 
@@ -96,8 +95,7 @@ def load_config(args: argparse.Namespace) -> Config:
         The config, ready for the Runner but for what is particular to a tool.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    make_projects_importable(args.config)
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
@@ -108,15 +106,16 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def make_projects_importable(config: str) -> None:
-    """Let a config in a folder ``projects`` import modules as ``projects.NAME``.
+def read_config(config: str) -> Config:
+    """Read a config file; one in a folder ``projects`` can import modules as ``projects.NAME``.
 
     Args:
-        config: Path of the config.
+        config: Path of the file.
     """
     for folder in Path(config).resolve().parents:
         if folder.name == 'projects' and str(folder.parent) not in sys.path:
             sys.path.append(str(folder.parent))
+    return Config.fromfile(config)
 
 
 def prepare_distributed(cfg: Config) -> None:

@@ -14,7 +14,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from pgseg_mm.utils.launch import make_projects_importable
+from pgseg_mm.utils.launch import read_config
 from supervised_zoo import (
     losses,
     metric,
@@ -48,7 +48,7 @@ SMALL = {
 @pytest.fixture(scope='module', autouse=True)
 def project():
     """The project's modules, as tools/train.py makes them importable."""
-    make_projects_importable(str(CONFIGS[0]))
+    read_config(str(CONFIGS[0]))
     import projects.npr_auxiliary
 
     return projects.npr_auxiliary
