@@ -3,13 +3,14 @@ VENV   := .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ARGS   ?=
 RUN    := $(VENV)/bin/python
+OPENMMLAB := .venv-openmmlab
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-openmmlab lint clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo 'ARGS="..." is passed on to what demo and test run; PYTHON=... chooses the interpreter of .venv.'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo 'ARGS="..." is passed on to what demo and the tests run; PYTHON=... chooses the interpreter.'
 
 demo: $(VENV)/.installed ## train on a small invented world and segment with free words
 	$(RUN) demo/run_demo.py $(ARGS)
@@ -17,16 +18,28 @@ demo: $(VENV)/.installed ## train on a small invented world and segment with fre
 test: $(VENV)/.installed ## run the tests, e.g. ARGS="-k launch -x"
 	$(RUN) -m pytest -q $(if $(ARGS),$(ARGS),tests)
 
+test-openmmlab: $(OPENMMLAB)/.installed ## run the tests with OpenMMLab's own distribution; mmcv compiles first
+	$(OPENMMLAB)/bin/python -m pytest -q $(if $(ARGS),$(ARGS),tests)
+
 lint: $(VENV)/.installed ## check style, formatting and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy pgseg_mm
 
-clean: ## remove caches and build products; .venv stays
+clean: ## remove caches and build products; the environments stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 $(VENV)/.installed: setup.py $(wildcard requirements/*.txt)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -c requirements/constraints.txt -e '.[onedl,tests]'
+	touch $@
+
+# mmcv is built with what is there: torch, and a setuptools that still has pkg_resources.
+$(OPENMMLAB)/.installed: setup.py $(wildcard requirements/*.txt)
+	test -x $(OPENMMLAB)/bin/python || $(PYTHON) -m venv $(OPENMMLAB)
+	$(OPENMMLAB)/bin/python -m pip install -c requirements/openmmlab_constraints.txt \
+		torch torchvision setuptools wheel ninja psutil
+	$(OPENMMLAB)/bin/python -m pip install -c requirements/openmmlab_constraints.txt \
+		--no-build-isolation -e '.[openmmlab,tests]'
 	touch $@

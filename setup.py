@@ -1,9 +1,12 @@
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+MIM = ('configs', 'tools', 'model-index.yml')
 
 
 def read_version() -> str:
@@ -28,6 +31,27 @@ def read_readme() -> str:
     return readme.read_text(encoding='utf-8') if readme.is_file() else ''
 
 
+class BuildWithConfigs(build_py):
+    """Puts configs, tools and the index of models into the package's ``.mim``, where mim and
+    mmengine look for them: as copies, or as links where the package is installed editable.
+    """
+
+    def run(self) -> None:
+        super().run()
+        parent = ROOT if self.editable_mode else Path(self.build_lib)
+        folder = parent / 'pgseg_mm' / '.mim'
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name in MIM:
+            if self.editable_mode:
+                (folder / name).symlink_to(Path('..', '..', name))
+            elif (ROOT / name).is_dir():
+                ignored = shutil.ignore_patterns('__pycache__')
+                shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+            else:
+                shutil.copy(ROOT / name, folder)
+
+
 onedl, openmmlab, data, nouns, web, tests = map(
     read_requirements, ('onedl', 'openmmlab', 'data', 'nouns', 'web', 'tests')
 )
@@ -44,6 +68,7 @@ setup(
     keywords='semantic segmentation, open vocabulary, zero-shot, vision-language, OpenMMLab',
     packages=find_packages(include=['pgseg_mm*']),
     package_data={'pgseg_mm': ['datasets/vocabularies/*.txt']},
+    cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.10,<3.13',
     install_requires=read_requirements('runtime'),
     # Two stacks provide mmengine, mmcv, mmseg and mmpretrain, and overwrite each other's files:

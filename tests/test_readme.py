@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+
+from pgseg_mm.models import PGSegViT
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -62,6 +66,8 @@ def test_commands(tmp_path):
     for command in commands():
         if command[0] in ('make', 'pip') or command[1].endswith('run_demo.py'):
             continue  # CI makes the environment and runs the targets; the demo has its own tests
+        if command[1] == '-m':
+            continue  # tests/test_frame/test_wheel.py runs it from the wheel
         done = subprocess.run(
             small(command), cwd=tmp_path, env=env, capture_output=True, text=True, check=False
         )
@@ -84,15 +90,18 @@ def test_make_targets_and_extras_exist():
     assert all((ROOT / 'requirements' / f'{extra}.txt').is_file() for extra in extras)
 
 
+def mixed_in(block: str, scope: str) -> Config:
+    """The config of a snippet in a project of the library that has the scope."""
+    head = f"custom_imports = dict(imports=['pgseg_mm'])\ndefault_scope = '{scope}'\n"
+    return Config.fromstring(head + block, '.py')
+
+
 @pytest.mark.parametrize('number', [0, 1])
 def test_mixed_in_models(number, tmp_path, monkeypatch):
     block = [b for b in blocks('python') if 'EncoderDecoder' in b][number]
     monkeypatch.chdir(tmp_path)
     np.save('class_embeds.npy', np.random.default_rng(0).normal(size=(5, 256)))
-    cfg = Config.fromstring(
-        "custom_imports = dict(imports=['pgseg_mm'])\ndefault_scope = 'mmseg'\n" + block, '.py'
-    )
-    model = MODELS.build(cfg.model).eval()
+    model = MODELS.build(mixed_in(block, 'mmseg').model).eval()
     with torch.no_grad():
         out = model.predict(torch.rand(1, 3, 64, 96))
     assert out[0].pred_sem_seg.data.shape == (1, 64, 96)
@@ -100,6 +109,28 @@ def test_mixed_in_models(number, tmp_path, monkeypatch):
     losses = model.train().loss(torch.rand(2, 3, 64, 96), [labels, labels])
     losses['decode.loss_ce'].backward()
     assert model.backbone.patch_embed.weight.grad.abs().sum() > 0
+
+
+def test_npr_loss_of_queries():
+    block = next(b for b in blocks('python') if 'loss_npr = dict(' in b)
+    loss_npr = MODELS.build(mixed_in(block, 'mmseg').loss_npr)
+    queries = torch.randn(2, 19, 384, requires_grad=True)
+    loss = loss_npr(torch.randn(2, 50, 384), queries)
+    loss.backward()
+    assert loss > 0 and queries.grad.abs().sum() > 0
+
+
+def test_backbone_in_the_scope_of_mmpretrain():
+    from mmpretrain.structures import DataSample
+
+    cfg = mixed_in(next(b for b in blocks('python') if 'ImageClassifier' in b), 'mmpretrain')
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = ROOT_MODELS.build(cfg.model).train()
+    assert isinstance(model.backbone, PGSegViT)
+    labels = [DataSample().set_gt_label(label) for label in (3, 5)]
+    model.loss(torch.rand(2, 3, 64, 96), labels)['loss'].backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert trained == {'head.fc.weight', 'head.fc.bias'}
 
 
 @pytest.mark.parametrize('function', ['init_model', 'PGSegInferencer'])

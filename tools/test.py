@@ -11,6 +11,7 @@ from pgseg_mm.utils.benchmark_data import image_folder, require_data
 from pgseg_mm.utils.launch import (
     add_launch_arguments,
     end_job,
+    find_config,
     load_config,
     prepare_distributed,
     require_file,
@@ -102,7 +103,7 @@ def write_predictions(cfg: Config, folder: str) -> None:
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    require_file(parser, 'config', args.config)
+    args.config = find_config(parser, args.config)
     if '://' not in args.checkpoint:
         require_file(parser, 'checkpoint', args.checkpoint)
 

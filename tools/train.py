@@ -11,9 +11,9 @@ from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
     add_launch_arguments,
     end_job,
+    find_config,
     load_config,
     prepare_distributed,
-    require_file,
 )
 from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
 
@@ -68,7 +68,7 @@ def enable_amp(cfg: Config) -> None:
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    require_file(parser, 'config', args.config)
+    args.config = find_config(parser, args.config)
 
     load_checkpoints_safely(trust=args.trust)
     cfg = load_config(args)

@@ -1,4 +1,4 @@
-"""What runs beside the model: hooks, loops and schedulers."""
+"""What runs beside the model: hooks, loops, optimizers and schedulers."""
 
 from .hooks import (
     CompileHook,
@@ -9,9 +9,11 @@ from .hooks import (
     VocabularyHook,
 )
 from .loops import ResumableEpochLoop, ResumableIterLoop
+from .optimizers import BackboneLayerDecay
 from .schedulers import WarmupCosineLR
 
 __all__ = [
+    'BackboneLayerDecay',
     'CompileHook',
     'DataStateHook',
     'FiniteLossHook',

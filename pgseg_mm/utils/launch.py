@@ -10,6 +10,7 @@ from pathlib import Path
 import torch.distributed as torch_dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.hub import get_config
 
 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +62,26 @@ def require_file(parser: argparse.ArgumentParser, name: str, path: str) -> None:
         parser.error(f'{name} file not found: {path}')
 
 
+def find_config(parser: argparse.ArgumentParser, config: str) -> str:
+    """Path of a config, or leave with the parser's usage message if there is none.
+
+    Args:
+        parser: Parser that reports the error.
+        config: A file, or the name of a config that an installed package brings along, such as
+            ``pgseg_mm::pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py``.
+
+    Returns:
+        Path of the file.
+    """
+    if '::' not in config:
+        require_file(parser, 'config', config)
+        return config
+    try:
+        return get_config(config).filename
+    except (AssertionError, FileNotFoundError, ValueError) as error:
+        parser.error(f'installed config not found: {config} ({error})')
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config and apply the arguments of :func:`add_launch_arguments`.
 
@@ -74,7 +95,7 @@ def load_config(args: argparse.Namespace) -> Config:
         The config, ready for the Runner but for what is particular to a tool.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
@@ -83,6 +104,18 @@ def load_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     return cfg
+
+
+def read_config(config: str) -> Config:
+    """Read a config file; one in a folder ``projects`` can import modules as ``projects.NAME``.
+
+    Args:
+        config: Path of the file.
+    """
+    for folder in Path(config).resolve().parents:
+        if folder.name == 'projects' and str(folder.parent) not in sys.path:
+            sys.path.append(str(folder.parent))
+    return Config.fromfile(config)
 
 
 def prepare_distributed(cfg: Config) -> None:

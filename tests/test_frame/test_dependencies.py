@@ -4,9 +4,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmpretrain.utils import dependency
 from packaging.requirements import Requirement
 
-from pgseg_mm.dependencies import REQUIREMENTS, check_dependencies, installed_version
+from pgseg_mm.dependencies import (
+    REQUIREMENTS,
+    check_dependencies,
+    installed_version,
+    keep_mmpretrain_importable,
+)
 
 ROOT = Path(__file__).parents[2]
 GOOD = {
@@ -123,3 +129,25 @@ import pgseg_mm
     last_line = run.stderr.strip().splitlines()[-1]
     assert re.match(r'ImportError: pgseg_mm cannot be imported because torch is not', last_line)
     assert 'hidden' not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ('transformers', 'kept'), [(None, True), ('4.57.1', True), ('5.0.0', False)]
+)
+def test_multimodal_models_of_mmpretrain_are_left_out_where_they_cannot_be_imported(
+    monkeypatch, transformers, kept
+):
+    monkeypatch.setattr('mmpretrain.utils.dependency.WITH_MULTIMODAL', True)
+    keep_mmpretrain_importable({'transformers': transformers}.get)
+    assert dependency.WITH_MULTIMODAL is kept
+
+
+def test_classifiers_of_mmpretrain_can_be_imported():
+    run = subprocess.run(
+        [sys.executable, '-c', 'import pgseg_mm; from mmpretrain.models import ImageClassifier'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr

@@ -1,6 +1,7 @@
 import argparse
 import os
 import socket
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -113,3 +114,18 @@ def test_a_gloo_job_ends_behind_what_is_registered_to_run_at_exit(monkeypatch):
     launch.end_job()
     assert ended == ['exit functions', 0]
     assert not torch_dist.is_initialized()
+
+
+def test_config_in_projects_imports_its_own_modules(monkeypatch, tmp_path):
+    configs = tmp_path / 'projects' / 'invented' / 'configs'
+    configs.mkdir(parents=True)
+    (configs.parent / 'parts.py').write_text('')
+    path = configs / 'tiny.py'
+    path.write_text("custom_imports = dict(imports=['projects.invented.parts'])\n")
+    monkeypatch.setattr('sys.path', list(sys.path))
+    for name in [name for name in sys.modules if name.partition('.')[0] == 'projects']:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError):
+        Config.fromfile(path)
+    launch.load_config(parse(str(path)))
+    assert sys.modules['projects.invented.parts'].__file__ == str(configs.parent / 'parts.py')

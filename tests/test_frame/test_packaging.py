@@ -63,12 +63,30 @@ def test_constraints_pin_all_that_make_installs_within_its_bounds():
             assert requirement.specifier.contains(pin.version), requirement
 
 
+def test_openmmlab_distribution_is_pinned_within_its_bounds():
+    pins = {
+        requirement.name: requirement
+        for requirement in requirements_in(ROOT / 'requirements' / 'openmmlab_constraints.txt')
+    }
+    for requirement in requirements_in(ROOT / 'requirements' / 'openmmlab.txt'):
+        if requirement.name != 'setuptools':
+            (pin,) = pins[requirement.name].specifier
+            assert pin.operator == '=='
+            assert requirement.specifier.contains(pin.version), requirement
+    assert str(pins['setuptools'].specifier) == '<81'
+
+
 @pytest.mark.skipif(shutil.which('make') is None, reason='make is not installed')
 @pytest.mark.parametrize(
     ('arguments', 'expected'),
     [
         (['help'], 'make demo'),
         (['-n', 'test', 'ARGS=-k launch'], '-m pytest -q -k launch'),
+        (['help'], 'make test-openmmlab'),
+        (
+            ['-n', 'test-openmmlab', 'ARGS=-k launch'],
+            '-openmmlab/bin/python -m pytest -q -k launch',
+        ),
         (['-n', 'lint'], '-m mypy pgseg_mm'),
         (['-n', 'demo', 'ARGS=--help'], 'demo/run_demo.py --help'),
         (['-n', 'clean'], 'rm -rf'),

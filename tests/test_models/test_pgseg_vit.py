@@ -1,8 +1,10 @@
 import pytest
 import torch
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 
-from pgseg_mm.models import GroupFeatures, PGSegViT
+from pgseg_mm.models import GroupFeatures, NonLearnablePrototypes, PGSegViT
 
 TINY = dict(
     img_size=32,
@@ -119,6 +121,39 @@ def test_loads_a_position_embedding_of_another_image_size():
     torch.testing.assert_close(large.eval()(images)[0], small.eval()(images)[0])
 
 
+def test_depth_of_every_parameter():
+    """For a rate that decays from layer to layer, as mmpretrain's constructor asks for it."""
+    model = tiny(depths=(2, 1, 3))
+    prefixes = {
+        'pos_embed': 0,
+        'patch_embed.': 0,
+        'patch_norm.': 0,
+        'stages.0.group_token': 1,
+        'stages.0.blocks.0.': 1,
+        'stages.0.blocks.1.': 2,
+        'stages.0.reconstruction.': 2,
+        'stages.0.grouping.': 2,
+        'stages.1.group_token': 3,
+        'stages.1.group_projector.': 3,
+        'stages.1.blocks.0.': 3,
+        'stages.1.reconstruction.': 3,
+        'stages.1.grouping.': 3,
+        'stages.2.blocks.0.': 4,
+        'stages.2.blocks.1.': 5,
+        'stages.2.blocks.2.': 6,
+        'norm.': 7,
+    }
+    seen = set()
+    for name, _ in model.named_parameters():
+        (prefix,) = (prefix for prefix in prefixes if name.startswith(prefix))
+        assert model.get_layer_depth(f'backbone.{name}', 'backbone.') == (prefixes[prefix], 8)
+        assert model.get_layer_depth(name) == (prefixes[prefix], 8)
+        seen.add(prefix)
+    assert seen == prefixes.keys()
+    assert model.get_layer_depth('decode_head.norm.weight', 'backbone.') == (7, 8)
+    assert model.get_layer_depth('neck.stages.0.blocks.0.weight', 'backbone.') == (7, 8)
+
+
 def test_clusters_in_float32_under_autocast():
     model = tiny(out_type='groups').train()
     with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -171,3 +206,39 @@ def test_refuses_a_wrong_number_of_channels(shape):
 def test_refuses_an_image_smaller_than_a_patch():
     with pytest.raises(ValueError, match='at least one patch of 8'):
         tiny()(torch.rand(1, 3, 7, 32))
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 2, 3])
+def test_frozen_stages_neither_train_nor_draw_noise(frozen_stages):
+    model = tiny(frozen_stages=frozen_stages, drop_path_rate=0.5).train()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    everything = {name for name, _ in model.named_parameters()}
+    stem = {name for name in everything if name.startswith(('patch_', 'pos_embed'))}
+    stages = tuple(f'stages.{i}.' for i in range(frozen_stages))
+    frozen = {name for name in everything if name.startswith(stages)} if stages else set()
+    frozen |= stem if frozen_stages >= 0 else set()
+    frozen |= {'norm.weight', 'norm.bias'} if frozen_stages == 3 else set()
+    assert trained == everything - frozen
+    assert [stage.training for stage in model.stages] == [i >= frozen_stages for i in range(3)]
+    images = torch.rand(2, 3, 32, 32)
+    if frozen_stages == 3:
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        for out, expected in zip(model(images), tiny().eval()(images), strict=True):
+            torch.testing.assert_close(out, expected)
+        assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items())
+    else:
+        model(images)[-1].sum().backward()
+
+
+def test_more_frozen_stages_than_there_are_is_refused():
+    with pytest.raises(
+        ValueError, match=r'frozen_stages must be -1 \(none\) to 3 \(all stages\), got 12'
+    ):
+        tiny(frozen_stages=12)
+
+
+@pytest.mark.parametrize('scope', ['mmpretrain', 'mmengine'])
+def test_builds_from_a_config_of_another_scope(scope):
+    with DefaultScope.overwrite_default_scope(scope):
+        model = ROOT_MODELS.build(dict(type='mmseg.PGSegViT', **TINY))
+    assert isinstance(model.stages[0].prototypes, NonLearnablePrototypes)

@@ -10,13 +10,13 @@ from typing import Any
 
 import mmcv
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.utils import track_iter_progress
 from mmseg.registry import DATASETS, VISUALIZERS
 from mmseg.utils import register_all_modules
 from PIL import Image, ImageDraw, ImageFont
 
-from pgseg_mm.utils.launch import require_file
+from pgseg_mm.utils.launch import find_config, read_config
 
 MIN_WIDTH = 448
 """Narrower images are enlarged by a whole factor, so that a caption fits beside them."""
@@ -86,10 +86,10 @@ def main() -> None:
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     args = parser.parse_args()
-    require_file(parser, 'config', args.config)
+    args.config = find_config(parser, args.config)
     if args.not_show and args.output_dir is None:
         parser.error('--not-show without --output-dir leaves nothing to do')
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     register_all_modules()
     try:

@@ -9,7 +9,7 @@ import argparse
 
 import torch
 from mmengine.analysis import parameter_count
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.utils import to_2tuple
 from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pgseg_mm.utils.launch import require_file
+from pgseg_mm.utils.launch import find_config, read_config
 
 
 @torch.no_grad()
@@ -63,8 +63,8 @@ def main() -> None:
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     args = parser.parse_args()
-    require_file(parser, 'config', args.config)
-    cfg = Config.fromfile(args.config)
+    args.config = find_config(parser, args.config)
+    cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     register_all_modules()
     shape = args.shape or to_2tuple(cfg.model.backbone.get('img_size', 224))

@@ -32,6 +32,7 @@ from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
     add_launch_arguments,
     end_job,
+    find_config,
     load_config,
     prepare_distributed,
     require_file,
@@ -193,7 +194,7 @@ def report(rows: Sequence[dict[str, float]], data: str) -> str:
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    require_file(parser, 'config', args.config)
+    args.config = find_config(parser, args.config)
     require_file(parser, 'checkpoint', args.checkpoint)
     load_checkpoints_safely(trust=args.trust)
     cfg = load_config(args)

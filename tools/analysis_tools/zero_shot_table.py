@@ -29,6 +29,7 @@ from pgseg_mm.utils.benchmark_data import missing_data
 from pgseg_mm.utils.launch import (
     add_launch_arguments,
     end_job,
+    find_config,
     prepare_distributed,
     require_file,
 )
@@ -219,7 +220,7 @@ def write_table(rows: list[Row], args: argparse.Namespace) -> None:
 def main() -> int:
     parser = build_parser()
     args = parser.parse_args()
-    require_file(parser, 'config', args.config)
+    args.config = find_config(parser, args.config)
     require_file(parser, 'checkpoint', args.checkpoint)
     known = list_benchmarks(args.protocol)
     names = list(known) if args.benchmarks is None else args.benchmarks

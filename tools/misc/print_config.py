@@ -2,11 +2,11 @@
 
 import argparse
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
 
-from pgseg_mm.utils.launch import require_file
+from pgseg_mm.utils.launch import find_config, read_config
 
 
 def main() -> None:
@@ -15,8 +15,8 @@ def main() -> None:
     parser.add_argument('--graph', action='store_true', help="print the model's layers, too")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     args = parser.parse_args()
-    require_file(parser, 'config', args.config)
-    cfg = Config.fromfile(args.config)
+    args.config = find_config(parser, args.config)
+    cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     print(cfg.pretty_text)
     if args.graph:

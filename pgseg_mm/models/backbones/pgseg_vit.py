@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from mmengine.model import BaseModule
@@ -60,6 +60,9 @@ class PGSegViT(BaseModule):
             small model in training but not in evaluation.
         norm_eval: Whether the batch norm of the reconstruction's projection keeps its statistics in
             training, too, so that an image's groups do not depend on the rest of its batch.
+        frozen_stages: How many stages, with the patch embedding, are not trained and stay in
+            evaluation mode: -1 freezes nothing, 0 the patch embedding alone, all stages the last
+            norm, too.
         with_cp: Whether to recompute activations in the backward pass to save memory.
         out_type: ``'featmap'`` for a tuple of maps at patch resolution, which any mmseg head takes,
             or ``'groups'`` for :class:`GroupFeatures`.
@@ -89,6 +92,7 @@ class PGSegViT(BaseModule):
         gumbel: bool = True,
         assign_scale: float = 1.0,
         norm_eval: bool = False,
+        frozen_stages: int = -1,
         with_cp: bool = False,
         out_type: str = 'featmap',
         out_indices: int | Sequence[int] | None = None,
@@ -99,7 +103,12 @@ class PGSegViT(BaseModule):
         self._check_stages(depths, num_group_tokens, num_output_groups)
         if out_type not in self.OUT_TYPES:
             raise ValueError(f'out_type must be one of {self.OUT_TYPES}, got {out_type!r}')
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(
+                f'frozen_stages must be -1 (none) to {num_stages} (all stages), got {frozen_stages}'
+            )
         self.norm_eval = norm_eval
+        self.frozen_stages = frozen_stages
         self.out_type = out_type
         self.out_indices = self._check_out_indices(out_indices, num_stages)
         dims = _per_stage(embed_dims, num_stages, 'embed_dims')
@@ -141,6 +150,8 @@ class PGSegViT(BaseModule):
         self.norm = nn.LayerNorm(dims[-1])
         self._reset_parameters()
         self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
+        for parameter in self._frozen_parameters():
+            parameter.requires_grad_(False)
 
     @staticmethod
     def _check_stages(
@@ -192,9 +203,23 @@ class PGSegViT(BaseModule):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def _frozen_modules(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        modules = [self.patch_embed, self.patch_norm, self.drop, *self.stages[: self.frozen_stages]]
+        return [*modules, self.norm] if self.frozen_stages == len(self.stages) else modules
+
+    def _frozen_parameters(self) -> Iterator[nn.Parameter]:
+        if self.frozen_stages >= 0:
+            yield self.pos_embed
+        for module in self._frozen_modules():
+            yield from module.parameters()
+
     def train(self, mode: bool = True) -> 'PGSegViT':
-        """Switch the mode; with ``norm_eval`` batch norm stays in evaluation mode."""
+        """Switch the mode; what ``frozen_stages`` and ``norm_eval`` name stays in evaluation."""
         super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
         if self.norm_eval:
             for module in self.modules():
                 if isinstance(module, SyncBatchNorm):
@@ -285,3 +310,34 @@ class PGSegViT(BaseModule):
         """Spread (B, G, C) tokens of a stage's groups over the patches: (B, C, h, w)."""
         assignment = groups.patch_assignment(min(stage, len(self.stages) - 2))
         return torch.einsum('bgc,bghw->bchw', tokens, assignment)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter, for learning rates that decay from layer to layer.
+
+        Patch and position embeddings have depth 0, the blocks of all stages 1, 2, ... in order.
+        What comes before the blocks of a stage (group tokens and their projector) counts with the
+        first of them, what comes behind (reconstruction and grouping) with the last. The last depth
+        is that of the final norm and of whatever follows the backbone.
+
+        Args:
+            param_name: Name of the parameter in the whole model.
+            prefix: What the names of this backbone's parameters begin with there, such as
+                ``'backbone.'``; a parameter without it is not of this backbone.
+
+        Returns:
+            The depth, and the number of depths: that of all blocks, and two.
+        """
+        depths = [len(stage.blocks) for stage in self.stages]  # type: ignore[arg-type]
+        num_depths = sum(depths) + 2
+        name = param_name.removeprefix(prefix)
+        if not param_name.startswith(prefix) or name.startswith('norm.'):
+            return num_depths - 1, num_depths
+        if not name.startswith('stages.'):
+            return 0, num_depths
+        _, stage, part, *rest = name.split('.')
+        before = sum(depths[: int(stage)])
+        if part == 'blocks':
+            return before + int(rest[0]) + 1, num_depths
+        if part in ('group_token', 'group_projector'):
+            return before + 1, num_depths
+        return before + depths[int(stage)], num_depths

@@ -208,7 +208,8 @@ class Stage(nn.Module):
             assign_scale,
         )
         if prototypes is not None:
-            cfg = {'type': 'NonLearnablePrototypes', **prototypes}
+            # mmseg's registry, also when the backbone stands in a config of another library
+            cfg = {'_scope_': 'mmseg', 'type': 'NonLearnablePrototypes', **prototypes}
             hidden = cfg.pop('hidden_channels', 4096)
             self.prototypes = MODELS.build(
                 dict(cfg, num_prototypes=num_output_groups, embed_dims=embed_dims)

@@ -98,7 +98,9 @@ class NPRLoss(LearnedTemperature):
         self.maximize = maximize
         self.rejection = rejection
         self.nan_if_empty = nan_if_empty
-        self.prototypes = None if prototypes is None else MODELS.build(prototypes)
+        self.prototypes = (
+            None if prototypes is None else MODELS.build({'_scope_': 'mmseg', **prototypes})
+        )
 
     def current_weight(self, loss_weight: float | None = None) -> float:
         """Weight of the loss at this step of the run.

@@ -1,0 +1,6 @@
+_base_ = [
+    './_base_/fcn.py',
+    '../../../configs/_base_/datasets/voc12aug_512x512.py',
+    './_base_/finetune_40k.py',
+]
+model = dict(decode_head=dict(num_classes=21))

@@ -1,0 +1,5 @@
+_base_ = [
+    './_base_/segmenter.py',
+    '../../../configs/_base_/datasets/ade20k_512x512.py',
+    './_base_/finetune_160k.py',
+]

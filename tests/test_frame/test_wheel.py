@@ -1,0 +1,168 @@
+"""What `pip install .` puts on a machine that has no checkout, and how its configs are found."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from argparse import ArgumentParser
+from pathlib import Path
+
+import pytest
+import yaml
+from mmengine.hub import get_config
+from modelindex.load_model_index import load
+
+from pgseg_mm.__main__ import main as run_tool
+from pgseg_mm.utils.launch import find_config
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ('configs', 'tools')
+TINY = 'pgseg_mm::pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py'
+NO_WORKERS = [
+    f'{split}_dataloader.{setting}'
+    for split in ('train', 'val')
+    for setting in ('num_workers=0', 'persistent_workers=False')
+]
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob('*')
+        if path.is_file() and '__pycache__' not in path.parts
+    }
+
+
+def python(*arguments, cwd: Path, **env) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **{name: str(value) for name, value in env.items()}},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory) -> Path:
+    """An unpacked wheel that was built from the source archive."""
+    folder = tmp_path_factory.mktemp('wheel')
+    source = folder / 'source'
+    ignored = shutil.ignore_patterns('.*', '*.egg-info', 'build', 'dist', 'work_dirs', 'data')
+    for entry in ('pgseg_mm', 'requirements', 'demo', *SHIPPED):
+        shutil.copytree(ROOT / entry, source / entry, ignore=ignored)
+    for path in ROOT.glob('*'):
+        if path.is_file():
+            shutil.copy(path, source)
+    done = python('setup.py', '-q', 'sdist', '-d', folder, cwd=source)
+    assert done.returncode == 0, done.stderr
+    (archive,) = folder.glob('*.tar.gz')
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder / 'unpacked', filter='data')
+    (unpacked,) = (folder / 'unpacked').iterdir()
+    options = ('--no-deps', '--no-build-isolation', '--no-index', '--wheel-dir', folder)
+    done = python('-m', 'pip', 'wheel', '-q', '.', *options, cwd=unpacked)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob('*.whl')
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(folder / 'site')
+    return folder / 'site'
+
+
+def test_configs_tools_and_index_are_in_the_wheel(installed):
+    mim = installed / 'pgseg_mm' / '.mim'
+    for folder in SHIPPED:
+        assert files_below(mim / folder) == files_below(ROOT / folder)
+    assert (mim / 'model-index.yml').read_bytes() == (ROOT / 'model-index.yml').read_bytes()
+    assert not list(installed.rglob('__pycache__'))
+    assert sorted(path.name for path in installed.iterdir()) == [
+        'pgseg_mm',
+        next(installed.glob('pgseg_mm-*.dist-info')).name,
+    ]
+
+
+def test_installed_package_trains_by_the_name_of_a_config(installed, tmp_path):
+    scenes = installed / 'pgseg_mm' / '.mim' / 'tools' / 'dataset_converters' / 'emoji_scenes.py'
+    sizes = ('--num-train', 16, '--num-val', 2)
+    done = python(scenes, 'data/emoji_scenes', *sizes, cwd=tmp_path, PYTHONPATH=installed)
+    assert done.returncode == 0, done.stderr
+    settings = ['train_cfg.max_iters=1', 'train_dataloader.batch_size=8', *NO_WORKERS]
+    training = ('-m', 'pgseg_mm', 'train', TINY, '--cfg-options', *settings)
+    assert f'\npython {" ".join(training[:4])}\n' in (ROOT / 'README.md').read_text()
+    done = python(*training, cwd=tmp_path, PYTHONPATH=installed)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'work_dirs' / 'pgseg_tiny-p8_emoji-scenes-64x64' / 'iter_1.pth').is_file()
+    assert str(ROOT) not in (done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'), [([], 'usage: python -m pgseg_mm TOOL'), (['trian'], 'no tool trian')]
+)
+def test_absent_tool_is_refused(monkeypatch, arguments, message):
+    monkeypatch.setattr(sys, 'argv', ['pgseg_mm', *arguments])
+    with pytest.raises(SystemExit, match=message):
+        run_tool()
+
+
+@pytest.mark.parametrize(
+    ('name', 'interpreter', 'file'),
+    [('train', sys.executable, 'train.py'), ('dist_train', 'bash', 'dist_train.sh')],
+)
+def test_tool_takes_over_with_its_arguments(monkeypatch, name, interpreter, file):
+    became: list = []
+    monkeypatch.setattr('pgseg_mm.__main__.TOOLS', ROOT / 'tools')
+    monkeypatch.setattr('os.execvpe', lambda *arguments: became.extend(arguments))
+    monkeypatch.setattr(sys, 'argv', ['pgseg_mm', name, 'a.py', '--resume'])
+    run_tool()
+    command = [interpreter, str(ROOT / 'tools' / file), 'a.py', '--resume']
+    assert became[:2] == [interpreter, command]
+    assert became[2]['PYTHON']
+
+
+@pytest.fixture
+def linked(tmp_path, monkeypatch) -> Path:
+    """The package as an editable installation has it: its ``.mim`` links to the checkout."""
+    package = tmp_path / 'pgseg_mm'
+    (package / '.mim').mkdir(parents=True)
+    for name in (*SHIPPED, 'model-index.yml'):
+        (package / '.mim' / name).symlink_to(ROOT / name)
+    monkeypatch.setattr('mmengine.hub.hub.get_installed_path', lambda name: str(tmp_path / name))
+    return package
+
+
+def test_every_config_of_the_index_is_found_by_its_name(linked):
+    for index in yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']:
+        for model in yaml.safe_load((ROOT / index).read_text())['Models']:
+            name = model['Config'].removeprefix('configs/')
+            assert get_config(f'pgseg_mm::{name}').filename == str(
+                linked / '.mim' / model['Config']
+            )
+
+
+def test_tools_take_the_name_of_an_installed_config(linked):
+    assert Path(find_config(ArgumentParser(), TINY)).resolve() == (
+        ROOT / 'configs' / TINY.partition('::')[2]
+    )
+
+
+@pytest.mark.parametrize('name', ['pgseg_mm::pgseg/none.py', 'unheard_of::pgseg/none.py'])
+def test_name_of_no_config_is_refused(linked, capsys, name):
+    with pytest.raises(SystemExit):
+        find_config(ArgumentParser(), name)
+    assert f'error: installed config not found: {name}' in capsys.readouterr().err
+
+
+def test_index_lists_every_metafile_and_they_list_files_that_exist(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    metafiles = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob('configs/*/metafile.yml'))
+    assert yaml.safe_load(Path('model-index.yml').read_text())['Import'] == metafiles
+    index = load('model-index.yml')
+    collections = {collection.name: collection for collection in index.collections}
+    assert all(Path(collection.readme).is_file() for collection in collections.values())
+    assert len(index.models) >= 18
+    for model in index.models:
+        assert Path(model.config).is_file(), model.name
+        assert model.in_collection in collections
