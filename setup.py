@@ -28,8 +28,8 @@ def read_readme() -> str:
     return readme.read_text(encoding='utf-8') if readme.is_file() else ''
 
 
-onedl, openmmlab, data, nouns, web, tests = map(
-    read_requirements, ('onedl', 'openmmlab', 'data', 'nouns', 'web', 'tests')
+onedl, openmmlab, data, nouns, onnx, web, tests = map(
+    read_requirements, ('onedl', 'openmmlab', 'data', 'nouns', 'onnx', 'web', 'tests')
 )
 
 setup(
@@ -53,8 +53,9 @@ setup(
         'openmmlab': openmmlab,
         'data': data,
         'nouns': nouns,
+        'onnx': onnx,
         'web': web,
-        'tests': data + nouns + web + tests,
-        'all': onedl + data + nouns + web + tests,
+        'tests': data + nouns + onnx + web + tests,
+        'all': onedl + data + nouns + onnx + web + tests,
     },
 )
