@@ -52,8 +52,8 @@ class BuildWithConfigs(build_py):
                 shutil.copy(ROOT / name, folder)
 
 
-onedl, openmmlab, data, nouns, web, tests = map(
-    read_requirements, ('onedl', 'openmmlab', 'data', 'nouns', 'web', 'tests')
+onedl, openmmlab, data, nouns, onnx, web, tests = map(
+    read_requirements, ('onedl', 'openmmlab', 'data', 'nouns', 'onnx', 'web', 'tests')
 )
 
 setup(
@@ -78,8 +78,9 @@ setup(
         'openmmlab': openmmlab,
         'data': data,
         'nouns': nouns,
+        'onnx': onnx,
         'web': web,
-        'tests': data + nouns + web + tests,
-        'all': onedl + data + nouns + web + tests,
+        'tests': data + nouns + onnx + web + tests,
+        'all': onedl + data + nouns + onnx + web + tests,
     },
 )

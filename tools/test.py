@@ -22,7 +22,11 @@ from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file, or an address that MMEngine can load')
+    parser.add_argument(
+        'checkpoint',
+        help='checkpoint file, or an address that MMEngine can load; none for the weights that the '
+        "config's model starts with",
+    )
     add_launch_arguments(parser)
     parser.add_argument(
         '--out', help='folder to write the predicted masks to, as PNG files with the label ids'
@@ -104,7 +108,9 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     args.config = find_config(parser, args.config)
-    if '://' not in args.checkpoint:
+    if args.checkpoint == 'none':
+        args.checkpoint = None
+    elif '://' not in args.checkpoint:
         require_file(parser, 'checkpoint', args.checkpoint)
 
     load_checkpoints_safely(trust=args.trust)

@@ -14,6 +14,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DefaultScope
+from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import MODELS
 from torch import nn
 
@@ -58,8 +59,7 @@ def load_model(
         cfg = read_config(model)
         if weights is None:
             raise ValueError('The model of a config needs weights: give a checkpoint as weights.')
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmseg')):
-            built = MODELS.build(_without_pretrained(cfg.model)).eval()
+        built = build_model(cfg)
         device = device or get_device()
     if not isinstance(built, PGSeg):
         raise TypeError(
@@ -92,15 +92,22 @@ def read_config(config: str | PathLike[str] | Config | ConfigDict) -> Config | C
     return config
 
 
-def _without_pretrained(cfg: ConfigDict) -> dict:
-    """The config of a model that does not look for the weights that its training began with."""
-    text_encoder = cfg.get('text_encoder', {})
-    if 'pretrained' not in text_encoder:
-        return cfg
-    return {**cfg, 'text_encoder': {**text_encoder, 'pretrained': None}}
+def build_model(cfg: Config | ConfigDict) -> nn.Module:
+    """The model of a config, in evaluation mode and without the weights that training began with.
+
+    Args:
+        cfg: A config with ``model``.
+    """
+    parts = {
+        name: {**part, 'pretrained': None}
+        for name, part in cfg.model.items()
+        if isinstance(part, Mapping) and 'pretrained' in part
+    }
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmseg')):
+        return MODELS.build({**cfg.model, **parts}).eval()
 
 
-def load_weights(model: PGSeg, path: str | PathLike[str], trust: bool = False) -> None:
+def load_weights(model: BaseSegmentor, path: str | PathLike[str], trust: bool = False) -> None:
     """Load a checkpoint into a model, with the classes that it names.
 
     Args:

@@ -1,11 +1,13 @@
 """PGSeg's models, registered in mmseg's MODELS."""
 
-from .backbones import PGSegViT
+from .backbones import OpenCLIPGroupViT, PGSegViT
 from .classifiers import PGSegClassifier
 from .data_preprocessor import PGSegDataPreProcessor
 from .decode_heads import PGSegHead
 from .layers import (
+    ClusterGrouping,
     GroupFeatures,
+    LearnedGrouping,
     NonLearnablePrototypes,
     ReleaseTextPrototypes,
     TextPrototypes,
@@ -15,11 +17,14 @@ from .segmentors import PGSeg, PGSegTTAModel
 from .text_encoders import OpenCLIPTextEncoder, PGSegTextTransformer, TextFeatures
 
 __all__ = [
+    'ClusterGrouping',
     'GroupFeatures',
     'ImageTextContrastiveLoss',
+    'LearnedGrouping',
     'MultiLabelContrastiveLoss',
     'NPRLoss',
     'NonLearnablePrototypes',
+    'OpenCLIPGroupViT',
     'OpenCLIPTextEncoder',
     'PGSeg',
     'PGSegClassifier',

@@ -142,6 +142,20 @@ class Vocabulary:
         """For each word of :attr:`flat_words` the label of its class."""
         return tuple(label for label, synonyms in enumerate(self.words) for _ in synonyms)
 
+    def labelled_words(self, skip_background: bool) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Words to embed, and for each the number of its class among those embedded.
+
+        Args:
+            skip_background: Whether class 0 is left out, because it is found by a threshold.
+
+        Examples:
+            >>> Vocabulary((('background',), ('dog', 'puppy'))).labelled_words(True)
+            (('dog', 'puppy'), (0, 0))
+        """
+        first = int(skip_background)
+        words = tuple(word for synonyms in self.words[first:] for word in synonyms)
+        return words, tuple(label - first for label in self.class_index if label >= first)
+
     def check_matches(self, classes: Sequence[str]) -> None:
         """Check that there are as many classes here as in a data set.
 

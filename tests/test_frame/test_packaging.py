@@ -56,7 +56,7 @@ def test_constraints_pin_all_that_make_installs_within_its_bounds():
         requirement.name.lower().replace('_', '-'): requirement
         for requirement in requirements_in(ROOT / 'requirements' / 'constraints.txt')
     }
-    for name in ('runtime', 'onedl', 'data', 'nouns', 'web', 'tests'):
+    for name in ('runtime', 'onedl', 'data', 'nouns', 'onnx', 'web', 'tests'):
         for requirement in requirements_in(ROOT / 'requirements' / f'{name}.txt'):
             (pin,) = pins[requirement.name.lower().replace('_', '-')].specifier
             assert pin.operator == '=='

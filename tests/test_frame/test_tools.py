@@ -196,6 +196,12 @@ def test_out_lays_predictions_out_as_the_images(monkeypatch, config, checkpoint)
     assert (evaluator.output_dir, evaluator.image_root) == ('masks', 'data/images')
 
 
+def test_none_leaves_the_weights_that_the_model_starts_with(monkeypatch, config):
+    run(monkeypatch, 'test.py', config, 'none')
+    assert FakeRunner.last.cfg.load_from is None
+    assert FakeRunner.last.called == ['test']
+
+
 def test_address_of_a_checkpoint_is_left_to_mmengine(monkeypatch, config):
     run(monkeypatch, 'test.py', config, 'https://example.org/last.pth')
     assert FakeRunner.last.called == ['test']

@@ -147,7 +147,7 @@ def test_entries_of_other_parts_are_counted_in_the_log(saved, monkeypatch):
     reference, path = saved('tiny-clip')
     logged = []
     monkeypatch.setattr(
-        'pgseg_mm.models.text_encoders.open_clip_weights.print_log',
+        'pgseg_mm.utils.open_clip_weights.print_log',
         lambda message, logger: logged.append(message),
     )
     OpenCLIPTextEncoder('tiny-clip', pretrained=path)

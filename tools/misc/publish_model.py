@@ -4,7 +4,8 @@
 
 writes pgseg-HASH.pth, with the first eight digits of the file's SHA-256. Optimizer, schedules, log,
 random and data states are left out, and so are paths of the machine that it was trained on, but for
-those in the config (--no-config leaves that out, too).
+those in the config (--no-config leaves that out, too). --text-free also leaves out what embeds
+texts, for a model that has its class embeddings from a file (projects/text_free).
 """
 
 import argparse
@@ -23,6 +24,8 @@ from pgseg_mm.utils.loading import Checkpoint, CheckpointError, load_checkpoint,
 META = ('cfg', 'dataset_meta', 'epoch', 'iter', 'mmengine_version', 'pgseg_mm')
 """What of a checkpoint's meta information is kept."""
 AVERAGE = 'ema_state_dict'
+TEXT_PARTS = ('text_encoder.', 'decode_head.text_projector.', 'decode_head.text_prototypes.')
+"""Entries of what embeds texts."""
 
 
 def choose_weights(checkpoint: Checkpoint, which: str) -> dict[str, Tensor]:
@@ -64,7 +67,23 @@ def publishable(checkpoint: Checkpoint, which: str, with_config: bool) -> dict[s
     return {'state_dict': {k: v.detach().clone() for k, v in weights.items()}, 'meta': kept}
 
 
-def publish(path: str, out: Path, which: str, with_config: bool, trust: bool) -> Path:
+def without_text(content: dict[str, Any]) -> dict[str, Any]:
+    """The same without the entries of what embeds texts, and without the config that has it.
+
+    Raises:
+        CheckpointError: If there is no such entry.
+    """
+    weights = content['state_dict']
+    kept = {name: value for name, value in weights.items() if not name.startswith(TEXT_PARTS)}
+    if len(kept) == len(weights):
+        raise CheckpointError('--text-free needs a checkpoint with a text encoder; it has none')
+    meta = {key: value for key, value in content['meta'].items() if key != 'cfg'}
+    return {'state_dict': kept, 'meta': meta}
+
+
+def publish(
+    path: str, out: Path, which: str, with_config: bool, trust: bool, text_free: bool = False
+) -> Path:
     """Write the file to publish.
 
     Returns:
@@ -75,6 +94,8 @@ def publish(path: str, out: Path, which: str, with_config: bool, trust: bool) ->
     """
     checkpoint = load_checkpoint(path, trust)
     content = publishable(checkpoint, which, with_config)
+    if text_free:
+        content = without_text(content)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     data = buffer.getvalue()
@@ -105,12 +126,24 @@ def main() -> None:
     )
     parser.add_argument('--no-config', action='store_true', help='leave out the config')
     parser.add_argument(
+        '--text-free',
+        action='store_true',
+        help='leave out the text encoder and its projector, and the config, which has them',
+    )
+    parser.add_argument(
         '--trust', action='store_true', help='run whatever code the checkpoint may hold'
     )
     args = parser.parse_args()
     require_file(parser, 'checkpoint', args.checkpoint)
     try:
-        final = publish(args.checkpoint, args.out, args.weights, not args.no_config, args.trust)
+        final = publish(
+            args.checkpoint,
+            args.out,
+            args.weights,
+            not args.no_config,
+            args.trust,
+            args.text_free,
+        )
     except (CheckpointError, OSError) as error:
         sys.exit(f'error: {error}')
     print(f'{final}: {final.stat().st_size / 2**20:.1f} MiB')

@@ -1,5 +1,6 @@
 """Image encoders."""
 
+from .open_clip_group_vit import OpenCLIPGroupViT
 from .pgseg_vit import PGSegViT
 
-__all__ = ['PGSegViT']
+__all__ = ['OpenCLIPGroupViT', 'PGSegViT']

@@ -1,37 +1,58 @@
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-def load_class_embeds(source: str | Path | Tensor | Sequence[Sequence[float]]) -> Tensor:
-    """Class embeddings from a tensor, nested lists, or a ``.npy``, ``.pt`` or ``.pth`` file.
+class ClassEmbeds(NamedTuple):
+    """Embeddings of words and, where a class has several, the class of each."""
+
+    embeds: Tensor
+    """(W, D), float32."""
+    class_index: list[int] | None = None
+    """Foreground class of each word; ``None`` where each word is a class."""
+
+
+def load_class_embeds(source: str | Path | Tensor | Sequence[Sequence[float]]) -> ClassEmbeds:
+    """Class embeddings from a tensor, nested lists, or a file.
+
+    ``tools/misc/embed_vocabulary.py`` writes such files.
 
     Args:
-        source: (K, D) values, or the path of a file that holds such an array or tensor alone.
-
-    Returns:
-        (K, D), float32.
+        source: (W, D) values; the path of a ``.npy``, ``.pt`` or ``.pth`` file that holds such an
+            array or tensor alone; or that of an ``.npz`` file with ``embeds`` (W, D) and
+            ``class_index`` (W,), for classes of several words.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is of another type or the values are not a (K, D) matrix.
+        ValueError: If the file is of another type or the values are not a (W, D) matrix.
     """
+    index = None
     if isinstance(source, (str, Path)):
-        path = Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(f'class embeddings {path} do not exist')
-        if path.suffix == '.npy':
-            values = torch.from_numpy(np.load(path, allow_pickle=False))
-        elif path.suffix in ('.pt', '.pth'):
-            values = torch.load(path, map_location='cpu', weights_only=True)
-        else:
-            raise ValueError(f'class embeddings must be a .npy, .pt or .pth file, got {path}')
+        values, index = _read(Path(source))
     else:
         values = torch.as_tensor(source)
     if not isinstance(values, Tensor) or values.ndim != 2 or not len(values):
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f'class embeddings must be a matrix (classes, channels), got {shape}')
-    return values.float()
+    return ClassEmbeds(values.float(), index)
+
+
+def _read(path: Path) -> tuple[object, list[int] | None]:
+    if not path.is_file():
+        raise FileNotFoundError(f'class embeddings {path} do not exist')
+    if path.suffix == '.npy':
+        return torch.from_numpy(np.load(path, allow_pickle=False)), None
+    if path.suffix in ('.pt', '.pth'):
+        return torch.load(path, map_location='cpu', weights_only=True), None
+    if path.suffix != '.npz':
+        raise ValueError(f'class embeddings must be a .npy, .npz, .pt or .pth file, got {path}')
+    with np.load(path, allow_pickle=False) as file:
+        if not {'embeds', 'class_index'} <= set(file.files):
+            raise ValueError(
+                f'{path} must hold the arrays embeds and class_index, got {sorted(file.files)}'
+            )
+        return torch.from_numpy(file['embeds']), file['class_index'].tolist()

@@ -26,8 +26,10 @@ class PGSegHead(BaseDecodeHead):
         channels: Channels D of the space that images and texts share.
         text_channels: Channels of the text encoder's features; ``None`` where class embeddings are
             given and no text encoder is there.
-        hidden_channels: Hidden width of both projectors.
-        class_embeds: (K, D) embeddings of the (foreground) classes, or a file with them.
+        hidden_channels: Hidden width of both projectors; ``None`` leaves them out, for encoders
+            whose images and texts share a space already, such as open_clip's.
+        class_embeds: (K, D) embeddings of the (foreground) classes, or a file with them, in which
+            a class may have several (see :func:`load_class_embeds`).
         background_threshold: If given, class 0 is the background: pixels whose best foreground
             affinity stays below this value, or below the largest affinity of the window if that is
             smaller (METHOD 4.3).
@@ -44,8 +46,8 @@ class PGSegHead(BaseDecodeHead):
         **kwargs: Further arguments of mmseg's :class:`BaseDecodeHead`.
 
     Raises:
-        ValueError: If ``top_classes`` or ``background_threshold`` is not positive, or if T-NPR is
-            on without NPR.
+        ValueError: If ``top_classes`` or ``background_threshold`` is not positive, if T-NPR is on
+            without NPR, or if widths differ and there are no projectors.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class PGSegHead(BaseDecodeHead):
         in_channels: int = 384,
         channels: int = 256,
         text_channels: int | None = None,
-        hidden_channels: int = 4096,
+        hidden_channels: int | None = 4096,
         class_embeds: str | Path | Tensor | None = None,
         background_threshold: float | None = None,
         top_classes: int = 5,
@@ -82,11 +84,11 @@ class PGSegHead(BaseDecodeHead):
             raise ValueError(f'top_classes must be at least 1, got {top_classes}')
         self.top_classes = top_classes
         self.text_channels = text_channels
-        self.image_projector = ProjectionMLP(in_channels, channels, hidden_channels)
+        self.image_projector = self._projector('in_channels', in_channels, hidden_channels)
         self.text_projector = (
             None
             if text_channels is None
-            else ProjectionMLP(text_channels, channels, hidden_channels)
+            else self._projector('text_channels', text_channels, hidden_channels)
         )
         self.loss_contrastive = MODELS.build(loss_contrastive)
         self.loss_multi_label = None if loss_multi_label is None else MODELS.build(loss_multi_label)
@@ -106,7 +108,17 @@ class PGSegHead(BaseDecodeHead):
         self.num_classes = self.out_channels = 0
         self.set_background_threshold(background_threshold)
         if class_embeds is not None:
-            self.set_class_embeds(load_class_embeds(class_embeds))
+            self.set_class_embeds(*load_class_embeds(class_embeds))
+
+    def _projector(self, name: str, width: int, hidden_channels: int | None) -> nn.Module:
+        if hidden_channels is not None:
+            return ProjectionMLP(width, self.channels, hidden_channels)
+        if width != self.channels:
+            raise ValueError(
+                f'hidden_channels=None leaves out the projectors, so {name}={width} must be '
+                f'channels={self.channels}'
+            )
+        return nn.Identity()
 
     def _apply(self, fn, *args, **kwargs):
         """Move the class embeddings where the weights go."""

@@ -2,23 +2,33 @@
 
 from .attention import CrossAttention, SelfAttention
 from .group_features import GroupFeatures
-from .grouping import GroupingBlock, GroupingOutput, Stage, StageOutput, TokenAssignment
+from .grouping import (
+    GroupingBlock,
+    GroupingOutput,
+    Stage,
+    StageOutput,
+    TokenAssignment,
+    hard_assignment,
+)
 from .mlp import MLP, QuickGELU, TokenMLP
 from .position_embedding import resize_position_embedding
 from .projection import ProjectionMLP
-from .prototypes import NonLearnablePrototypes, PrototypeOutput
+from .prototypes import NonLearnablePrototypes, PrototypeOutput, soft_clusters
 from .reconstruction import Moments, ReconstructionMLP
 from .sync_batch_norm import SyncBatchNorm
 from .text_prototypes import ReleaseTextPrototypes, TextPairs, TextPrototypes
+from .token_grouping import ClusterGrouping, LearnedGrouping
 from .transformer_block import CrossAttentionBlock, TransformerBlock, TransformerBlocks
 
 __all__ = [
     'MLP',
+    'ClusterGrouping',
     'CrossAttention',
     'CrossAttentionBlock',
     'GroupFeatures',
     'GroupingBlock',
     'GroupingOutput',
+    'LearnedGrouping',
     'Moments',
     'NonLearnablePrototypes',
     'ProjectionMLP',
@@ -36,5 +46,7 @@ __all__ = [
     'TokenMLP',
     'TransformerBlock',
     'TransformerBlocks',
+    'hard_assignment',
     'resize_position_embedding',
+    'soft_clusters',
 ]

@@ -229,7 +229,7 @@ class Stage(nn.Module):
         """
         if self.grouping is None:
             return StageOutput(self.blocks(x_in))
-        group_tokens = self.group_token.expand(len(x_in), -1, -1)
+        group_tokens = self.group_token.expand(x_in.shape[0], -1, -1)
         if self.group_projector is not None:
             group_tokens = group_tokens + self.group_projector(prev_group_tokens)
         x = self.blocks(torch.cat([x_in, group_tokens], dim=1))

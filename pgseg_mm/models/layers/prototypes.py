@@ -19,6 +19,34 @@ class PrototypeOutput(NamedTuple):
     """(B, N, C), each token as a mixture of prototypes."""
 
 
+def soft_clusters(
+    x: Tensor,
+    mu: Tensor,
+    num_iters: int = 10,
+    eps: float = 1e-6,
+    mask: Tensor | None = None,
+    norm_dim: int = -1,
+) -> PrototypeOutput:
+    """Cluster the tokens of each image softly (METHOD 1.3).
+
+    Args:
+        x: Tokens (B, N, C).
+        mu: Where the clusters start, (B, G, C) or (1, G, C).
+        num_iters: Rounds of clustering, at least one.
+        eps: Added to denominators.
+        mask: (B, N), False for tokens that take no part.
+        norm_dim: Axis along which the prototypes have unit length.
+    """
+    for _ in range(num_iters):
+        z = (x @ mu.transpose(1, 2)).softmax(dim=-1)
+        if mask is not None:
+            z = z * mask[..., None]
+        z = z / (eps + z.sum(dim=1, keepdim=True))
+        mu = z.transpose(1, 2) @ x
+        mu = mu / (eps + mu.norm(dim=norm_dim, keepdim=True))
+    return PrototypeOutput(mu, z @ mu)
+
+
 @MODELS.register_module()
 class NonLearnablePrototypes(nn.Module):
     """Prototypes of an image's tokens by soft clustering, without gradient (METHOD 1.3).
@@ -98,15 +126,7 @@ class NonLearnablePrototypes(nn.Module):
             return self._cluster(x, self.mu, None)
 
     def _cluster(self, x: Tensor, mu: Tensor, mask: Tensor | None) -> PrototypeOutput:
-        mu = mu.to(x.dtype)
-        for _ in range(self.num_iters):
-            z = (x @ mu.transpose(1, 2)).softmax(dim=-1)
-            if mask is not None:
-                z = z * mask[..., None]
-            z = z / (self.eps + z.sum(dim=1, keepdim=True))
-            mu = z.transpose(1, 2) @ x
-            mu = mu / (self.eps + mu.norm(dim=self.norm_dim, keepdim=True))
-        return PrototypeOutput(mu, z @ mu)
+        return soft_clusters(x, mu.to(x.dtype), self.num_iters, self.eps, mask, self.norm_dim)
 
     def _follow(self, prototypes: Tensor) -> None:
         """Move ``mu`` towards the prototypes of a batch, now or with those of other batches."""

@@ -147,17 +147,7 @@ class VocabularyMixin:
         versions = self._text_versions()
         if self._embedded is not None and self._embedded.versions == versions:
             return
-        first = int(self.decode_head.with_background)
-        words, labels = zip(
-            *(
-                (word, label - first)
-                for word, label in zip(
-                    self.vocabulary.flat_words, self.vocabulary.class_index, strict=True
-                )
-                if label >= first
-            ),
-            strict=True,
-        )
+        words, labels = self.vocabulary.labelled_words(self.decode_head.with_background)
         key = self._embedding_key(words, labels)
         if self._embedded is None or self._embedded.key != key:
             self.decode_head.set_class_embeds(self._find_or_embed(key, words), labels)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pgseg_mm.utils.open_clip_models import find_open_clip_model
+from pgseg_mm.utils.open_clip_weights import load_text_tower
 from pgseg_mm.utils.tokenizer import tokenize
 
-from .open_clip_weights import load_text_tower
 from .pgseg_text_transformer import TextFeatures
 
 

@@ -6,7 +6,7 @@ import open_clip
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from pgseg_mm.utils.loading import load_checkpoint
+from .loading import load_checkpoint
 
 MAX_LISTED_ENTRIES = 5
 POSITION_IDS = 'transformer.embeddings.position_ids'
@@ -34,12 +34,32 @@ def load_text_tower(
     """
     path = _find_checkpoint(model_name, pretrained, quick_gelu)
     weights, others = _text_entries(load_checkpoint(path).state_dict, tower)
-    _check_entries(weights, tower.state_dict(), f'the text tower of {model_name}', path)
+    _load(tower, weights, others, f'the text tower of {model_name}', path)
+
+
+def load_image_tower(
+    tower: nn.Module, model_name: str, pretrained: str, quick_gelu: bool = False
+) -> None:
+    """Load an image tower of open_clip; as :func:`load_text_tower`, which says what is raised."""
+    path = _find_checkpoint(model_name, pretrained, quick_gelu)
+    state_dict = load_checkpoint(path).state_dict
+    prefix = 'visual.'
+    weights = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+    others = Counter(key.split('.')[0] for key in state_dict if not key.startswith(prefix))
+    if not weights:
+        weights, others = state_dict, Counter()
+    _load(tower, weights, others, f'the image tower of {model_name}', path)
+
+
+def _load(
+    tower: nn.Module, weights: dict[str, Tensor], others: Counter[str], what: str, path: str
+) -> None:
+    _check_entries(weights, tower.state_dict(), what, path)
     tower.load_state_dict(weights)
     left_out = ', '.join(f'{part} ({count})' for part, count in others.items()) or 'none'
     print_log(
-        f'{len(weights)} entries of {path} loaded into the text tower of {model_name}; '
-        f'entries of other parts left out: {left_out}',
+        f'{len(weights)} entries of {path} loaded into {what}; entries of other parts left out: '
+        f'{left_out}',
         logger='current',
     )
 

@@ -1,0 +1,184 @@
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from mmseg.registry import MODELS
+from open_clip.model import _build_vision_tower
+from open_clip.transformer import ResidualAttentionBlock
+from torch import Tensor, nn
+
+from pgseg_mm.utils.open_clip_models import find_open_clip_model
+from pgseg_mm.utils.open_clip_weights import load_image_tower
+
+from ..layers import GroupFeatures, hard_assignment, resize_position_embedding
+
+SMALLEST_SHARE = 1e-6
+"""Of a patch in a group, so that the logarithm and its gradient are finite."""
+
+
+@MODELS.register_module()
+class OpenCLIPGroupViT(BaseModule):
+    """Image tower of an open_clip ViT that describes groups of patches instead of the whole image.
+
+    A grouping assigns the patch tokens that enter the last block to groups. In that block the class
+    token looks at one group at a time: its attention to a patch is multiplied by the patch's share
+    in the group, that to itself by the group's share of all patches. Final layer norm and
+    projection follow as ever, so group tokens lie in the space that open_clip's images and texts
+    share, and a group of all patches has open_clip's own embedding of the image.
+
+    The head is a :class:`PGSegHead` with ``hidden_channels=None``.
+
+    Args:
+        model_name: Name of an open_clip model whose image tower is a ViT with a class token, such
+            as ``ViT-B-16``; see :class:`OpenCLIPTextEncoder`.
+        pretrained: Weights of the tower: one of open_clip's tags for the model, or a file with the
+            state dict of the whole model or of its image tower. ``None`` initialises at random.
+        grouping: Config of a :class:`LearnedGrouping`, or of a :class:`ClusterGrouping`, which
+            needs no training.
+        trainable_layers: Number of transformer blocks of the tower, counted from the last, to train
+            together with its final layer norm and projection; ``None`` trains the whole tower, 0
+            freezes it. The grouping is trained in any case.
+        init_cfg: Config of mmengine's weight initialisation.
+
+    Attributes:
+        embed_dims: Channels of the group tokens, which is the model's joint space with texts.
+        token_dims: Channels C of the patch tokens.
+
+    Raises:
+        ValueError: If the model is unknown or its image tower of another kind, the weights do not
+            fit, or ``trainable_layers`` is not a number of its blocks.
+    """
+
+    tower: Any  # open_clip's VisionTransformer
+    grouping: Any
+
+    def __init__(
+        self,
+        model_name: str = 'ViT-B-16',
+        pretrained: str | None = None,
+        grouping: dict = dict(type='LearnedGrouping'),  # noqa: B006, C408
+        trainable_layers: int | None = 0,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.model_name, config = find_open_clip_model(model_name)
+        quick_gelu = config.get('quick_gelu', False)
+        self.tower = _build_tower(self.model_name, config, quick_gelu)
+        if pretrained is not None:
+            load_image_tower(self.tower, self.model_name, str(pretrained), quick_gelu)
+        self.embed_dims = config['embed_dim']
+        self.token_dims = self.tower.conv1.out_channels
+        self.patch_size = self.tower.conv1.kernel_size[0]
+        self.grouping = MODELS.build(
+            {'type': 'LearnedGrouping', 'embed_dims': self.token_dims, **grouping}
+        )
+        self.residual: nn.Module | None = None
+        if self.grouping.with_tokens:
+            projection = nn.Linear(self.token_dims, self.embed_dims)
+            nn.init.zeros_(projection.weight)  # training starts where open_clip is
+            nn.init.zeros_(projection.bias)
+            self.residual = nn.Sequential(nn.LayerNorm(self.token_dims), projection)
+        self.frozen = trainable_layers == 0
+        if trainable_layers is not None:
+            self._freeze(trainable_layers)
+
+    def _freeze(self, trainable_layers: int) -> None:
+        tower = self.tower
+        blocks = tower.transformer.resblocks
+        if not 0 <= trainable_layers <= len(blocks):
+            raise ValueError(
+                f'trainable_layers must be None or from 0 to {len(blocks)}, the number of blocks '
+                f'of {self.model_name}, got {trainable_layers}'
+            )
+        tower.requires_grad_(False)
+        if self.frozen:
+            tower.eval()
+            return
+        tower.proj.requires_grad_(True)
+        for part in (*blocks[len(blocks) - trainable_layers :], tower.ln_post):
+            part.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> 'OpenCLIPGroupViT':
+        """Switch the mode; a frozen tower stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.tower.eval()
+        return self
+
+    def forward(self, images: Tensor) -> GroupFeatures:
+        """Encode images.
+
+        Args:
+            images: (B, 3, H, W), normalised as open_clip does.
+
+        Returns:
+            Groups, with tokens (B, G, ``embed_dims``).
+
+        Raises:
+            ValueError: If an image has no room for a patch.
+        """
+        x, grid_size = self._embed_patches(images)
+        *blocks, last = self.tower.transformer.resblocks
+        for block in blocks:
+            x = block(x)
+        groups = self.grouping(x[:, 1:], grid_size)
+        tokens = self._describe(last, x, self._shares(groups.assignment))
+        if self.residual is not None:
+            tokens = tokens + self.residual(groups.tokens)
+        prototypes = () if groups.prototypes is None else (groups.prototypes,)
+        return GroupFeatures(tokens, (groups.assignment,), (groups.centres,), prototypes, grid_size)
+
+    def _embed_patches(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Class and patch tokens (B, 1 + N, C) for images of any size, and the patch grid."""
+        tower = self.tower
+        if min(images.shape[2:]) < self.patch_size:
+            raise ValueError(
+                f'images must be at least one patch of {self.patch_size} pixels high and wide, '
+                f'got {tuple(images.shape[2:])}; resize them'
+            )
+        x = tower.conv1(images)
+        grid_size = (x.shape[2], x.shape[3])
+        first = tower.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+        x = torch.cat([first, x.flatten(2).transpose(1, 2)], dim=1)
+        of_class, of_patches = tower.positional_embedding[None].split(
+            [1, tower.positional_embedding.shape[0] - 1], dim=1
+        )
+        of_patches = resize_position_embedding(of_patches, tower.grid_size, grid_size)
+        x = x + torch.cat([of_class, of_patches], dim=1).to(x.dtype)
+        return tower.ln_pre(tower.patch_dropout(x)), grid_size
+
+    def _shares(self, assignment: Tensor) -> Tensor:
+        """What each group sees of class token and patches, (B, G, 1 + N)."""
+        logits = assignment.float().clamp(min=1e-30).log()
+        patches = hard_assignment(logits, noise=self.training and self.grouping.gumbel)
+        return torch.cat([patches.mean(dim=2, keepdim=True), patches], dim=2)
+
+    def _describe(self, block: ResidualAttentionBlock, x: Tensor, shares: Tensor) -> Tensor:
+        """Embedding of each group, (B, G, embed_dims), by the class token in the last block."""
+        tower = self.tower
+        mask = (shares + SMALLEST_SHARE).log().repeat_interleave(block.attn.num_heads, dim=0)
+        tokens = block.ln_1(x)
+        num_groups = shares.shape[1]
+        query = tokens[:, :1].expand(-1, num_groups, -1)
+        seen = block.attention(query, tokens, tokens, attn_mask=mask)
+        first = x[:, :1] + block.ls_1(seen)
+        first = first + block.ls_2(block.mlp(block.ln_2(first)))
+        return tower.ln_post(first) @ tower.proj
+
+
+def _build_tower(model_name: str, config: dict[str, Any], quick_gelu: bool) -> nn.Module:
+    vision_cfg = config['vision_cfg']
+    fits = (
+        not vision_cfg.get('timm_model_name')
+        and isinstance(vision_cfg.get('layers', 12), int)
+        and vision_cfg.get('pool_type', 'tok') == 'tok'
+        and not vision_cfg.get('attentional_pool')
+    )
+    # private, but what open_clip's models build their image tower by; see OpenCLIPTextEncoder
+    tower = _build_vision_tower(config['embed_dim'], vision_cfg, quick_gelu) if fits else None
+    if tower is None or type(tower.transformer.resblocks[-1]) is not ResidualAttentionBlock:
+        raise ValueError(
+            f'the image tower of {model_name} is not a plain ViT that pools by its class token; '
+            'choose a model such as ViT-B-16, ViT-L-14 or ViT-H-14'
+        )
+    return tower

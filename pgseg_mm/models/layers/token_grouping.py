@@ -1,0 +1,128 @@
+import torch
+import torch.nn.functional as F
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from .grouping import Stage, StageOutput
+from .projection import ProjectionMLP
+from .prototypes import soft_clusters
+
+
+@MODELS.register_module()
+class ClusterGrouping(nn.Module):
+    """Groups the tokens of an image by soft clustering; nothing is learned.
+
+    The clustering is that of :class:`NonLearnablePrototypes`, on tokens from which the image's mean
+    is taken and which have one length. It starts at the means of the cells of a coarse grid.
+
+    Args:
+        embed_dims: Channels C of the tokens.
+        seed_grid: Rows and columns of the coarse grid; their product is the number of groups G.
+        scale: Length of the tokens, which is the inverse temperature of the assignment.
+        num_iters: Rounds of clustering.
+
+    Raises:
+        ValueError: If ``seed_grid``, ``scale`` or ``num_iters`` is not positive.
+    """
+
+    gumbel = False
+    with_tokens = False
+    """Whether it makes group tokens of its own."""
+
+    def __init__(
+        self,
+        embed_dims: int,
+        seed_grid: tuple[int, int] = (3, 3),
+        scale: float = 20.0,
+        num_iters: int = 10,
+    ) -> None:
+        super().__init__()
+        if min(*seed_grid, num_iters) < 1 or scale <= 0:
+            raise ValueError(
+                'seed_grid, scale and num_iters must be positive, got '
+                f'{tuple(seed_grid)}, {scale} and {num_iters}'
+            )
+        self.seed_grid = (seed_grid[0], seed_grid[1])
+        self.scale = scale
+        self.num_iters = num_iters
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, grid_size: tuple[int, int]) -> StageOutput:
+        """Group (B, N, C) tokens of a grid (h, w) with h * w = N.
+
+        Returns:
+            The cluster centres (B, G, C) as tokens and as centres, and the soft assignment
+            (B, G, N).
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            x = x if x.dtype == torch.float64 else x.float()
+            x = F.normalize(x - x.mean(dim=1, keepdim=True), dim=-1)
+            grid = x.transpose(1, 2).unflatten(2, grid_size)
+            seeds = F.adaptive_avg_pool2d(grid, self.seed_grid).flatten(2).transpose(1, 2)
+            x = self.scale * x
+            mu = soft_clusters(x, F.normalize(seeds, dim=-1), self.num_iters).prototypes
+            assignment = (mu @ x.transpose(1, 2)).softmax(dim=1)
+        return StageOutput(mu, assignment=assignment, centres=mu)
+
+
+@MODELS.register_module()
+class LearnedGrouping(Stage):
+    """PGSeg's grouping as one stage on the tokens of another encoder.
+
+    Args:
+        embed_dims: Channels C of the tokens.
+        num_groups: Number of groups G.
+        num_group_tokens: Number of learned group tokens.
+        depth: Transformer blocks over tokens and group tokens before the grouping.
+        num_heads: Number of attention heads.
+        prototypes: Config of the prototypes, as :class:`PGSegViT` has it; ``None`` for none.
+        gumbel: Whether training adds Gumbel noise to the assignment.
+        assign_scale: Factor of the assignment's logits.
+        drop_path_rate: Drop path rate of the blocks.
+        with_cp: Whether to recompute activations in the backward pass to save memory.
+    """
+
+    with_tokens = True
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_groups: int = 8,
+        num_group_tokens: int = 64,
+        depth: int = 2,
+        num_heads: int = 12,
+        prototypes: dict | None = None,
+        gumbel: bool = True,
+        assign_scale: float = 1.0,
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__(
+            embed_dims,
+            embed_dims,
+            num_heads,
+            [drop_path_rate] * depth,
+            num_group_tokens,
+            num_groups,
+            prototypes=prototypes,
+            gumbel=gumbel,
+            assign_scale=assign_scale,
+            with_cp=with_cp,
+        )
+        self.gumbel = gumbel
+        self.apply(_init_linear)
+        for module in self.modules():
+            if isinstance(module, ProjectionMLP):  # keep torch's own, as published
+                module.fc1.reset_parameters()
+                module.fc2.reset_parameters()
+
+    def forward(self, x: Tensor, grid_size: tuple[int, int]) -> StageOutput:  # type: ignore[override]
+        """Group (B, N, C) tokens of a grid; see :meth:`Stage.forward`."""
+        return super().forward(x)
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,190 @@
+"""Write a model as ONNX, and check it against PyTorch.
+
+    python tools/deployment/pgseg2onnx.py CONFIG CHECKPOINT --out model.onnx --dynamic
+
+The classes are part of the file: their embeddings come from class_embeds of the config's head, or
+from --class-embeds; tools/misc/embed_vocabulary.py writes them.
+
+Input "images": float32 (B, 3, H, W), RGB, minus the mean and over the standard deviation of the
+config's data preprocessor; both are in the file's metadata, as are the names of the classes where
+they are known. Output "scores": float32 (B, K, H, W), what mmseg's EncoderDecoder gives in
+mode='tensor' of test_cfg mode='whole': the affinity of each pixel's group to each class, with the
+background first if the config finds it by threshold. With --argmax the output is "classes": int64
+(B, H, W). Windows of large images are cut and averaged outside of the model.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.utils import to_2tuple
+from torch import Tensor, nn
+
+from pgseg_mm.apis.models import build_model, load_weights
+from pgseg_mm.utils.launch import require_file
+from pgseg_mm.utils.loading import CheckpointError
+
+OPSET = 18
+TOLERANCE = 1e-3
+
+
+class ExportedModel(nn.Module):
+    """Images to class scores, or to the best class of each pixel.
+
+    Args:
+        model: A PGSeg, or an EncoderDecoder with a PGSegHead, that knows its classes.
+        argmax: Whether to give classes in place of scores.
+    """
+
+    def __init__(self, model: nn.Module, argmax: bool = False) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+        self.decode_head = model.decode_head
+        self.argmax = argmax
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = images.shape[2:]
+        features = self.backbone(images)
+        if not self.argmax:
+            return self.decode_head.predict(features, [{'img_shape': size}], None)
+        labels = self.decode_head.classify_groups(features).argmax(dim=-1)
+        groups = self.decode_head.assign_pixels(features, size)
+        return labels.gather(1, groups.flatten(1)).unflatten(1, size)
+
+
+def export(module: ExportedModel, size: tuple[int, int], dynamic: bool, metadata: dict) -> Any:
+    """Trace the module.
+
+    Args:
+        module: What to export.
+        size: Height and width of the images, or of the example where they are dynamic.
+        dynamic: Whether batch, height and width are free.
+        metadata: Texts to keep in the file.
+
+    Returns:
+        torch's ONNX program.
+    """
+    free = torch.export.Dim.DYNAMIC
+    # an example with a batch of 1 would fix it
+    example = torch.randn(2 if dynamic else 1, 3, *size)
+    exported = torch.export.export(
+        module,
+        (example,),
+        dynamic_shapes=({0: free, 2: free, 3: free},) if dynamic else None,
+        strict=False,
+    )
+    program = torch.onnx.export(
+        exported,
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=['images'],
+        output_names=['classes' if module.argmax else 'scores'],
+        verbose=False,
+    )
+    program.model.metadata_props.update(metadata)
+    return program
+
+
+@torch.no_grad()
+def difference(path: Path, module: ExportedModel, size: tuple[int, int], dynamic: bool) -> float:
+    """How far onnxruntime is from PyTorch on images of noise.
+
+    Returns:
+        The largest difference of a score, or the share of pixels of another class: the median of
+        three images, because in one of them two groups may tie.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    images = torch.randn(3, 3, *size)
+    differences = []
+    for batch in images[None] if dynamic else images.split(1):
+        (out,) = session.run(None, {'images': batch.numpy()})
+        found, expected = torch.from_numpy(out), module(batch)
+        if found.shape != expected.shape:
+            return float('inf')
+        if module.argmax:
+            differences.append((found != expected).float().flatten(1).mean(dim=1))
+        else:
+            differences.append((found - expected).abs().flatten(1).amax(dim=1))
+    return torch.cat(differences).median().item()
+
+
+def describe(cfg: ConfigDict, class_embeds: Any, with_background: bool) -> dict[str, str]:
+    """What a user of the file has to know, as JSON."""
+    meta: dict[str, Any] = {'with_background': with_background}
+    preprocessor = cfg.get('data_preprocessor', {})
+    meta.update({key: list(preprocessor[key]) for key in ('mean', 'std') if key in preprocessor})
+    if str(class_embeds).endswith('.npz'):
+        with np.load(class_embeds, allow_pickle=False) as file:
+            if 'classes' in file.files:
+                meta['classes'] = file['classes'].tolist()
+    return {key: json.dumps(value) for key, value in meta.items()}
+
+
+def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='its weights; those of a text tower are left out')
+    parser.add_argument('--out', type=Path, default=Path('model.onnx'))
+    parser.add_argument('--class-embeds', help="embeddings in place of the config's class_embeds")
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('HEIGHT', 'WIDTH'),
+        help="size of the images in pixels (default: the window of the config's test_cfg, or the "
+        'size that the backbone was trained at)',
+    )
+    parser.add_argument('--dynamic', action='store_true', help='leave batch, height and width free')
+    parser.add_argument('--argmax', action='store_true', help='give classes in place of scores')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    parser.add_argument(
+        '--trust', action='store_true', help='run whatever code the checkpoint may hold'
+    )
+    return parser, parser.parse_args()
+
+
+def main() -> None:
+    parser, args = parse_arguments()
+    require_file(parser, 'config', args.config)
+    require_file(parser, 'checkpoint', args.checkpoint)
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    if args.class_embeds is not None:
+        cfg.model.decode_head.class_embeds = args.class_embeds
+    class_embeds = cfg.model.decode_head.get('class_embeds')
+    if class_embeds is None:
+        parser.error('no classes: give --class-embeds, as tools/misc/embed_vocabulary.py writes it')
+    default = cfg.model.get('test_cfg', {}).get(
+        'crop_size', cfg.model.backbone.get('img_size', 224)
+    )
+    size = tuple(args.size or to_2tuple(default))
+    try:
+        model = build_model(cfg)
+        load_weights(model, args.checkpoint, args.trust)
+    except (CheckpointError, FileNotFoundError, ValueError) as error:
+        sys.exit(f'error: {error}')
+    module = ExportedModel(model, args.argmax).eval()
+    metadata = describe(cfg.model, class_embeds, model.decode_head.with_background)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    export(module, size, args.dynamic, metadata).save(args.out)
+
+    sizes = [size, (size[1] + 5, size[0] // 2 + 11)] if args.dynamic else [size]
+    for height, width in sizes:
+        found = difference(args.out, module, (height, width), args.dynamic)
+        print(f'{height} x {width}: onnxruntime differs from PyTorch by {found:.1e}')
+        if not found <= TOLERANCE:
+            sys.exit(f'error: {args.out} differs from PyTorch by more than {TOLERANCE}')
+    print(f'{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB')
+
+
+if __name__ == '__main__':
+    main()

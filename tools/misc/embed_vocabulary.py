@@ -1,0 +1,123 @@
+"""Embed the words of a vocabulary once, for a model that then needs no text tower.
+
+    python tools/misc/embed_vocabulary.py CONFIG CHECKPOINT --vocabulary voc21 --out embeds.npy
+
+The file goes into the head: decode_head=dict(class_embeds='embeds.npy'), see projects/text_free.
+Where the config sets background_threshold, class 0 must be the background; it is found by the
+threshold and has no embedding. Classes of several words are written to an .npz file.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config, DictAction
+
+from pgseg_mm.apis.models import build_model, load_weights
+from pgseg_mm.models import PGSeg
+from pgseg_mm.utils.launch import require_file
+from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.utils.templates import PROMPT_TEMPLATES, get_templates
+from pgseg_mm.utils.vocabulary import Vocabulary
+
+
+def write_embeds(model: PGSeg, vocabulary: Vocabulary, out: Path) -> tuple[int, int]:
+    """Embed a vocabulary and write the file.
+
+    Args:
+        model: Model with a text encoder.
+        vocabulary: The classes.
+        out: An ``.npy`` file, for classes of one word each, or an ``.npz`` file, which also names
+            the classes.
+
+    Returns:
+        Number of words, and channels of their embeddings.
+
+    Raises:
+        ValueError: If the file is of another type, or cannot hold classes of several words.
+    """
+    if out.suffix not in ('.npy', '.npz'):
+        raise ValueError(f'--out must be a .npy or .npz file, got {out}')
+    model.set_vocabulary(vocabulary)  # complains if the background is not in its place
+    words, labels = vocabulary.labelled_words(model.decode_head.with_background)
+    if out.suffix == '.npy' and len(set(labels)) < len(labels):
+        raise ValueError(
+            f'{len(words)} words name {len(set(labels))} classes, which a .npy file cannot tell; '
+            f'use --out {out.with_suffix(".npz")}'
+        )
+    embeds = model.embed_words(words).cpu().numpy()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == '.npy':
+        np.save(out, embeds)
+    else:
+        names = np.array(vocabulary.names)
+        np.savez(out, embeds=embeds, class_index=np.array(labels), classes=names)
+    return embeds.shape
+
+
+def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config of a model with a text encoder')
+    parser.add_argument('checkpoint', help='its weights')
+    words = parser.add_mutually_exclusive_group(required=True)
+    words.add_argument(
+        '--vocabulary',
+        help='name of a vocabulary that comes with the package, such as voc21, or a text file with '
+        'one class a line, synonyms separated by commas',
+    )
+    words.add_argument('--classes', nargs='+', metavar='NAME', help='class names in label order')
+    parser.add_argument(
+        '--templates',
+        nargs='+',
+        metavar='TEMPLATE',
+        help=f'one of {", ".join(PROMPT_TEMPLATES)}, or templates with a {{}} each (default: the '
+        "config's)",
+    )
+    parser.add_argument('--out', type=Path, default=Path('class_embeds.npy'))
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    parser.add_argument(
+        '--trust', action='store_true', help='run whatever code the checkpoint may hold'
+    )
+    return parser, parser.parse_args()
+
+
+def main() -> None:
+    parser, args = parse_arguments()
+    require_file(parser, 'config', args.config)
+    require_file(parser, 'checkpoint', args.checkpoint)
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    if args.templates is not None:
+        named = len(args.templates) == 1 and args.templates[0] in PROMPT_TEMPLATES
+        cfg.model.templates = args.templates[0] if named else args.templates
+    try:
+        get_templates(cfg.model.get('templates', 'simple'))
+        vocabulary = (
+            Vocabulary.from_file(args.vocabulary)
+            if args.vocabulary is not None
+            else Vocabulary.from_names(args.classes)
+        )
+        model = build_model(cfg)
+        if not isinstance(model, PGSeg):
+            raise ValueError(
+                f'{args.config} has no text encoder to embed words with: its model is a '
+                f'{type(model).__name__}; give the config of the PGSeg that it was made from'
+            )
+        load_weights(model, args.checkpoint, args.trust)
+        words, channels = write_embeds(model.to(args.device), vocabulary, args.out)
+    except (CheckpointError, FileNotFoundError, ValueError) as error:
+        sys.exit(f'error: {error}')
+    background = (
+        ', the background left to its threshold' if model.decode_head.with_background else ''
+    )
+    print(
+        f'{args.out}: {words} words of {len(vocabulary)} classes{background}, {channels} channels'
+    )
+
+
+if __name__ == '__main__':
+    main()
