@@ -13,6 +13,7 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from pgseg_mm.datasets.sample_key import READ_RECORD, ReadRecord, SampleKey
+from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
 
 SIZE = 22
 BATCH_SIZE = 4
@@ -140,6 +141,7 @@ def run_toy(folder: Path, train_cfg: dict | None = None, **settings: Any) -> Run
     Returns:
         The runner.
     """
+    load_checkpoints_safely()  # as tools/train.py does
     runner = Runner.from_cfg(toy_config(folder, train_cfg, **settings))
     try:
         runner.train()

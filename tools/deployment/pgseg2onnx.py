@@ -26,7 +26,7 @@ from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from pgseg_mm.apis.models import build_model, load_weights
-from pgseg_mm.utils.launch import require_file
+from pgseg_mm.utils.launch import find_config, require_file
 from pgseg_mm.utils.loading import CheckpointError
 
 OPSET = 18
@@ -154,7 +154,7 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 
 def main() -> None:
     parser, args = parse_arguments()
-    require_file(parser, 'config', args.config)
+    args.config = find_config(parser, args.config)
     require_file(parser, 'checkpoint', args.checkpoint)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})

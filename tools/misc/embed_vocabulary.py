@@ -16,7 +16,7 @@ from mmengine.config import Config, DictAction
 
 from pgseg_mm.apis.models import build_model, load_weights
 from pgseg_mm.models import PGSeg
-from pgseg_mm.utils.launch import require_file
+from pgseg_mm.utils.launch import find_config, require_file
 from pgseg_mm.utils.loading import CheckpointError
 from pgseg_mm.utils.templates import PROMPT_TEMPLATES, get_templates
 from pgseg_mm.utils.vocabulary import Vocabulary
@@ -87,7 +87,7 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 
 def main() -> None:
     parser, args = parse_arguments()
-    require_file(parser, 'config', args.config)
+    args.config = find_config(parser, args.config)
     require_file(parser, 'checkpoint', args.checkpoint)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
