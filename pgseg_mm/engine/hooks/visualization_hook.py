@@ -1,5 +1,8 @@
 from collections.abc import Sequence
+from pathlib import Path
 
+import mmcv
+from mmengine import fileio
 from mmengine.dist import is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
@@ -14,8 +17,9 @@ from pgseg_mm.models import PGSeg
 class PGSegVisualizationHook(SegVisualizationHook):
     """mmseg's hook for pictures, which asks PGSeg for the groups of what it is going to draw.
 
-    A test draws every image, a validation the first image of every ``interval``-th batch; other
-    images are predicted without their groups. Of several processes the first one draws.
+    It draws alike with every version of mmseg, whose own hooks differ: a test draws every image, a
+    validation the first image of every ``interval``-th batch; other images are predicted without
+    their groups. Of several processes the first one draws.
 
     Args:
         draw: Whether to draw at all.
@@ -36,6 +40,7 @@ class PGSegVisualizationHook(SegVisualizationHook):
         # told of `show`, mmseg's hook takes the backends from the visualizer
         super().__init__(draw, interval, False, wait_time, backend_args)
         self.show = show
+        self._num_tested = 0
 
     def before_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
@@ -53,8 +58,27 @@ class PGSegVisualizationHook(SegVisualizationHook):
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[SegDataSample]
     ) -> None:
         """Draw the first image of the batch, if it is the batch's turn."""
-        if self._is_drawn(runner, batch_idx):
-            super().after_val_iter(runner, batch_idx, data_batch, outputs)
+        if self.draw and self._is_drawn(runner, batch_idx):
+            self._draw(outputs[0], 'val', runner.iter + batch_idx)
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[SegDataSample]
+    ) -> None:
+        """Draw every image of the batch."""
+        for sample in outputs if self.draw else ():
+            self._num_tested += 1
+            self._draw(sample, 'test', self._num_tested)
+
+    def _draw(self, sample: SegDataSample, mode: str, step: int) -> None:
+        content = fileio.get(sample.img_path, backend_args=self.backend_args)
+        self._visualizer.add_datasample(
+            f'{mode}_{Path(sample.img_path).name}',
+            mmcv.imfrombytes(content, channel_order='rgb'),
+            data_sample=sample,
+            show=self.show,
+            wait_time=self.wait_time,
+            step=step,
+        )
 
     def _is_drawn(self, runner: Runner, batch_idx: int) -> bool:
         return (runner.iter + batch_idx) % self.interval == 0
