@@ -47,6 +47,7 @@ def save(path: Path, values: np.ndarray) -> None:
 def test_help_of_all(run, capsys):
     for tool in ('coco_object.py', 'lvis.py', 'imagenet_s.py'):
         run(tool, '--help', fails=True)
+        assert capsys.readouterr().out.startswith(f'usage: {tool}')  # errors go elsewhere
 
 
 # COCO-Object from COCO-Stuff
