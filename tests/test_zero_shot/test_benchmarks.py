@@ -12,6 +12,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.structures import PixelData
 from mmseg.registry import DATASETS, TRANSFORMS
 from mmseg.structures import SegDataSample
+from PIL import Image
 
 from benchmark_zoo import (
     BENCHMARKS,
@@ -236,3 +237,14 @@ def test_missing_data_root_of_the_environment_is_told(monkeypatch, checkpoint, t
     error = capsys.readouterr().err
     assert 'lvis needs data/coco_stuff164k/images, data/lvis/annotations/val, which' in error
     assert f'(not set, so it is data in {tmp_path})' in error
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 30), (30, 1)])
+def test_labelled_images_of_one_pixel_a_side_are_evaluated(root, checkpoint, tmp_path, size):
+    benchmark = BY_NAME['voc21']
+    benchmark.write(root)
+    for name in benchmark.names:
+        Image.new('RGB', size[::-1], 'red').save(root / benchmark.image.format(name))
+        Image.fromarray(np.full(size, 3, np.uint8)).save(root / benchmark.label_map.format(name))
+    found = run_test_tool(benchmark.config, checkpoint, tmp_path, '--cfg-options', *SMALL)
+    assert found.areas.label[3] == found.areas.label.sum() == 4 * size[0] * size[1]

@@ -5,7 +5,7 @@ class_embed_cache = '{{$PGSEG_CACHE:~/.cache/pgseg_mm}}'
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 448), keep_ratio=True),
-    dict(type='LoadAnnotations'),
+    dict(type='LoadWideAnnotations', ignore_index=255),
     dict(type='PackSegInputs'),
 ]
 # tools/test.py --tta
@@ -20,7 +20,7 @@ tta_pipeline = [
                 for eighths in (6, 8, 10)
             ],
             [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0.0, 1.0)],
-            [dict(type='LoadAnnotations')],
+            [dict(type='LoadWideAnnotations', ignore_index=255)],
             [dict(type='PackSegInputs')],
         ],
     ),
