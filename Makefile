@@ -36,10 +36,11 @@ $(VENV)/.installed: setup.py $(wildcard requirements/*.txt)
 	touch $@
 
 # mmcv is built with what is there: torch, and a setuptools that still has pkg_resources.
+# mmdet is for the tests of what needs it; the other distribution's mmcv has no compiled operations.
 $(OPENMMLAB)/.installed: setup.py $(wildcard requirements/*.txt)
 	test -x $(OPENMMLAB)/bin/python || $(PYTHON) -m venv $(OPENMMLAB)
 	$(OPENMMLAB)/bin/python -m pip install -c requirements/openmmlab_constraints.txt \
 		torch torchvision setuptools wheel ninja psutil
 	$(OPENMMLAB)/bin/python -m pip install -c requirements/openmmlab_constraints.txt \
-		--no-build-isolation -e '.[openmmlab,tests]'
+		--no-build-isolation -e '.[openmmlab,tests]' mmdet
 	touch $@

@@ -15,6 +15,12 @@ def pytest_addoption(parser):
         help='kill each kind of training run N times, which takes an hour; by default two kinds '
         'are killed once',
     )
+    parser.addoption(
+        '--fresh-install',
+        action='store_true',
+        help='install the package and all that it needs into an environment of its own and train '
+        'there, which takes some minutes',
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -90,7 +90,7 @@ def small_config(path: Path, options: dict, work_dir: Path) -> Config:
     cfg.model.test_cfg.update(crop_size=(32, 32), stride=(24, 24))
     cfg.merge_from_dict(options)
     cfg.work_dir = str(work_dir)
-    cfg.randomness.seed = 0
+    cfg.randomness = {**cfg.get('randomness', {}), 'seed': 0}
     cfg.experiment_name = f'{path.stem}_{work_dir.parent.name}_{work_dir.name}'
     return cfg
 

@@ -18,6 +18,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from pgseg_mm.models import PGSegViT
+from tiny_open_clip import add_tiny_models
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -66,8 +67,8 @@ def test_commands(tmp_path):
     for command in commands():
         if command[0] in ('make', 'pip') or command[1].endswith('run_demo.py'):
             continue  # CI makes the environment and runs the targets; the demo has its own tests
-        if command[1] == '-m':
-            continue  # tests/test_frame/test_wheel.py runs it from the wheel
+        if command[0] == 'mim' or command[1] == '-m':
+            continue  # tests/test_frame/test_wheel.py runs them from the wheel
         done = subprocess.run(
             small(command), cwd=tmp_path, env=env, capture_output=True, text=True, check=False
         )
@@ -109,6 +110,23 @@ def test_mixed_in_models(number, tmp_path, monkeypatch):
     losses = model.train().loss(torch.rand(2, 3, 64, 96), [labels, labels])
     losses['decode.loss_ce'].backward()
     assert model.backbone.patch_embed.weight.grad.abs().sum() > 0
+
+
+def test_head_on_another_encoder(tmp_path):
+    add_tiny_models(tmp_path)
+    cfg = mixed_in(next(b for b in blocks('python') if 'OpenCLIPGroupViT' in b), 'mmseg').model
+    for part in (cfg.backbone, cfg.text_encoder):
+        assert part.pretrained == 'openai'
+        part.update(model_name='tiny-clip-quickgelu', pretrained=None)
+    cfg.decode_head.update(in_channels=24, channels=24, text_channels=24)
+    cfg.test_cfg.update(crop_size=(32, 32), stride=(16, 16), seg_logits=True)
+    model = MODELS.build(cfg).eval()
+    model.set_vocabulary(['dog', 'red car', 'grass'])
+    with torch.no_grad():
+        out = model.predict(torch.rand(1, 3, 32, 64))
+    assert out[0].seg_logits.data.shape == (3, 32, 64)
+    assert out[0].pred_sem_seg.data.shape == (1, 32, 64)
+    assert out[0].seg_logits.data.std() > 0
 
 
 def test_npr_loss_of_queries():

@@ -22,7 +22,7 @@ SHIPPED = ('configs', 'tools')
 TINY = 'pgseg_mm::pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py'
 NO_WORKERS = [
     f'{split}_dataloader.{setting}'
-    for split in ('train', 'val')
+    for split in ('train', 'val', 'test')
     for setting in ('num_workers=0', 'persistent_workers=False')
 ]
 
@@ -35,9 +35,11 @@ def files_below(folder: Path) -> dict[str, bytes]:
     }
 
 
-def python(*arguments, cwd: Path, **env) -> subprocess.CompletedProcess:
+def python(
+    *arguments, cwd: Path, interpreter: str | Path = sys.executable, **env
+) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, *map(str, arguments)],
+        [str(interpreter), *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, **{name: str(value) for name, value in env.items()}},
         capture_output=True,
@@ -47,16 +49,22 @@ def python(*arguments, cwd: Path, **env) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope='module')
-def installed(tmp_path_factory) -> Path:
-    """An unpacked wheel that was built from the source archive."""
-    folder = tmp_path_factory.mktemp('wheel')
-    source = folder / 'source'
+def source(tmp_path_factory) -> Path:
+    """The checkout without what tests, editors and installations have left in it."""
+    source = tmp_path_factory.mktemp('checkout') / 'source'
     ignored = shutil.ignore_patterns('.*', '*.egg-info', 'build', 'dist', 'work_dirs', 'data')
     for entry in ('pgseg_mm', 'requirements', 'demo', *SHIPPED):
         shutil.copytree(ROOT / entry, source / entry, ignore=ignored)
     for path in ROOT.glob('*'):
         if path.is_file():
             shutil.copy(path, source)
+    return source
+
+
+@pytest.fixture(scope='module')
+def installed(source, tmp_path_factory) -> Path:
+    """An unpacked wheel that was built from the source archive."""
+    folder = tmp_path_factory.mktemp('wheel')
     done = python('setup.py', '-q', 'sdist', '-d', folder, cwd=source)
     assert done.returncode == 0, done.stderr
     (archive,) = folder.glob('*.tar.gz')
@@ -97,6 +105,53 @@ def test_installed_package_trains_by_the_name_of_a_config(installed, tmp_path):
     assert (tmp_path / 'work_dirs' / 'pgseg_tiny-p8_emoji-scenes-64x64' / 'iter_1.pth').is_file()
     for name in ('pgseg_mm', *SHIPPED):  # nothing of the checkout takes part
         assert str(ROOT / name) not in done.stdout + done.stderr
+
+
+@pytest.fixture(scope='module')
+def fresh(request, source, tmp_path_factory) -> Path:
+    """Interpreter of a new environment after ``pip install '.[onedl]'``, and openmim's."""
+    if not request.config.getoption('--fresh-install'):
+        pytest.skip('give --fresh-install')
+    folder = tmp_path_factory.mktemp('environment')
+    done = python('-m', 'venv', folder, cwd=source)
+    assert done.returncode == 0, done.stderr
+    interpreter = folder / 'bin' / 'python'
+    install = ['-m', 'pip', 'install', '-q', '-c', 'requirements/constraints.txt']
+    for arguments in (
+        [*install, '.[onedl]'],
+        ['-m', 'pip', 'check'],
+        [*install, 'openmim', 'setuptools<81'],  # it imports pkg_resources
+    ):
+        done = python(*arguments, cwd=source, interpreter=interpreter)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return interpreter
+
+
+def test_fresh_environment_trains_and_tests_by_the_name_of_a_config(fresh, tmp_path):
+    """With what ``pip install`` brings and no more, from a folder without a checkout."""
+    scenes = ROOT / 'tools' / 'dataset_converters' / 'emoji_scenes.py'  # draws by the extra [tests]
+    sizes = ('--num-train', 32, '--num-val', 2)
+    done = python(scenes, 'data/emoji_scenes', *sizes, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    settings = ['train_cfg.max_iters=1', 'train_dataloader.batch_size=8', *NO_WORKERS]
+    work = tmp_path / 'work_dirs' / 'pgseg_tiny-p8_emoji-scenes-64x64'
+    tool = (fresh, '-m', 'pgseg_mm')
+    mim = (fresh.with_name('mim'), 'train', 'pgseg_mm', TINY.rpartition('/')[2], '--gpus', 0)
+    assert f'\n{" ".join(map(str, ("mim", *mim[1:])))}\n' in (ROOT / 'README.md').read_text()
+    commands: list[tuple] = [
+        (*tool, 'train', TINY, '--cfg-options', *settings),
+        (*tool, 'train', TINY, '--resume', '--cfg-options', *settings, 'train_cfg.max_iters=2'),
+        (*tool, 'dist_train', TINY, 2, '--work-dir', 'two', '--cfg-options', *settings),
+        (*tool, 'test', TINY, work / 'iter_2.pth', '--cfg-options', *NO_WORKERS),
+        (*mim, '--work-dir', 'mim', '--cfg-options', *settings),
+    ]
+    for interpreter, *arguments in commands:
+        done = python(*arguments, cwd=tmp_path, interpreter=interpreter)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        assert 'mIoU_objects' in done.stdout
+        assert str(ROOT) not in done.stdout + done.stderr
+    assert (tmp_path / 'mim' / 'iter_1.pth').is_file()
+    assert (tmp_path / 'two' / 'iter_1.pth').is_file()
 
 
 @pytest.mark.parametrize(
