@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import pgseg_mm
 
@@ -51,29 +52,22 @@ def test_requirement_file_parses(path):
     assert requirements_in(path)
 
 
-def test_constraints_pin_all_that_make_installs_within_its_bounds():
+@pytest.mark.parametrize(
+    ('constraints', 'stack'), [('constraints', 'onedl'), ('openmmlab_constraints', 'openmmlab')]
+)
+def test_constraints_pin_all_that_make_installs_within_its_bounds(constraints, stack):
     pins = {
-        requirement.name.lower().replace('_', '-'): requirement
-        for requirement in requirements_in(ROOT / 'requirements' / 'constraints.txt')
+        canonicalize_name(requirement.name): requirement.specifier
+        for requirement in requirements_in(ROOT / 'requirements' / f'{constraints}.txt')
     }
-    for name in ('runtime', 'onedl', 'data', 'nouns', 'onnx', 'web', 'tests'):
+    assert stack == 'onedl' or str(pins.pop('setuptools')) == '<81'
+    for name in ('runtime', stack, 'data', 'nouns', 'onnx', 'web', 'tests'):
         for requirement in requirements_in(ROOT / 'requirements' / f'{name}.txt'):
-            (pin,) = pins[requirement.name.lower().replace('_', '-')].specifier
+            if requirement.name == 'setuptools':
+                continue
+            (pin,) = pins[canonicalize_name(requirement.name)]
             assert pin.operator == '=='
             assert requirement.specifier.contains(pin.version), requirement
-
-
-def test_openmmlab_distribution_is_pinned_within_its_bounds():
-    pins = {
-        requirement.name: requirement
-        for requirement in requirements_in(ROOT / 'requirements' / 'openmmlab_constraints.txt')
-    }
-    for requirement in requirements_in(ROOT / 'requirements' / 'openmmlab.txt'):
-        if requirement.name != 'setuptools':
-            (pin,) = pins[requirement.name].specifier
-            assert pin.operator == '=='
-            assert requirement.specifier.contains(pin.version), requirement
-    assert str(pins['setuptools'].specifier) == '<81'
 
 
 @pytest.mark.skipif(shutil.which('make') is None, reason='make is not installed')

@@ -15,19 +15,11 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from pgseg_mm.utils.launch import read_config
-from supervised_zoo import (
-    losses,
-    metric,
-    small_config,
-    trained,
-    without_gradient,
-    write_ade20k,
-    write_voc,
-)
+from supervised_zoo import losses, metric, small_config, trained, without_gradient
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / 'projects' / 'npr_auxiliary'
-CONFIGS = sorted((FOLDER / 'configs').glob('*.py'))
+CONFIGS = sorted((FOLDER / 'configs').glob('segmenter_vit-small-*.py'))
 SMALL = {
     'model.backbone.img_size': (32, 32),
     'model.backbone.patch_size': 8,
@@ -52,14 +44,6 @@ def project():
     import projects.npr_auxiliary
 
     return projects.npr_auxiliary
-
-
-@pytest.fixture(scope='module')
-def data_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp('data')
-    write_ade20k(root)
-    write_voc(root)
-    return root
 
 
 def head_cfg(**kwargs) -> dict:

@@ -16,19 +16,11 @@ from mmseg.registry import MODELS
 
 from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.models.layers import resize_position_embedding
-from supervised_zoo import (
-    losses,
-    metric,
-    small_config,
-    trained,
-    without_gradient,
-    write_ade20k,
-    write_voc,
-)
+from supervised_zoo import losses, metric, small_config, trained, without_gradient
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / 'projects' / 'pgseg_backbone'
-CONFIGS = sorted((FOLDER / 'configs').glob('*.py'))
+CONFIGS = sorted((FOLDER / 'configs').glob('pgseg_vit-small-*.py'))
 HEADS = {
     'fcn': ('FCNHead', {'channels': 12, 'in_channels': [24] * 3}),
     'upernet': ('UPerHead', {'channels': 12, 'in_channels': [24] * 3}),
@@ -56,14 +48,6 @@ def options(path: Path) -> dict:
         small['model.auxiliary_head.in_channels'] = 24
         small['model.auxiliary_head.channels'] = 8
     return small
-
-
-@pytest.fixture(scope='module')
-def data_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp('data')
-    write_ade20k(root)
-    write_voc(root)
-    return root
 
 
 @pytest.fixture

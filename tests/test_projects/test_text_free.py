@@ -154,8 +154,12 @@ def test_label_maps_tune_it(tool, checkpoint, tmp_path, monkeypatch):
     assert 0 <= scalars['val/mIoU'].current() <= 100
 
 
-@pytest.mark.parametrize(('threshold', 'stages'), [(None, ONE_STAGE), (0.3, [])])
-def test_onnx_agrees_at_every_size(tool, checkpoint, tmp_path, threshold, stages):
+@pytest.mark.parametrize(
+    ('threshold', 'stages', 'size'),
+    [(None, ONE_STAGE, (32, 32)), (0.3, [], (64, 48))],
+    ids=['size of the training', 'another size'],
+)
+def test_onnx_agrees_at_every_size(tool, checkpoint, tmp_path, threshold, stages, size):
     onnxruntime = pytest.importorskip('onnxruntime')
     (tmp_path / 'words.txt').write_text(WORDS)
     options = [*MODEL, *SHORT, *stages, f'model.decode_head.background_threshold={threshold}']
@@ -163,9 +167,8 @@ def test_onnx_agrees_at_every_size(tool, checkpoint, tmp_path, threshold, stages
     tool('misc/embed_vocabulary.py', *arguments, options=options)
     options = [option for option in options if 'text_' not in option]
     arguments = (TEXT_FREE, checkpoint, '--class-embeds', 'embeds.npz', '--out', 'out/model.onnx')
-    shown = tool(
-        'deployment/pgseg2onnx.py', *arguments, '--dynamic', '--size', 64, 48, options=options
-    )
+    arguments += ('--dynamic', '--size', *size)
+    shown = tool('deployment/pgseg2onnx.py', *arguments, options=options)
     assert shown.count('onnxruntime differs from PyTorch by') == 2
     session = onnxruntime.InferenceSession('out/model.onnx', providers=['CPUExecutionProvider'])
     meta = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}

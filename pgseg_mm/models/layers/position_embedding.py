@@ -1,3 +1,4 @@
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,7 +16,9 @@ def resize_position_embedding(
     Returns:
         (1, h' * w', C).
     """
-    if tuple(grid_size) == tuple(new_size):
+    # an export with free sizes must not take the example's for the only one
+    exported = any(isinstance(side, torch.SymInt) for side in new_size)
+    if not exported and tuple(grid_size) == tuple(new_size):
         return embedding
     grid = embedding.unflatten(1, grid_size).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=new_size, mode='bicubic', align_corners=False)

@@ -1,5 +1,6 @@
 _base_ = [
     './_base_/segmenter_vit-small-p16_npr.py',
+    './_base_/sgd.py',
     '../../../configs/_base_/datasets/ade20k_512x512.py',
 ]
 train_dataloader = dict(batch_size=1)

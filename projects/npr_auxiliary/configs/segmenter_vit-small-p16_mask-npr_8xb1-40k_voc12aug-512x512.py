@@ -1,5 +1,6 @@
 _base_ = [
     './_base_/segmenter_vit-small-p16_npr.py',
+    './_base_/sgd.py',
     '../../../configs/_base_/datasets/voc12aug_512x512.py',
 ]
 model = dict(decode_head=dict(num_classes=21))

@@ -1,16 +1,5 @@
-# AdamW whose rate decays from layer to layer towards the image, for 16 images a step
-_base_ = ['../../../../configs/_base_/default_runtime.py']
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    constructor='BackboneLayerDecay',
-    paramwise_cfg=dict(
-        layer_decay_rate=0.75,
-        norm_decay_mult=0.0,
-        bias_decay_mult=0.0,
-        custom_keys={name: dict(decay_mult=0.0) for name in ('pos_embed', 'group_token')},
-    ),
-)
+# For 16 images a step
+_base_ = ['../../../../configs/_base_/default_runtime.py', './layer_decay.py']
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=1500, end=160000),

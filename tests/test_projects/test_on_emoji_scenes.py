@@ -1,0 +1,74 @@
+"""The commands of projects that run on emoji scenes, one after another in one folder, small."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from pgseg_mm.apis.models import build_model
+
+ROOT = Path(__file__).parents[2]
+PROJECTS = ('pgseg_backbone', 'npr_auxiliary', 'text_free')
+FULL = Config.fromfile(ROOT / 'configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py')
+SCENES = ['--num-train', '8', '--num-val', '18']
+TRAINING = ['train_cfg.max_iters=1', 'train_cfg.val_interval=1']
+NO_WORKERS = [
+    f'{split}_dataloader.{setting}'
+    for split in ('train', 'val', 'test')
+    for setting in ('num_workers=0', 'persistent_workers=False')
+]
+EXTRA = {
+    'emoji_scenes.py': SCENES,
+    'train.py': [*TRAINING, *NO_WORKERS],
+    'test.py': NO_WORKERS[-2:],
+    'embed_vocabulary.py': [],
+    'pgseg2onnx.py': [],
+}
+
+
+def commands(project: str) -> list[list[str]]:
+    """The commands under a README's heading about emoji scenes, as words."""
+    readme = (ROOT / 'projects' / project / 'README.md').read_text(encoding='utf-8')
+    (section,) = re.findall(r'\n## On emoji scenes\n(.*?)(?:\n## |\Z)', readme, re.DOTALL)
+    (block,) = re.findall(r'```bash\n(.*?)```', section, re.DOTALL)
+    return [shlex.split(line) for line in block.replace('\\\n', ' ').splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A working directory with the demo's scenes and weights, and links to the repository."""
+    for name in ('configs', 'projects', 'tools'):
+        (tmp_path / name).symlink_to(ROOT / name)
+    scenes = ['tools/dataset_converters/emoji_scenes.py', FULL.data_root, '--num-classes', '20']
+    run([sys.executable, *scenes], tmp_path)
+    weights = tmp_path / 'work_dirs' / 'tiny' / 'iter_1000.pth'
+    weights.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save({'state_dict': build_model(FULL).state_dict(), 'meta': {}}, weights)
+    return tmp_path
+
+
+def run(command: list[str], folder: Path) -> str:
+    """Output of a command at small size."""
+    tool = Path(next(word for word in command if word.endswith('.py'))).name
+    if tool in ('train.py', 'test.py') and '--cfg-options' not in command:
+        command = [*command, '--cfg-options']
+    done = subprocess.run(
+        [*command, *EXTRA[tool]], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}'
+    return done.stdout
+
+
+@pytest.mark.parametrize('project', PROJECTS)
+def test_commands_of_the_readme(project, folder):
+    for command in commands(project):
+        assert command[0] == 'python'
+        output = run([sys.executable, *command[1:]], folder)
+        if command[1] in ('tools/train.py', 'tools/test.py'):
+            assert 'mIoU_objects' in output
