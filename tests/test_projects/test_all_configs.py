@@ -94,8 +94,9 @@ def make_files(cfg: Config) -> None:
     """Write what the model reads when it is built into the working directory."""
     for part in parts_of(cfg.model):
         if isinstance(part.get('class_embeds'), str):
-            classes = DATASETS.get(cfg.test_dataloader.dataset.type).METAINFO['classes']
-            embeds = np.random.default_rng(0).normal(size=(len(classes), part.channels))
+            meta = DATASETS.get(cfg.test_dataloader.dataset.type).METAINFO
+            num_classes = len(meta.get('classes', range(20)))  # emoji scenes have theirs in a file
+            embeds = np.random.default_rng(0).normal(size=(num_classes, part.channels))
             np.save(part.class_embeds, embeds)
 
 
