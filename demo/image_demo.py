@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from PIL import Image
 from tqdm import tqdm
 
 from pgseg_mm.apis import PGSegInferencer, Segmentation
 from pgseg_mm.apis.inferencer import MAX_PIXELS
-from pgseg_mm.utils.launch import require_file
+from pgseg_mm.utils.launch import add_model_options, read_model_config
 
 MAX_LISTED = 6
 
@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add('img', help='image, or folder of images')
-    add('config', help='config file')
+    add('config', help='config file, or name of an installed one')
     add('checkpoint', help='checkpoint file')
     words = parser.add_mutually_exclusive_group()
     words.add_argument(
@@ -57,14 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         help='larger images are refused before they are decoded (%(default)s)',
     )
     add('--device', help='such as cpu or cuda:0; an accelerator by default, if there is one')
-    add('--trust', action='store_true', help='run code that the checkpoint may hold')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override, as in tools/test.py',
-    )
+    add_model_options(parser)
     return parser
 
 
@@ -83,14 +76,16 @@ def can_be_written(path: Path) -> bool:
     return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, cfg: Config) -> int:
     """Segment the images and write what is asked for.
+
+    Args:
+        args: The command's arguments.
+        cfg: The config, with the settings that were overridden.
 
     Returns:
         Number of images that failed.
     """
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
     inferencer = PGSegInferencer(cfg, args.checkpoint, args.device, args.trust, args.max_pixels)
     done = failed = 0
     for result in inferencer.stream(
@@ -122,14 +117,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; the exit status is 1 if an image failed."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    require_file(parser, 'config', args.config)
-    require_file(parser, 'checkpoint', args.checkpoint)
+    cfg = read_model_config(parser, args)
     if args.out_file is not None and Path(args.img).is_dir():
         parser.error('--out-file is for a single image; use --out-dir for a folder')
     if args.out_file is not None and not can_be_written(args.out_file):
         parser.error(f'--out-file must end in .png, .jpg or the like, got {args.out_file}')
     try:
-        failed = run(args)
+        failed = run(args, cfg)
     except (OSError, TypeError, ValueError) as error:
         sys.exit(f'error: {error}')
     sys.exit(1 if failed else 0)

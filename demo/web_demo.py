@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.config import Config, DictAction
 from numpy.typing import NDArray
 
 from pgseg_mm.apis import PGSegInferencer, Segmentation, parse_words
-from pgseg_mm.utils.launch import require_file
+from pgseg_mm.utils.launch import add_model_options, read_model_config
 from pgseg_mm.visualization.colours import Colours, class_colours, separate
 from pgseg_mm.visualization.panels import fit_size
 from pgseg_mm.visualization.segmentation_picture import Segmentation as Shown
@@ -44,20 +43,13 @@ def build_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add('config', help='config file')
+    add('config', help='config file, or name of an installed one')
     add('checkpoint', help='checkpoint file')
     add('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0 lets others in')
     add('--port', type=int, default=7860, help='port to listen on')
     add('--device', help='such as cpu or cuda:0; an accelerator by default, if there is one')
     add('--max-file-size', type=float, default=20, metavar='MB', help='largest upload')
-    add('--trust', action='store_true', help='run code that the checkpoint may hold')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override, as in tools/test.py',
-    )
+    add_model_options(parser)
     return parser
 
 
@@ -185,10 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Serve the page until it is interrupted."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    require_file(parser, 'config', args.config)
-    require_file(parser, 'checkpoint', args.checkpoint)
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = read_model_config(parser, args)
     try:
         inferencer = PGSegInferencer(
             cfg, args.checkpoint, args.device, args.trust, max_pixels=MAX_PIXELS

@@ -20,20 +20,7 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
         parser: Parser that already has the positional arguments of its tool.
     """
     parser.add_argument('--work-dir', help='folder for logs and results')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override, such as train_cfg.max_iters=10; a list is '
-        'written key="[a,b]" or key=a,b and a nested one key="[(a,b),(c,d)]", without blanks',
-    )
-    parser.add_argument(
-        '--trust',
-        action='store_true',
-        help='load checkpoints that hold more than tensors and logged values, and run whatever '
-        'code is in them',
-    )
+    add_model_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -47,6 +34,28 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         help='rank on this machine, for launchers that do not set LOCAL_RANK',
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a tool that takes a config and a checkpoint leaves to its user.
+
+    Args:
+        parser: Parser that already has the positional arguments of its tool.
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to override, such as train_cfg.max_iters=10; a list is '
+        'written key="[a,b]" or key=a,b and a nested one key="[(a,b),(c,d)]", without blanks',
+    )
+    parser.add_argument(
+        '--trust',
+        action='store_true',
+        help='load checkpoints that hold more than tensors and logged values, and run whatever '
+        'code is in them',
     )
 
 
@@ -80,6 +89,25 @@ def find_config(parser: argparse.ArgumentParser, config: str) -> str:
         return get_config(config).filename
     except (AssertionError, FileNotFoundError, ValueError) as error:
         parser.error(f'installed config not found: {config} ({error})')
+
+
+def read_model_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:
+    """Config of a tool that takes a config and a checkpoint, with :func:`add_model_options`.
+
+    Leaves with the parser's usage message if either is not there.
+
+    Args:
+        parser: Parser that reports the error.
+        args: Parsed arguments; ``config`` becomes the path of the file.
+
+    Returns:
+        The config with the settings that were overridden.
+    """
+    args.config = find_config(parser, args.config)
+    require_file(parser, 'checkpoint', args.checkpoint)
+    cfg = read_config(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    return cfg
 
 
 def load_config(args: argparse.Namespace) -> Config:

@@ -38,7 +38,7 @@ from benchmarking import (
 from groupvit_peer import PEER, load_peer
 from inference_contestants import ENCODER, PREDICT, Contestant, Entry, Settings, Size, contestants
 from inference_report import report
-from pgseg_mm.utils.launch import require_file
+from pgseg_mm.utils.launch import find_config, require_file
 from pgseg_mm.utils.machine import describe_machine
 
 
@@ -149,8 +149,7 @@ def make_image(size: Size, device: torch.device) -> torch.Tensor:
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    for config in (args.config, *args.also):
-        require_file(parser, 'config', config)
+    args.config, *args.also = (find_config(parser, name) for name in (args.config, *args.also))
     if args.checkpoint is not None:
         require_file(parser, 'checkpoint', args.checkpoint)
     check_rounds(parser, '--repeat', args.repeat)

@@ -36,7 +36,7 @@ from benchmarking import (
 )
 from groupvit_peer import load_peer
 from pgseg_mm.engine.hooks.compile_hook import check_backend
-from pgseg_mm.utils.launch import require_file
+from pgseg_mm.utils.launch import find_config
 from pgseg_mm.utils.machine import describe_machine
 from training_contestants import OPTIONS, PEER_OPTIONS, Case, Settings, training_steps
 from training_report import place, report
@@ -155,8 +155,7 @@ def profile_step(case: Case, settings: Settings) -> dict[str, Any]:
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    for config in args.configs:
-        require_file(parser, 'config', config)
+    args.configs = [find_config(parser, config) for config in args.configs]
     check_rounds(parser, '--rounds', args.rounds)
     words = args.trimmed_tokens - 2
     if not 3 <= words <= args.tokens - 2:

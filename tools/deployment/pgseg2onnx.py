@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import ConfigDict
 from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from pgseg_mm.apis.models import build_model, load_weights
-from pgseg_mm.utils.launch import find_config, require_file
+from pgseg_mm.utils.launch import add_model_options, read_model_config
 from pgseg_mm.utils.loading import CheckpointError
 
 OPSET = 18
@@ -145,19 +145,13 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     )
     parser.add_argument('--dynamic', action='store_true', help='leave batch, height and width free')
     parser.add_argument('--argmax', action='store_true', help='give classes in place of scores')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
-    parser.add_argument(
-        '--trust', action='store_true', help='run whatever code the checkpoint may hold'
-    )
+    add_model_options(parser)
     return parser, parser.parse_args()
 
 
 def main() -> None:
     parser, args = parse_arguments()
-    args.config = find_config(parser, args.config)
-    require_file(parser, 'checkpoint', args.checkpoint)
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = read_model_config(parser, args)
     if args.class_embeds is not None:
         cfg.model.decode_head.class_embeds = args.class_embeds
     class_embeds = cfg.model.decode_head.get('class_embeds')

@@ -12,11 +12,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config, DictAction
 
 from pgseg_mm.apis.models import build_model, load_weights
 from pgseg_mm.models import PGSeg
-from pgseg_mm.utils.launch import find_config, require_file
+from pgseg_mm.utils.launch import add_model_options, read_model_config
 from pgseg_mm.utils.loading import CheckpointError
 from pgseg_mm.utils.templates import PROMPT_TEMPLATES, get_templates
 from pgseg_mm.utils.vocabulary import Vocabulary
@@ -78,19 +77,13 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     )
     parser.add_argument('--out', type=Path, default=Path('class_embeds.npy'))
     parser.add_argument('--device', default='cpu')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
-    parser.add_argument(
-        '--trust', action='store_true', help='run whatever code the checkpoint may hold'
-    )
+    add_model_options(parser)
     return parser, parser.parse_args()
 
 
 def main() -> None:
     parser, args = parse_arguments()
-    args.config = find_config(parser, args.config)
-    require_file(parser, 'checkpoint', args.checkpoint)
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = read_model_config(parser, args)
     if args.templates is not None:
         named = len(args.templates) == 1 and args.templates[0] in PROMPT_TEMPLATES
         cfg.model.templates = args.templates[0] if named else args.templates
