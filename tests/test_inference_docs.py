@@ -66,7 +66,8 @@ def test_commands(place, monkeypatch):
     assert (place / 'out.png').is_file() and (place / 'outputs/vis/photo.png').is_file()
     assert sorted(path.name for path in (place / 'seen/pred').iterdir()) == ['a.png', 'b.png']
     (pip,) = [words for words in commands if words[0] == 'pip']
-    assert (ROOT / 'requirements' / f'{re.search(r"\[(.*)\]", pip[-1])[1]}.txt').is_file()
+    extra = re.search(r'\[(.*)\]', pip[-1])[1]
+    assert (ROOT / 'requirements' / f'{extra}.txt').is_file()
     # tests/test_demo/test_web_demo.py looks at the page
     (web,) = [words for words in commands if words[1] == 'demo/web_demo.py']
     pytest.importorskip('gradio')

@@ -45,6 +45,7 @@ PREFIX = {
 TRAINING = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr')
 EVALUATION = ('benchmark', 'test_dataloader', 'test_evaluator', 'test_cfg', 'custom_hooks')
 VALIDATION = ('val_dataloader', 'val_evaluator', 'val_cfg')
+READ_BYTES = 2**20
 
 
 def list_benchmarks(protocol: str) -> dict[str, Path]:
@@ -139,7 +140,8 @@ def fingerprint(cfg: Config, checkpoint: Path) -> str:
     for key in ('model', 'test_dataloader', 'test_evaluator', 'custom_hooks'):
         digest.update(json.dumps(cfg.get(key), sort_keys=True, default=str).encode())
     with checkpoint.open('rb') as file:
-        digest.update(hashlib.file_digest(file, 'sha256').digest())
+        while block := file.read(READ_BYTES):
+            digest.update(block)
     return digest.hexdigest()
 
 
