@@ -158,7 +158,7 @@ def train(run: Run, command: str) -> dict[str, Any]:
         The summary.
     """
     # importing the models takes seconds, which --help and --resume need not wait for
-    from pgseg_mm.utils.machine import describe_machine
+    from pgseg_mm.cli.provenance import describe_machine
     from pgseg_mm.visualization import draw_loss_curve, draw_segmentation_sheet
 
     start = time.perf_counter()

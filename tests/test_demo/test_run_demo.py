@@ -12,7 +12,7 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from pgseg_mm.utils.machine import describe_machine
+from pgseg_mm.cli.provenance import describe_machine
 
 _missing = [
     name

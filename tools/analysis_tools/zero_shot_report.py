@@ -4,7 +4,7 @@ import csv
 import io
 from typing import Any, NamedTuple
 
-from benchmarking import describe
+from pgseg_mm.cli.provenance import describe
 
 METRICS = ('mIoU', 'aAcc', 'mAcc')
 

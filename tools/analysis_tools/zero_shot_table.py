@@ -23,7 +23,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from benchmarking import versions, write_json, write_text
+from pgseg_mm.cli.provenance import describe_machine, versions, write_json, write_text
 from pgseg_mm.evaluation import ZeroShotIoUMetric
 from pgseg_mm.utils.benchmark_data import missing_data
 from pgseg_mm.utils.launch import (
@@ -33,7 +33,6 @@ from pgseg_mm.utils.launch import (
     prepare_distributed,
     require_file,
 )
-from pgseg_mm.utils.machine import describe_machine
 from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
 from zero_shot_report import Failed, Measured, Missing, Row, as_csv, as_markdown
 

@@ -1,13 +1,15 @@
-"""The results of benchmark_train.py as Markdown."""
+"""The results of training_step.py as Markdown."""
 
 from pathlib import Path
 from typing import Any
 
-from benchmarking import describe, show_ratio
-from groupvit_peer import PEER
-from training_contestants import OPTIONS
+from pgseg_mm.cli.provenance import describe
 
-BEGIN, END = '<!-- measured by benchmark_train.py -->', '<!-- end of what was measured -->'
+from .groupvit_peer import PEER
+from .timing import show_ratio
+from .training_contestants import OPTIONS
+
+BEGIN, END = '<!-- measured by benchmarks.training_step -->', '<!-- end of what was measured -->'
 
 
 def report(result: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The results of benchmark_data.py as Markdown."""
+"""The results of data_loading.py as Markdown."""
 
 import statistics
 from typing import Any

@@ -13,13 +13,15 @@ def test_rows_and_deviations(tmp_path):
     done = subprocess.run(
         [
             sys.executable,
-            ROOT / 'tools/analysis_tools/benchmark_micro_batches.py',
+            '-m',
+            'benchmarks.micro_batches',
             ROOT / 'configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py',
             *('--batch', '6', '--sizes', '4', '--rounds', '1', '--json', str(out)),
         ],
         capture_output=True,
         text=True,
         check=False,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     rows = json.loads(out.read_text())['rows']

@@ -1,6 +1,6 @@
 """What micro-batches save in memory, cost in time, and change in the gradient.
 
-    python tools/analysis_tools/benchmark_micro_batches.py CONFIG [--batch 64 --sizes 32 16 8]
+    python -m benchmarks.micro_batches CONFIG [--batch 64 --sizes 32 16 8]
 
 Each row is a training step, forward and backward, of the same model and batch in a fresh process:
 whole, in micro-batches (model.train_cfg.micro_batch_size), and whole with activation checkpointing
@@ -28,8 +28,8 @@ from mmseg.registry import MODELS
 from prettytable import PrettyTable
 
 import pgseg_mm  # noqa: F401, registers the components
+from pgseg_mm.cli.provenance import describe_machine
 from pgseg_mm.utils import tokenize
-from pgseg_mm.utils.machine import describe_machine
 
 MIB = 2**20
 CAPTION = 'a photo of a red car beside an old brick house, number {}'
@@ -145,9 +145,7 @@ def main() -> None:
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         result = {
-            'command': shlex.join(
-                ['python', 'tools/analysis_tools/benchmark_micro_batches.py', *sys.argv[1:]]
-            ),
+            'command': shlex.join(['python', '-m', 'benchmarks.micro_batches', *sys.argv[1:]]),
             'machine': describe_machine(),
             'rows': rows,
         }

@@ -1,6 +1,6 @@
 """Speed and memory of zero-shot segmentation, against its encoder alone and against transformers.
 
-    python tools/analysis_tools/benchmark.py CONFIG [CHECKPOINT] [--also CONFIG ...]
+    python -m benchmarks.inference CONFIG [CHECKPOINT] [--also CONFIG ...]
 
 All contestants see the same image in the same process, turn about, so that a noisy machine hurts
 all alike. "encoder" is the image encoder on each of the image's windows and nothing else. "GroupViT
@@ -22,7 +22,13 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 
-from benchmarking import (
+from pgseg_mm.cli.provenance import describe_machine, versions, write_json, write_text
+from pgseg_mm.utils.launch import find_config, require_file
+
+from .groupvit_peer import PEER, load_peer
+from .inference_contestants import ENCODER, PREDICT, Contestant, Entry, Settings, Size, contestants
+from .inference_report import report
+from .timing import (
     MIB,
     Stopwatch,
     can_measure_memory,
@@ -31,15 +37,7 @@ from benchmarking import (
     peak,
     ratio,
     reset_peak,
-    versions,
-    write_json,
-    write_text,
 )
-from groupvit_peer import PEER, load_peer
-from inference_contestants import ENCODER, PREDICT, Contestant, Entry, Settings, Size, contestants
-from inference_report import report
-from pgseg_mm.utils.launch import find_config, require_file
-from pgseg_mm.utils.machine import describe_machine
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -172,7 +170,7 @@ def main() -> None:
             sizes = [tuple(args.size), tuple(args.memory_size)]
             memory += in_fresh_process(measure_memory, entry, settings, sizes)
     result = {
-        'command': shlex.join(['python', 'tools/analysis_tools/benchmark.py', *sys.argv[1:]]),
+        'command': shlex.join(['python', '-m', 'benchmarks.inference', *sys.argv[1:]]),
         'settings': {
             **asdict(settings),
             'size': args.size,

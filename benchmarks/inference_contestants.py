@@ -1,4 +1,4 @@
-"""What benchmark.py compares: our models, their encoders alone, and transformers' GroupViT."""
+"""What inference.py compares: our models, their encoders alone, and transformers' GroupViT."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 import pgseg_mm  # noqa: F401, registers the components
-from groupvit_peer import PEER, load_peer, peer_config
 from pgseg_mm.models import PGSeg
+
+from .groupvit_peer import PEER, load_peer, peer_config
 
 SPREAD = 30.0
 """Factor of the assignment's logits of random weights, for which few groups win a patch else."""

@@ -1,14 +1,11 @@
-"""What the benchmarks share: times taken turn about, ratios, peak memory, versions, output."""
+"""What the benchmarks share: times taken turn about, ratios, peak memory."""
 
 import argparse
-import contextlib
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,7 +14,6 @@ import torch
 
 MIB = 2**20
 STATUS = Path('/proc/self/status')
-LIBRARIES = ('mmengine', 'onedl-mmengine', 'mmsegmentation', 'onedl-mmsegmentation')
 
 Name = TypeVar('Name', bound=Hashable)
 Result = TypeVar('Result')
@@ -107,37 +103,7 @@ def _status(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f'{key}:'))
 
 
-def versions(*more: str) -> dict[str, str]:
-    """Of the libraries that take part; those that are not installed are left out."""
-    found = {}
-    for name in (*LIBRARIES, *more):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def describe(result: dict[str, Any]) -> list[str]:
-    """Lines on machine, versions and command, for the end of a document."""
-    machine = result['machine']
-    accelerator = f', {machine["accelerator"]}' if machine['accelerator'] else ''
-    libraries = ''.join(f', {name} {number}' for name, number in result['versions'].items())
-    return [
-        f'- Machine: {machine["processor"]}, {machine["cores"]} cores{accelerator}',
-        f'- Versions: Python {machine["python"]}, torch {machine["torch"]}{libraries}',
-        f'- Command: `{result["command"]}`',
-    ]
-
-
 def check_rounds(parser: argparse.ArgumentParser, name: str, rounds: int) -> None:
     """Leave with the parser's usage message if there are too few rounds for quartiles."""
     if rounds < 2:
         parser.error(f'{name} must be at least 2, for the spread, got {rounds}')
-
-
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    write_text(path, json.dumps(result, indent=1) + '\n')
-
-
-def write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding='utf-8')

@@ -10,12 +10,12 @@ TINY = ROOT / 'configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py'
 
 
 def run(*options: object) -> subprocess.CompletedProcess:
-    tool = ROOT / 'tools/analysis_tools/benchmark_npr.py'
     return subprocess.run(
-        [sys.executable, str(tool), *map(str, options)],
+        [sys.executable, '-m', 'benchmarks.npr', *map(str, options)],
         capture_output=True,
         text=True,
         check=False,
+        cwd=ROOT,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOL = ROOT / 'tools' / 'analysis_tools' / 'benchmark.py'
+TOOL = 'benchmarks.inference'
 CONFIG = """
 custom_imports = dict(imports=['pgseg_mm'])
 model = dict(
@@ -37,15 +37,28 @@ def config(tmp_path):
 
 def run(monkeypatch, *arguments):
     """Run the tool in this process."""
-    monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, arguments)])
-    monkeypatch.syspath_prepend(str(TOOL.parent))
-    runpy.run_path(str(TOOL), run_name='__main__')
+    monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, arguments)])
+    monkeypatch.syspath_prepend(str(ROOT))
+    runpy.run_module(TOOL, run_name='__main__')
 
 
 def test_rows_ratios_and_memory(config, tmp_path):
     out, table = tmp_path / 'new' / 'out.json', tmp_path / 'table.md'
-    command = [sys.executable, TOOL, config, *SIZES, '--memory-size', '64', '64', '--repeat', '3']
-    subprocess.run([*command, '--json', out, '--markdown', table], check=True, timeout=300)
+    command = [
+        sys.executable,
+        '-m',
+        TOOL,
+        config,
+        *SIZES,
+        '--memory-size',
+        '64',
+        '64',
+        '--repeat',
+        '3',
+    ]
+    subprocess.run(
+        [*command, '--json', out, '--markdown', table], check=True, timeout=300, cwd=ROOT
+    )
     result = json.loads(out.read_text())
     models = ['small']
     if 'transformers' in result['versions']:

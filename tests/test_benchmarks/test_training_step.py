@@ -10,7 +10,7 @@ from statistics import median
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / 'tools' / 'analysis_tools' / 'benchmark_train.py'
+TOOL = 'benchmarks.training_step'
 CONFIG = """
 custom_imports = dict(imports=['pgseg_mm'])
 model = dict(
@@ -26,7 +26,7 @@ model = dict(
         loss_npr=dict(type='NPRLoss')))
 """
 PAGE = """# Title
-<!-- measured by benchmark_train.py -->
+<!-- measured by benchmarks.training_step -->
 old
 <!-- end of what was measured -->
 What it means.
@@ -42,7 +42,11 @@ def config(tmp_path):
 
 def run(*arguments):
     return subprocess.run(
-        [sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, '-m', TOOL, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
     )
 
 
@@ -88,8 +92,9 @@ def test_rows_ratios_memory_and_page(config, tmp_path):
 )
 def test_refuses_what_cannot_be_measured(config, monkeypatch, capsys, arguments, message):
     arguments = arguments if arguments[0] == 'absent.py' else [config, *arguments]
-    monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, arguments)])
+    monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, arguments)])
     with pytest.raises(SystemExit) as leaving:
-        runpy.run_path(str(TOOL), run_name='__main__')
+        monkeypatch.syspath_prepend(str(ROOT))
+        runpy.run_module(TOOL, run_name='__main__')
     assert leaving.value.code == 2
     assert message in capsys.readouterr().err

@@ -1,11 +1,10 @@
-#!/usr/bin/env python3
 """Measure data loading alone, in images per second and core, against plain webdataset and Pillow.
 
 All contestants read the same pairs, decode, crop, flip, tokenise and collate them; they take turns
 within each round. Without --data, pairs are made first: JPEG images of gradients and noise.
 
 Example:
-    python tools/analysis_tools/benchmark_data.py --json docs/benchmarks/raw/data_loading.json \\
+    python -m benchmarks.data_loading --json docs/benchmarks/raw/data_loading.json \\
         --markdown docs/benchmarks/data_loading.md
 """
 
@@ -35,14 +34,15 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from data_report import OURS_FILES, OURS_SHARDS, OURS_SHARDS_PILLOW, PLAIN, report
+from pgseg_mm.cli.provenance import describe_machine
 from pgseg_mm.datasets import (
     ImageTextDataset,
     ResumableSampler,
     SeededDataset,
     WebImageTextDataset,
 )
-from pgseg_mm.utils.machine import describe_machine
+
+from .data_report import OURS_FILES, OURS_SHARDS, OURS_SHARDS_PILLOW, PLAIN, report
 
 WORDS = 'a photo of the red small old dog house tree on under near river street and'
 SHUFFLE = 1000
@@ -275,7 +275,7 @@ def main() -> None:
     result['versions'] = {
         name: version(name) for name in ('webdataset', 'pillow', 'opencv-python', 'torchvision')
     }
-    result['command'] = shlex.join(['python', *sys.argv])
+    result['command'] = shlex.join(['python', '-m', 'benchmarks.data_loading', *sys.argv[1:]])
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
     if args.markdown:

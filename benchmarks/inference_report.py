@@ -1,10 +1,12 @@
-"""The results of benchmark.py as Markdown."""
+"""The results of inference.py as Markdown."""
 
 from typing import Any
 
-from benchmarking import describe, show_ratio
-from groupvit_peer import PEER
-from inference_contestants import ENCODER
+from pgseg_mm.cli.provenance import describe
+
+from .groupvit_peer import PEER
+from .inference_contestants import ENCODER
+from .timing import show_ratio
 
 EXPLANATION = f"""\
 Times are medians. Ratios are medians of the ratios within a round, with their middle half in

@@ -3,14 +3,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'analysis_tools' / 'benchmark_data.py'
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_it_measures_all_ways_of_loading_and_writes_a_table(tmp_path):
     args = ['--samples', '24', '--shards', '2', '--size', '64', '48', '--batch-size', '8']
     files = ['--json', str(tmp_path / 'a.json'), '--markdown', str(tmp_path / 'a.md')]
-    command = [sys.executable, str(TOOL), *args, '--rounds', '1', *files]
-    result = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, '-m', 'benchmarks.data_loading', *args, '--rounds', '1', *files]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
     assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / 'a.json').read_text())

@@ -1,4 +1,4 @@
-"""What benchmark_train.py compares: training steps of our models and of transformers' GroupViT."""
+"""What training_step.py compares: training steps of our models and of transformers' GroupViT."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import pgseg_mm  # noqa: F401, registers the components
-from groupvit_peer import PEER, load_peer, peer_config
 from pgseg_mm.engine.hooks.compile_hook import compile_parts
+
+from .groupvit_peer import PEER, load_peer, peer_config
 
 OPTIONS = {
     'plain': 'float32, fused attention',

@@ -1,6 +1,6 @@
 """Time and memory of a training step, by option, against transformers' GroupViT.
 
-    python tools/analysis_tools/benchmark_train.py CONFIG [CONFIG ...] [--batch 16]
+    python -m benchmarks.training_step CONFIG [CONFIG ...] [--batch 16]
 
 A step is forward, backward and AdamW on one batch of noise and random words. All steps are taken in
 one process, turn about. The peer is transformers' GroupViT in the size of the first CONFIG, with
@@ -21,7 +21,12 @@ import torch
 from mmengine.device import get_device
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarking import (
+from pgseg_mm.cli.provenance import describe_machine, versions, write_json, write_text
+from pgseg_mm.engine.hooks.compile_hook import check_backend
+from pgseg_mm.utils.launch import find_config
+
+from .groupvit_peer import load_peer
+from .timing import (
     MIB,
     Stopwatch,
     can_measure_memory,
@@ -30,16 +35,9 @@ from benchmarking import (
     peak,
     ratio,
     reset_peak,
-    versions,
-    write_json,
-    write_text,
 )
-from groupvit_peer import load_peer
-from pgseg_mm.engine.hooks.compile_hook import check_backend
-from pgseg_mm.utils.launch import find_config
-from pgseg_mm.utils.machine import describe_machine
-from training_contestants import OPTIONS, PEER_OPTIONS, Case, Settings, training_steps
-from training_report import place, report
+from .training_contestants import OPTIONS, PEER_OPTIONS, Case, Settings, training_steps
+from .training_report import place, report
 
 PROFILED_OPERATIONS = 14
 
@@ -177,7 +175,7 @@ def main() -> None:
     watch = Stopwatch[Case](device)
     watch.run(dict(training_steps(cases, settings)), args.rounds)
     result = {
-        'command': shlex.join(['python', 'tools/analysis_tools/benchmark_train.py', *sys.argv[1:]]),
+        'command': shlex.join(['python', '-m', 'benchmarks.training_step', *sys.argv[1:]]),
         'settings': {
             **asdict(settings),
             'rounds': args.rounds,

@@ -1,6 +1,6 @@
 """What matching and the NPR loss add to a training step, and which solver is the fastest.
 
-    python tools/analysis_tools/benchmark_npr.py CONFIG [--batch 1024] [--device cuda --amp]
+    python -m benchmarks.npr CONFIG [--batch 1024] [--device cuda --amp]
 
 Three tables: (1) solvers of the assignment, on similarities of one batch as training makes them
 (groups near prototypes) and on those of noise, which are harder; (2) the NPR loss of
@@ -29,10 +29,11 @@ from prettytable import PrettyTable
 from scipy.optimize import linear_sum_assignment
 
 import pgseg_mm  # noqa: F401, registers the components
-from benchmarking import Stopwatch, write_json
+from pgseg_mm.cli.provenance import describe_machine, write_json
 from pgseg_mm.models.losses import NPRLoss, match_prototypes
 from pgseg_mm.utils import tokenize
-from pgseg_mm.utils.machine import describe_machine
+
+from .timing import Stopwatch
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -183,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
     plain = watch.median('step without NPR')
     print_table(title, 'training step', watch, list(steps), plain)
     machine = {
-        'command': shlex.join(['python', 'tools/analysis_tools/benchmark_npr.py', *sys.argv[1:]]),
+        'command': shlex.join(['python', '-m', 'benchmarks.npr', *sys.argv[1:]]),
         'batch': args.batch,
         'micro_batch': args.micro_batch,
         'machine': describe_machine(),

@@ -1,0 +1,1 @@
+"""What developers measure; each is run as ``python -m benchmarks.NAME`` from the checkout."""
