@@ -103,11 +103,8 @@ class ReconstructionMLP(ProjectionMLP):
         norm, weight = self.norm, self.fc1.weight
         if not norm.training:
             return
-        unbiased = _variance(weight, moments) * (moments.number / (moments.number - 1))
         mean = weight @ moments.mean.to(weight.dtype) + self.fc1.bias
-        norm.num_batches_tracked += 1
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-        norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+        norm.follow(mean, _variance(weight, moments), moments.number)
 
 
 def _variance(weight: Tensor, moments: Moments) -> Tensor:

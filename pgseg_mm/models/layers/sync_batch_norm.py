@@ -10,8 +10,9 @@ class SyncBatchNorm(nn.BatchNorm1d):
     """Batch norm whose training statistics span all ranks, on any device.
 
     ``torch.nn.SyncBatchNorm`` refuses CPU tensors. The ranks may hold different numbers of rows.
-    Running statistics do not move when activation checkpointing recomputes a forward pass.
-    State is that of :class:`torch.nn.BatchNorm1d`, with torch's default arguments.
+    Running statistics do not move when activation checkpointing recomputes a forward pass, nor for
+    a batch with values that are not finite, such as one that overflows in half precision. State is
+    that of :class:`torch.nn.BatchNorm1d`, with torch's default arguments.
 
     Args:
         num_features: Channels C.
@@ -37,13 +38,18 @@ class SyncBatchNorm(nn.BatchNorm1d):
         if not self.training:
             return super().forward(x)
         if get_world_size() == 1:
-            if in_backward():  # copies: checkpointing wants to see as many tensors as before
-                mean, var = self.running_mean.clone(), self.running_var.clone()
-                return F.batch_norm(x, mean, var, self.weight, self.bias, True, 0.0, self.eps)
-            return super().forward(x)
+            return self._norm_alone(x)
         mean, var = self._global_statistics(x)
         normed = (x - mean.to(x.dtype)) * torch.rsqrt(var + self.eps).to(x.dtype)
         return normed * self.weight.to(x.dtype) + self.bias.to(x.dtype)
+
+    def _norm_alone(self, x: Tensor) -> Tensor:
+        # copies: the backward pass, and checkpointing, want to see the statistics as they were
+        mean, var = self.running_mean.clone(), self.running_var.clone()
+        normed = F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
+        if not in_backward():
+            self._keep_finite(mean, var)
+        return normed
 
     def _global_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         var, mean = torch.var_mean(x.float(), dim=0, correction=0)
@@ -57,12 +63,28 @@ class SyncBatchNorm(nn.BatchNorm1d):
         mean = (share * means).sum(0)
         var = (share * (variances + (means - mean) ** 2)).sum(0)
         if not in_backward():
-            self._update_running_statistics(mean, var, counts.sum())
+            self.follow(mean, var, counts.sum())
         return mean, var
 
     @torch.no_grad()
-    def _update_running_statistics(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
-        self.num_batches_tracked += 1
+    def follow(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        """Move the running statistics towards those of a batch, if these are finite.
+
+        Args:
+            mean: (C,) means of the batch.
+            var: (C,) variances over its rows, not corrected for their number.
+            count: Scalar, its rows.
+        """
         unbiased = var * (count / (count - 1))
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        self._keep_finite(
+            self.running_mean.lerp(mean.to(self.running_mean.dtype), self.momentum),
+            self.running_var.lerp(unbiased.to(self.running_var.dtype), self.momentum),
+        )
+
+    @torch.no_grad()
+    def _keep_finite(self, mean: Tensor, var: Tensor) -> None:
+        """Take over new running statistics if they are finite."""
+        finite = mean.isfinite().all() & var.isfinite().all()
+        self.num_batches_tracked += finite
+        self.running_mean.copy_(torch.where(finite, mean, self.running_mean))
+        self.running_var.copy_(torch.where(finite, var, self.running_var))
