@@ -6,7 +6,7 @@ RUN    := $(VENV)/bin/python
 OPENMMLAB := .venv-openmmlab
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-openmmlab lint clean
+.PHONY: help demo test test-openmmlab lint gpu-check gpu-bundle clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,12 @@ lint: $(VENV)/.installed ## check style, formatting and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy pgseg_mm
+
+gpu-check: $(VENV)/.installed ## prove training and prediction on a GPU, in 8 minutes; writes docs/benchmarks/gpu.md
+	$(RUN) -m benchmarks.gpu_check $(ARGS)
+
+gpu-bundle: $(VENV)/.installed ## collect what gpu-check needs on a machine without a network, into gpu_bundle/
+	$(RUN) -m benchmarks.gpu_bundle $(ARGS)
 
 clean: ## remove caches and build products; the environments stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -123,7 +123,9 @@ def plain_loader(shards: list[str], batch_size: int, workers: int) -> Iterable[A
     return DataLoader(dataset, batch_size=batch_size, num_workers=workers)
 
 
-def our_loader(dataset: Any, batch_size: int, workers: int) -> Iterable[Any]:
+def our_loader(
+    dataset: Any, batch_size: int, workers: int, infinite: bool = False
+) -> Iterable[Any]:
     """As the Runner builds it."""
     if getattr(dataset, 'is_stream', False):
         dataset.set_progress(batch_size)
@@ -131,7 +133,7 @@ def our_loader(dataset: Any, batch_size: int, workers: int) -> Iterable[Any]:
         dataset,
         batch_size=batch_size,
         num_workers=workers,
-        sampler=ResumableSampler(dataset, seed=0),
+        sampler=ResumableSampler(dataset, seed=0, infinite=infinite),
         collate_fn=default_collate,
     )
 

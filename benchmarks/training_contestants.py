@@ -1,9 +1,10 @@
-"""What training_step.py compares: training steps of our models and of transformers' GroupViT."""
+"""What the benchmarks of training compare: steps of our models and of transformers' GroupViT."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -17,17 +18,52 @@ from pgseg_mm.engine.hooks.compile_hook import compile_parts
 
 from .groupvit_peer import PEER, load_peer, peer_config
 
-OPTIONS = {
-    'plain': 'float32, fused attention',
-    'unfused': 'attention not fused',
-    'checkpointing': 'activation checkpointing (with_cp)',
-    'compile': 'torch.compile (--compile)',
-    'bf16': 'bf16 autocast',
-    'bf16-compile': 'bf16 autocast, torch.compile',
-    'fused-adamw': 'AdamW(fused=True)',
-}
-PEER_OPTIONS = ('plain', 'bf16', 'fused-adamw')
 START, END = 49406, 49407
+
+
+@dataclass(frozen=True)
+class Option:
+    """A way to train: precision of the model, and what else differs from a plain step."""
+
+    label: str
+    precision: str = 'float32'
+    """``'float32'``, ``'tf32'``, ``'fp16'`` (with a gradient scaler) or ``'bf16'``."""
+    compiled: bool = False
+    fused: bool = False
+    """Whether AdamW is the fused one."""
+    checkpointing: bool = False
+    unfused_attention: bool = False
+
+    @property
+    def weights(self) -> tuple[bool, bool, bool]:
+        """Options that agree in this can train the same model."""
+        return self.compiled, self.fused, self.checkpointing
+
+
+OPTIONS = {
+    'plain': Option('float32, fused attention'),
+    'unfused': Option('attention not fused', unfused_attention=True),
+    'checkpointing': Option('activation checkpointing (with_cp)', checkpointing=True),
+    'compile': Option('torch.compile (--compile)', compiled=True),
+    'bf16': Option('bf16 autocast', 'bf16'),
+    'bf16-compile': Option('bf16 autocast, torch.compile', 'bf16', compiled=True),
+    'fused-adamw': Option('AdamW(fused=True)', fused=True),
+}
+GPU_OPTIONS = {
+    'float32': Option('float32', fused=True),
+    'tf32': Option('TF32', 'tf32', fused=True),
+    'fp16': Option('fp16 autocast', 'fp16', fused=True),
+    'bf16': Option('bf16 autocast', 'bf16', fused=True),
+    'bf16-loop-adamw': Option('bf16 autocast, AdamW not fused', 'bf16'),
+    'bf16-checkpointing': Option(
+        'bf16 autocast, activation checkpointing', 'bf16', fused=True, checkpointing=True
+    ),
+    'tf32-compile': Option('TF32, torch.compile', 'tf32', fused=True, compiled=True),
+    'fp16-compile': Option('fp16 autocast, torch.compile', 'fp16', fused=True, compiled=True),
+    'bf16-compile': Option('bf16 autocast, torch.compile', 'bf16', fused=True, compiled=True),
+}
+"""The ways to train on a GPU; AdamW is fused unless they say otherwise."""
+PEER_OPTIONS = ('plain', 'bf16', 'fused-adamw')
 
 
 @dataclass(frozen=True)
@@ -61,32 +97,48 @@ def make_batch(config: str, settings: Settings, tokens: int) -> tuple[Tensor, Te
     generator = torch.Generator().manual_seed(0)
     side = model.backbone.img_size
     images = torch.randn(settings.batch, model.backbone.get('in_channels', 3), side, side)
-    ids = torch.zeros(settings.batch, tokens, dtype=torch.long)
-    for row in ids:
-        count = int(torch.randint(3, settings.words + 1, (), generator=generator))
-        row[: count + 2] = torch.randint(1, START, (count + 2,), generator=generator)
-        row[0], row[count + 1] = START, END
+    ids = torch.randint(1, START, (settings.batch, tokens), generator=generator)
+    ends = torch.randint(4, settings.words + 2, (settings.batch, 1), generator=generator)
+    places = torch.arange(tokens)
+    ids = torch.where(places < ends, ids, torch.where(places == ends, END, 0))
+    ids[:, 0] = START
     return images.to(settings.device), ids.to(settings.device)
 
 
 class Model:
-    """A model with its optimizer, in one of the ways to train it."""
+    """A model with its optimizer, in one of the ways to train it.
 
-    def __init__(self, case: Case, settings: Settings) -> None:
-        cfg = Config.fromfile(case.config)
+    Args:
+        config: Its config, or that of the size of the peer.
+        option: How it trains.
+        settings: What all have in common.
+        peer: Whether it is transformers' GroupViT.
+        cfg_options: Settings of the config to override.
+    """
+
+    def __init__(
+        self,
+        config: str,
+        option: Option,
+        settings: Settings,
+        peer: bool = False,
+        cfg_options: dict[str, Any] | None = None,
+    ) -> None:
+        cfg = Config.fromfile(config)
+        cfg.merge_from_dict(cfg_options or {})
         init_default_scope(cfg.get('default_scope', 'mmseg'))
         torch.manual_seed(0)
-        self.module, self.loss = (self._peer if case.peer else self._ours)(cfg, case.option)
+        self.module, self.loss = (self._peer if peer else self._ours)(cfg, option)
         self.module.train().to(settings.device)
-        if 'compile' in case.option:
+        if option.compiled:
             compile_parts(self.module, settings.backend)
         self.optimizer = torch.optim.AdamW(
-            self.module.parameters(), lr=1e-4, fused=case.option == 'fused-adamw'
+            self.module.parameters(), lr=1e-4, fused=option.fused or None
         )
 
     @staticmethod
-    def _ours(cfg: Config, option: str) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
-        if option == 'checkpointing':
+    def _ours(cfg: Config, option: Option) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
+        if option.checkpointing:
             cfg.merge_from_dict(
                 {'model.backbone.with_cp': True, 'model.text_encoder.with_cp': True}
             )
@@ -98,42 +150,73 @@ class Model:
         return model, loss
 
     @staticmethod
-    def _peer(cfg: Config, option: str) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
+    def _peer(cfg: Config, option: Option) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
         module = load_peer()
         if module is None:
             raise ImportError('transformers is not installed')
         model = module.GroupViTModel(peer_config(cfg.model))
+        if option.checkpointing:
+            model.gradient_checkpointing_enable()
 
         def loss(images: Tensor, tokens: Tensor) -> Tensor:
             return model(input_ids=tokens, pixel_values=images, return_loss=True).loss
 
         return model, loss
 
+    def step(
+        self,
+        option: Option,
+        images: Tensor,
+        tokens: Tensor,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> Callable[[], Tensor]:
+        """Forward, backward and optimizer step on one batch, which stays the same.
 
-def training_step(model: Model, case: Case, settings: Settings) -> Callable[[], None]:
-    """Forward, backward and optimizer step on one batch, which stays the same."""
-    images, tokens = make_batch(case.config, settings, case.tokens)
-    bf16 = case.option.startswith('bf16')
+        Args:
+            option: How to train.
+            images: (B, 3, H, W).
+            tokens: (B, L).
+            scaler: Scaler of the gradients in fp16; by default one of torch's own settings.
 
-    def step() -> None:
-        attention = (
-            sdpa_kernel(SDPBackend.MATH) if case.option == 'unfused' else contextlib.nullcontext()
-        )
-        with attention, torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            loss = model.loss(images, tokens)
-        loss.backward()
-        model.optimizer.step()
-        model.optimizer.zero_grad()
+        Returns:
+            What takes a step and returns its loss, without waiting for the device.
+        """
+        device = images.device.type
+        half = {'fp16': torch.float16, 'bf16': torch.bfloat16}.get(option.precision)
+        if scaler is None:
+            scaler = torch.amp.GradScaler(device, enabled=option.precision == 'fp16')
 
-    return step
+        def step() -> Tensor:
+            torch.backends.cuda.matmul.allow_tf32 = option.precision == 'tf32'
+            torch.backends.cudnn.allow_tf32 = option.precision == 'tf32'
+            attention = (
+                sdpa_kernel(SDPBackend.MATH)
+                if option.unfused_attention
+                else contextlib.nullcontext()
+            )
+            with attention, torch.autocast(device, half, enabled=half is not None):
+                loss = self.loss(images, tokens)
+            scaler.scale(loss).backward()
+            scaler.step(self.optimizer)
+            scaler.update()
+            self.optimizer.zero_grad()
+            return loss.detach()
+
+        return step
 
 
-def training_steps(cases: list[Case], settings: Settings) -> Iterator[tuple[Case, Callable]]:
+def training_steps(
+    cases: list[Case], settings: Settings, options: dict[str, Option] = OPTIONS
+) -> Iterator[tuple[Case, Callable[[], Tensor]]]:
     """Steps of all cases; those that train alike share a model."""
     models: dict[tuple, Model] = {}
+    batches: dict[tuple, tuple[Tensor, Tensor]] = {}
     for case in cases:
-        alike = 'plain' if case.option in ('unfused', 'bf16') else case.option
-        key = (case.peer, case.config, alike)
+        option = options[case.option]
+        key = (case.peer, case.config, option.weights)
         if key not in models:
-            models[key] = Model(case, settings)
-        yield case, training_step(models[key], case, settings)
+            models[key] = Model(case.config, option, settings, case.peer)
+        batch = (case.config, case.tokens)
+        if batch not in batches:
+            batches[batch] = make_batch(case.config, settings, case.tokens)
+        yield case, models[key].step(option, *batches[batch])

@@ -67,7 +67,7 @@ def _steps(
     for row in rows:
         mib = peaks.get((row['model'], row['option'], row['tokens']))
         lines.append(
-            f'| {row["model"]} | {OPTIONS[row["option"]]} | {row["tokens"]} '
+            f'| {row["model"]} | {OPTIONS[row["option"]].label} | {row["tokens"]} '
             f'| {row["milliseconds"]:.0f} | {"" if mib is None else f"{mib:.0f}"} '
             f'| {show_ratio(row["times_plain"])} | {show_ratio(row["times_peer"])} '
             f'| {show_ratio(row["times_peer_untrimmed"])} |'

@@ -1,5 +1,6 @@
 import nltk
 import pytest
+import torch
 from mmseg.utils import register_all_modules
 
 from noun_tagger import save_tiny_tagger
@@ -21,6 +22,14 @@ def pytest_addoption(parser):
         help='install the package and all that it needs into an environment of its own and train '
         'there, which takes some minutes',
     )
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker('gpu'):
+            item.add_marker(pytest.mark.skip(reason='needs a GPU'))
 
 
 @pytest.fixture(autouse=True)

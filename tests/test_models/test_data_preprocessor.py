@@ -156,7 +156,7 @@ def test_values_are_read_on_the_host_only(preprocessor):
     assert preprocessor(dict(inputs=torch.rand(2, 3, 4, 6)))['inputs'].is_meta
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 def test_a_batch_is_moved_to_the_models_device(preprocessor):
     batch = preprocessor.cuda()(pseudo_collate([sample(), sample()]), training=True)
 

@@ -9,10 +9,8 @@ from pgseg_mm.utils import tokenize
 TOKENS = tokenize(['a dog', 'a cat', 'grass'], context_length=16)
 
 
-@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+@pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
 def test_bf16_training_step(device):
-    if device == 'cuda' and not torch.cuda.is_available():
-        pytest.skip('needs a CUDA device')
     model = tiny_model().train().to(device)
     mu = model.backbone.stages[0].prototypes.mu.clone()
     with torch.autocast(device, dtype=torch.bfloat16):
@@ -36,7 +34,7 @@ def test_bf16_prediction_finds_the_classes_of_float32():
     assert (found == expected).float().mean() > 0.95
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.gpu
 def test_the_losses_copy_nothing_that_waits_for_the_gpu():
     """Matching waits in other threads, on an event; nothing else stops the host."""
     model = tiny_model().train().cuda()

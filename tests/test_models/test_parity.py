@@ -43,6 +43,11 @@ def test_every_number_of_the_release_agrees(capsys):
     assert all(f'\n{key} ' in shown for key in STORED)
 
 
+def test_float32_agrees_within_the_published_tolerance(capsys):
+    assert check_parity.main([str(FILE), '--dtype', 'float32']) == 0
+    assert '28 of 28 keys agree' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize('key', STORED)
 @torch.no_grad()
 def test_one_value_changed_fails(model, key):

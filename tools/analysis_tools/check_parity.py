@@ -1,7 +1,8 @@
 """Compare this project's model with numbers that the authors' release produced.
 
 Each file names a size and seeds. Weights and images follow from the seeds (parity_rules.py), the
-weights go through the converter, and every number in the file is computed again, in float64.
+weights go through the converter, and every number in the file is computed again: in float64 on the
+CPU, or as --device and --dtype say (float32 on a GPU without TF32).
 """
 
 import argparse
@@ -39,8 +40,8 @@ META = {
 }
 MAX_SHARE_OF_TIES = 1e-4
 """Entries of a class map that may differ, and only where the model's own scores tie."""
-TIE = 1e-6
-"""Lead of a score that counts as none; both sides computed in float64."""
+TIES = {torch.float64: 1e-6, torch.float32: 1e-5}
+"""Lead of a score that counts as none, by the precision it is computed in."""
 UNIT_LENGTH_TOLERANCE = 1e-6
 
 
@@ -69,24 +70,33 @@ class ReleaseModel:
     Args:
         meta: The file's meta.
         class_embeds: (K, D), the classes of its class maps, if it has any.
+        device: Where to compute.
+        dtype: What to compute in, ``torch.float64`` or ``torch.float32``.
 
     Raises:
         CheckpointError: If something in ``meta`` is missing or not understood.
     """
 
-    def __init__(self, meta: dict[str, Any], class_embeds: np.ndarray | None) -> None:
+    def __init__(
+        self,
+        meta: dict[str, Any],
+        class_embeds: np.ndarray | None,
+        device: str = 'cpu',
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
         unknown = meta.keys() - META
         if unknown:
             raise CheckpointError(f'meta has keys that are not understood: {sorted(unknown)}')
         self.meta = meta
         self.class_embeds = class_embeds
+        self.place = {'device': torch.device(device), 'dtype': dtype}
         self.architecture = architecture_of_release_config(self.get('config'))
         self.train_size = self.get('config').get('img_encoder', {}).get('img_size', 224)
         self.model = self._build()
         image = parity_rules.image(
             self.get('image_seed'), tuple(self.get('image_shape')), self.train_size // 4
         )
-        self.images = torch.from_numpy(image)
+        self.images = torch.from_numpy(image).to(**self.place)
         self._features: dict[str, Any] = {}
 
     def get(self, key: str) -> Any:
@@ -106,6 +116,7 @@ class ReleaseModel:
             raise RuntimeError(f'the converter does not fit the model:\n{conversion.report}')
         model = self.architecture.build().double()
         model.load_state_dict(conversion.state_dict)
+        model.to(**self.place)
         model._embed_vocabulary = lambda: None  # the file gives the class embeddings
         return model.eval()
 
@@ -160,7 +171,7 @@ class ReleaseModel:
             self.architecture.context_length,
             self.get('eot_id'),
         )
-        return self.model.text_encoder(torch.from_numpy(tokens)).eot
+        return self.model.text_encoder(torch.from_numpy(tokens).to(self.place['device'])).eot
 
     def _prepare(self, mode: str, background: bool) -> Tensor:
         """Set up inference; returns the first image as the mode takes it."""
@@ -179,7 +190,7 @@ class ReleaseModel:
             }
         head = self.model.decode_head
         head.background_threshold = self.get('bg_thresh') if background else None
-        head.set_class_embeds(torch.from_numpy(self.class_embeds).double())
+        head.set_class_embeds(torch.from_numpy(self.class_embeds).to(**self.place))
         return self._crop('train_res' if mode == 'whole' else 'eval_res')[:1]
 
     def _segment(self, mode: str, background: bool):
@@ -220,8 +231,9 @@ def compare(key: str, stored: np.ndarray, model: ReleaseModel, tolerance: float)
     value = model.compute(key)
     if value is None:
         return Comparison(key, float('nan'), False, 'unknown key: not compared')
+    tie = TIES[model.place['dtype']]
     if isinstance(value, ClassMap):
-        return _compare_map(key, stored, value.labels, value.gaps, MAX_SHARE_OF_TIES)
+        return _compare_map(key, stored, value.labels, value.gaps, MAX_SHARE_OF_TIES, tie)
     if '/assign_argmax_' in key:
         best, labels = value.max(dim=1)
 
@@ -230,8 +242,8 @@ def compare(key: str, stored: np.ndarray, model: ReleaseModel, tolerance: float)
             gap = best - value.gather(1, legal[:, None])[:, 0]
             return gap.masked_fill(other != legal, float('inf'))
 
-        return _compare_map(key, stored, labels, gaps, 1.0)
-    ours = value.numpy()
+        return _compare_map(key, stored, labels, gaps, 1.0, tie)
+    ours = value.cpu().numpy()
     if stored.shape != ours.shape or not stored.size:
         return Comparison(key, float('nan'), False, f'shape {stored.shape}, expected {ours.shape}')
     difference = float(np.abs(stored - ours).max())
@@ -244,28 +256,37 @@ def _compare_map(
     labels: Tensor,
     gaps: Callable[[Tensor], Tensor],
     max_share: float,
+    tie: float,
 ) -> Comparison:
     if stored.shape != tuple(labels.shape) or not stored.size:
         shape = tuple(labels.shape)
         return Comparison(key, float('nan'), False, f'shape {stored.shape}, expected {shape}')
-    other = torch.from_numpy(stored.astype(np.int64))
-    different = (other != labels) | torch.from_numpy(stored != stored.astype(np.int64))
+    integers = stored.astype(np.int64)
+    other = torch.from_numpy(integers).to(labels.device)
+    different = (other != labels) | torch.from_numpy(stored != integers).to(labels.device)
     count = int(different.sum())
     share = f'{100 * (1 - count / stored.size):.4f} % equal'
     if not count:
         return Comparison(key, 0, True, share)
-    ties = bool((gaps(other)[different] <= TIE).all())
+    ties = bool((gaps(other)[different] <= tie).all())
     passed = ties and count <= max_share * stored.size
     return Comparison(key, count, passed, share + (', the others tie' if ties else ', no tie'))
 
 
 @torch.no_grad()
-def check_file(path: str | Path, tolerance: float = 1e-4) -> list[Comparison]:
+def check_file(
+    path: str | Path,
+    tolerance: float = 1e-4,
+    device: str = 'cpu',
+    dtype: torch.dtype = torch.float64,
+) -> list[Comparison]:
     """Compare every key of a file.
 
     Args:
         path: File in the format that the module's docstring tells.
         tolerance: Largest absolute difference of values.
+        device: Where to compute.
+        dtype: What to compute in, ``torch.float64`` or ``torch.float32``.
 
     Returns:
         A result for each key but ``meta``.
@@ -275,7 +296,7 @@ def check_file(path: str | Path, tolerance: float = 1e-4) -> list[Comparison]:
     """
     arrays, meta = _load(path)
     try:
-        model = ReleaseModel(meta, arrays.get('class_embed'))
+        model = ReleaseModel(meta, arrays.get('class_embed'), device, dtype)
         return [compare(key, stored, model, tolerance) for key, stored in arrays.items()]
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from error
@@ -327,11 +348,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         '--tolerance', type=float, default=1e-4, help='largest absolute difference of values'
     )
+    parser.add_argument('--device', default='cpu', help='default: %(default)s')
+    parser.add_argument(
+        '--dtype', choices=['float64', 'float32'], default='float64', help='default: %(default)s'
+    )
     args = parser.parse_args(argv)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     status = 0
     for path in args.files:
         try:
-            comparisons = check_file(path, args.tolerance)
+            comparisons = check_file(path, args.tolerance, args.device, getattr(torch, args.dtype))
         except CheckpointError as error:
             print(f'error: {error}', file=sys.stderr)
             status = 2

@@ -1,0 +1,356 @@
+"""How fast a training step is, by precision and option, and against transformers' GroupViT.
+
+FLOPs are those of the products that the model asks for: counted operation by operation (torch's
+FlopCounterMode, two for a multiply-add) in a forward and a backward pass without recomputation.
+Model-FLOPs utilisation is their number per second over the dense peak of the device in the same
+precision.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..groupvit_peer import PEER, load_peer
+from ..timing import MIB, Stopwatch
+from ..training_contestants import GPU_OPTIONS, Model, Option, Settings, make_batch
+from .stage import GROUPVIT, PGSEG, TINY, Piece, Stage
+
+TFLOPS = {
+    'NVIDIA H100 PCIe': {'float32': 51.2, 'tf32': 378.0, 'fp16': 756.0, 'bf16': 756.0},
+    'NVIDIA H100 NVL': {'float32': 60.0, 'tf32': 417.5, 'fp16': 835.5, 'bf16': 835.5},
+    'NVIDIA H100': {'float32': 66.9, 'tf32': 494.7, 'fp16': 989.4, 'bf16': 989.4},
+    'NVIDIA H200': {'float32': 66.9, 'tf32': 494.7, 'fp16': 989.4, 'bf16': 989.4},
+    'NVIDIA A100': {'float32': 19.5, 'tf32': 156.0, 'fp16': 312.0, 'bf16': 312.0},
+}
+"""Dense peaks by the beginning of the device's name, from the vendor's data sheets."""
+TOKENS, TRIMMED = 77, 32
+"""Length of a caption as the tokenizer makes it, and as our data preprocessor cuts it."""
+FILLED = 0.85
+"""Share of the GPU's memory that the largest batch may take, by a linear forecast."""
+KERNELS = 10
+SMALLEST_BATCH = 32
+"""Below it is a dry run."""
+
+
+class Contestant:
+    """A model in one of the ways to train, with what its steps took.
+
+    Args:
+        name: Which model.
+        option_name: Which of :data:`GPU_OPTIONS`.
+        settings: Batch and device.
+        tokens: Length of a caption.
+    """
+
+    def __init__(self, name: str, option_name: str, settings: Settings, tokens: int) -> None:
+        self.name = name
+        self.option: Option = GPU_OPTIONS[option_name]
+        self.option_name = option_name
+        self.tokens = tokens
+        self.settings = settings
+        before = _allocated(settings.device)
+        self.config, self.cfg_options = model_of(name, settings)
+        self.model = Model(self.config, self.option, settings, name == PEER, self.cfg_options)
+        batch = replace(settings, words=min(settings.words, tokens - 2))
+        self.step = self.model.step(self.option, *make_batch(self.config, batch, tokens))
+        self.own = _allocated(settings.device) - before
+        self.peak = 0
+
+    def warm_up(self, steps: int) -> None:
+        """Take the first steps; the last of them measures peak memory.
+
+        Raises:
+            FloatingPointError: If the loss is not finite.
+        """
+        for _ in range(steps):
+            loss = self.step()
+        if not loss.isfinite():
+            raise FloatingPointError(f'{self.name}, {self.option.label}: the loss is {loss}')
+        before = _allocated(self.settings.device)
+        _reset_peak(self.settings.device)
+        self.step()
+        states = sum(
+            value.numel() * value.element_size()
+            for state in self.model.optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, torch.Tensor)
+        )
+        self.peak = _peak(self.settings.device) - before + self.own + states
+
+
+def model_of(name: str, settings: Settings) -> tuple[str, dict[str, Any]]:
+    """Config and overridden settings of a model; that of a dry run is tiny."""
+    if settings.batch >= SMALLEST_BATCH:
+        return str(PGSEG if name == 'PGSeg' else GROUPVIT), {}
+    options: dict[str, Any] = {'model.text_encoder.context_length': TOKENS}
+    if name != 'PGSeg':
+        options |= {'model.backbone.prototypes': None, 'model.decode_head.loss_npr': None}
+    return str(TINY), options
+
+
+def _allocated(device: str) -> int:
+    return torch.cuda.memory_allocated() if device == 'cuda' else 0
+
+
+def _reset_peak(device: str) -> None:
+    if device == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak(device: str) -> int:
+    return torch.cuda.max_memory_allocated() if device == 'cuda' else 0
+
+
+def peak_tflops(precision: str) -> float | None:
+    """The device's dense peak, TFLOP/s, if it is known."""
+    if not torch.cuda.is_available():
+        return None
+    name = torch.cuda.get_device_name()
+    rates = next((rates for start, rates in TFLOPS.items() if name.startswith(start)), {})
+    return rates.get(precision)
+
+
+def flops_of_a_pair(config: str, cfg_options: dict[str, Any], tokens: int) -> float:
+    """Floating-point operations of a training step for each pair, counted on the CPU."""
+    settings = Settings(2, tokens - 2, torch.get_num_threads(), 'cpu', '')
+    model = Model(config, Option('counted'), settings, cfg_options=cfg_options)
+    images, words = make_batch(config, settings, tokens)
+    torch.backends.mha.set_fastpath_enabled(False)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.loss(images, words).backward()
+    return counter.get_total_flops() / settings.batch
+
+
+def largest_batch(stage: Stage, tokens: int = TOKENS) -> int:
+    """The largest multiple of 256 pairs that a bf16 step of PGSeg has room for."""
+    if stage.small or stage.device == 'cpu':
+        return 8
+    peaks = []
+    for batch in (64, 128):
+        case = Contestant('PGSeg', 'bf16', settings_of(stage, batch), tokens)
+        case.warm_up(1)
+        peaks.append(case.peak)
+        del case
+        torch.cuda.empty_cache()
+    each = (peaks[1] - peaks[0]) / 64
+    room = FILLED * torch.cuda.get_device_properties(0).total_memory - (peaks[0] - 64 * each)
+    return max(256, int(room / each) // 256 * 256)
+
+
+def settings_of(stage: Stage, batch: int) -> Settings:
+    """Settings of steps of so many pairs."""
+    words = 20 if batch < SMALLEST_BATCH else TOKENS - 2
+    # a dry run traces, but does not wait for a C++ compiler
+    backend = 'eager' if stage.small else 'inductor'
+    return Settings(batch, words, torch.get_num_threads(), stage.device, backend)
+
+
+def measure(stage: Stage, wanted: Sequence[tuple[str, str, int]], batch: int) -> list[dict]:
+    """Times and memory of some steps, turn about.
+
+    Args:
+        stage: The stage.
+        wanted: Model, option and length of a caption of each.
+        batch: Pairs of a step.
+
+    Returns:
+        Rows; one that does not fit, or that the stage has no time for, says so.
+    """
+    settings = settings_of(stage, batch)
+    cases: list[Contestant] = []
+    rows: list[dict[str, Any]] = []
+    for name, option, tokens in wanted:
+        row = {'model': name, 'option': option, 'batch': batch, 'tokens': tokens}
+        compiled = GPU_OPTIONS[option].compiled
+        if stage.seconds_left < (60 if compiled and not stage.small else 15):
+            rows.append({**row, 'failed': 'not begun: no time left'})
+            continue
+        try:
+            case = Contestant(name, option, settings, tokens)
+            case.warm_up(1 if stage.small else 3)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            rows.append({**row, 'failed': 'does not fit'})
+            continue
+        cases.append(case)
+        rows.append(row)
+    watch = Stopwatch[int](stage.device)
+    watch.run({i: case.step for i, case in enumerate(cases)}, stage.size(8, 2))
+    measured = iter(enumerate(cases))
+    flops: dict[tuple[str, int], float] = {}  # of each pair
+    for row in rows:
+        if 'failed' in row:
+            continue
+        index, case = next(measured)
+        seconds = statistics.median(watch.seconds[index])
+        key = (case.name, case.tokens)
+        if case.name != PEER and key not in flops:
+            flops[key] = flops_of_a_pair(case.config, case.cfg_options, case.tokens)
+        peak = peak_tflops(case.option.precision)
+        rate = flops.get(key, 0.0) * batch / seconds
+        row.update(
+            seconds=seconds,
+            images_per_second=batch / seconds,
+            peak_gib=case.peak / MIB / 1024 if stage.device == 'cuda' else None,
+            tflops=rate / 1e12 if key in flops else None,
+            utilisation=rate / 1e12 / peak if key in flops and peak else None,
+        )
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows of :func:`measure` as the report shows them."""
+
+    def show(row: dict[str, Any], key: str, form: str, factor: float = 1.0) -> str:
+        return '' if row.get(key) is None else form.format(factor * row[key])
+
+    return [
+        {
+            'model': row['model'],
+            'step': GPU_OPTIONS[row['option']].label,
+            'pairs': str(row['batch']),
+            'tokens': str(row['tokens']),
+            'ms': row.get('failed') or show(row, 'seconds', '{:.1f}', 1e3),
+            'images/s': show(row, 'images_per_second', '{:.0f}'),
+            'peak, GiB': show(row, 'peak_gib', '{:.2f}'),
+            'TFLOP/s': show(row, 'tflops', '{:.1f}'),
+            'utilisation': show(row, 'utilisation', '{:.1f} %', 100),
+        }
+        for row in rows
+    ]
+
+
+def _value(rows: list[dict], model: str, option: str, key: str, tokens: int = TOKENS) -> Any:
+    alike = (row for row in rows if (row['model'], row['option']) == (model, option))
+    return next((row.get(key) for row in alike if row['tokens'] == tokens), None)
+
+
+def _piece(rows: list[dict[str, Any]], figures: dict[str, float | None]) -> Piece:
+    measured = sum('failed' not in row for row in rows)
+    return Piece(
+        f'{measured} of {len(rows)} steps measured',
+        passed=True if measured == len(rows) else None,
+        rows=table(rows),
+        figures={name: value for name, value in figures.items() if value is not None},
+    )
+
+
+def _ratio(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one / other
+
+
+def steps(stage: Stage) -> Piece:
+    """Precisions and options at 256 pairs, ours and transformers', turn about."""
+    eager = ['float32', 'tf32', 'fp16', 'bf16']
+    more = ['bf16-loop-adamw', 'bf16-checkpointing']
+    wanted = [('PGSeg', name, TOKENS) for name in (*eager, *more)]
+    wanted += [('GroupViT', name, TOKENS) for name in eager]
+    wanted += [('PGSeg', 'bf16', TRIMMED), ('GroupViT', 'bf16', TRIMMED)]
+    if load_peer():
+        wanted += [(PEER, name, TOKENS) for name in eager]
+    if stage.small:
+        wanted = [w for w in wanted if w[1] in ('bf16', 'fp16')]
+    rows = measure(stage, wanted, stage.size(256, 4))
+    value = partial(_value, rows)
+    figures = {
+        f'peer {name}': _ratio(value('GroupViT', name, 'images_per_second'), theirs)
+        for name in eager
+        if (theirs := value(PEER, name, 'images_per_second'))
+    }
+    trimmed = value('GroupViT', 'bf16', 'images_per_second', TRIMMED)
+    figures['peer as trained'] = _ratio(trimmed, value(PEER, 'bf16', 'images_per_second'))
+    figures['npr bf16'] = _ratio(
+        value('PGSeg', 'bf16', 'seconds'), value('GroupViT', 'bf16', 'seconds')
+    )
+    figures['fused adamw'] = _ratio(
+        value('PGSeg', 'bf16-loop-adamw', 'seconds'), value('PGSeg', 'bf16', 'seconds')
+    )
+    return _piece(rows, figures)
+
+
+def compiled(stage: Stage) -> Piece:
+    """torch.compile beside the plain step, at 256 pairs."""
+    names = ['bf16', 'bf16-compile', 'fp16', 'fp16-compile', 'tf32', 'tf32-compile']
+    wanted = [('PGSeg', name, TOKENS) for name in names[: stage.size(6, 2)]]
+    wanted[2:2] = [] if stage.small else [('GroupViT', 'bf16-compile', TOKENS)]
+    rows = measure(stage, wanted, stage.size(256, 4))
+    value = partial(_value, rows)
+    pair = ('bf16', 'bf16-compile')
+    figures = {
+        'compile': _ratio(*(value('PGSeg', name, 'seconds') for name in pair)),
+        'images_per_second 256': value('PGSeg', 'bf16-compile', 'images_per_second'),
+        'npr bf16 compiled': _ratio(
+            value('PGSeg', 'bf16-compile', 'seconds'), value('GroupViT', 'bf16-compile', 'seconds')
+        ),
+    }
+    return _piece(rows, figures)
+
+
+def largest(stage: Stage, batch: int) -> Piece:
+    """The largest batch, plain and compiled."""
+    wanted = [('PGSeg', 'bf16', TOKENS), ('GroupViT', 'bf16', TOKENS)]
+    wanted += [('PGSeg', 'bf16-compile', TOKENS)]
+    if load_peer() and not stage.small:
+        wanted.append((PEER, 'bf16', TOKENS))
+    rows = measure(stage, wanted, batch)
+    best = max(row.get('images_per_second') or 0 for row in rows if row['model'] == 'PGSeg')
+    figures = {
+        'mfu': _value(rows, 'PGSeg', 'bf16-compile', 'utilisation'),
+        'images_per_second': best or None,
+        'batch': float(batch),
+    }
+    return _piece(rows, figures)
+
+
+def kernels(stage: Stage, option: str) -> Piece:
+    """The ten longest kernels of the fastest setting."""
+    case = Contestant('PGSeg', option, settings_of(stage, stage.size(256, 4)), TOKENS)
+    case.warm_up(1)
+    on_cuda = stage.device == 'cuda'
+    activities = [ProfilerActivity.CUDA] if on_cuda else [ProfilerActivity.CPU]
+    with profile(activities=activities) as recorded:
+        case.step()
+        stage.synchronize()
+    key = 'self_device_time_total' if on_cuda else 'self_cpu_time_total'
+    spent = sorted(
+        ((getattr(event, key), event.count, event.key) for event in recorded.key_averages()),
+        reverse=True,
+    )
+    total = sum(entry[0] for entry in spent)
+    return Piece(
+        f'{total / 1e3:.1f} ms in kernels, {GPU_OPTIONS[option].label}',
+        passed=total > 0,
+        rows=[
+            {
+                'kernel': f'`{name[:90].replace("|", "/")}`',
+                'ms': f'{time / 1e3:.2f}',
+                'share': f'{100 * time / total:.1f} %',
+                'calls': str(count),
+            }
+            for time, count, name in spent[:KERNELS]
+        ],
+    )
+
+
+def main(stage: Stage) -> None:
+    stage.run('precisions and options', partial(steps, stage))
+    stage.run('torch.compile', partial(compiled, stage))
+    if stage.device == 'cuda':
+        torch.cuda.empty_cache()
+    stage.run('largest batch', lambda: largest(stage, largest_batch(stage)))
+    figures = stage.pieces['torch.compile']['figures']
+    fastest = 'bf16-compile' if figures.get('compile', 0) > 1 else 'bf16'
+    stage.run('longest kernels', partial(kernels, stage, fastest))
+
+
+if __name__ == '__main__':
+    main(Stage.from_command_line())
