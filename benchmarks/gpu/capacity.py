@@ -53,19 +53,24 @@ def step_of(stage: Stage, checkpointing: bool, micro_batches: bool) -> dict[str,
     }
 
 
+def _step_if_it_fits(stage: Stage, checkpointing: bool, micro_batches: bool) -> dict | None:
+    try:
+        return step_of(stage, checkpointing, micro_batches)
+    except torch.OutOfMemoryError:
+        return None
+
+
 def capacity(stage: Stage) -> Piece:
     """All ways, one after the other."""
     rows, figures, losses = [], {}, []
     for name, (checkpointing, micro_batches) in WAYS.items():
         row = {'4096 pairs in bf16 with': name}
-        try:
-            found = step_of(stage, checkpointing, micro_batches)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            rows.append({**row, 'fits': 'no', 'peak, GiB': '', 'seconds': '', 'in 24 GiB': 'no'})
-            continue
+        found = _step_if_it_fits(stage, checkpointing, micro_batches)
         if stage.device == 'cuda':
             torch.cuda.empty_cache()
+        if found is None:
+            rows.append({**row, 'fits': 'no', 'peak, GiB': '', 'seconds': '', 'in 24 GiB': 'no'})
+            continue
         losses.append(found['loss'])
         rows.append(
             {

@@ -47,6 +47,7 @@ WAITS = {
     ('logging/message_hub.py', None): 'losses are logged (RuntimeInfoHook)',
     ('optimizer/optimizer_wrapper.py', '_clip_grad'): "the gradient's norm is logged",
     ('hooks/finite_loss_hook.py', '_to_float'): 'the loss is looked at',
+    ('device/utils.py', 'get_max_cuda_memory'): 'the log tells the memory, at its interval',
     ('amp/grad_scaler.py', None): 'the gradient scaler looks for an overflow (fp16)',
 }
 """Where a training step may wait for the GPU: end of a file's path, function, and why.
@@ -365,7 +366,7 @@ class WatchHook(Hook):
 
     def note(self, message: Warning | str, *args: Any, **kwargs: Any) -> None:
         """Stands in for :func:`warnings.showwarning`."""
-        if 'synchroniz' in str(message):
+        if 'called a synchronizing' in str(message):
             self.places[place_of(traceback.extract_stack()[:-1])] += 1
 
 
@@ -389,7 +390,7 @@ def waits(stage: Stage, folder: Path, wrapper: str, **precision: Any) -> Piece:
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.test_dataloader = cfg.test_cfg = cfg.test_evaluator = None
     cfg.custom_hooks = []
-    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1000)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1000, save_last=False)
     cfg.train_cfg = dict(type='ResumableIterLoop', max_iters=8)
     cfg.log_level = 'WARNING'
     watch = WatchHook()

@@ -88,8 +88,23 @@ def same_match(stage: Stage) -> Piece:
 
 
 def share_of_a_step(stage: Stage) -> Piece:
-    """Steps with each solver and without NPR, turn about."""
-    batch = stage.size(1024, 8)
+    """Steps with each solver and without NPR, of as many of 1024 pairs as fit."""
+    for batch in (1024, 768, 512) if not stage.small else (8,):
+        found = _share_if_it_fits(stage, batch)
+        if found is not None:
+            return found
+        torch.cuda.empty_cache()
+    raise MemoryError('a step of 512 pairs does not fit')
+
+
+def _share_if_it_fits(stage: Stage, batch: int) -> Piece | None:
+    try:
+        return _share_of_a_step(stage, batch)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def _share_of_a_step(stage: Stage, batch: int) -> Piece:
     settings = Settings(batch, 20, torch.get_num_threads(), stage.device, '')
     config = str(TINY if stage.small else PGSEG)
     images, tokens = make_batch(config, settings, 32)

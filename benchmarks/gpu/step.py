@@ -154,6 +154,18 @@ def settings_of(stage: Stage, batch: int) -> Settings:
     return Settings(batch, words, torch.get_num_threads(), stage.device, backend)
 
 
+def _try_to_start(
+    stage: Stage, name: str, option: str, settings: Settings, tokens: int
+) -> Contestant | None:
+    """A contestant behind its first steps, if it fits into memory."""
+    try:
+        case = Contestant(name, option, settings, tokens)
+        case.warm_up(1 if stage.small else 3)
+    except torch.OutOfMemoryError:
+        return None
+    return case
+
+
 def measure(stage: Stage, wanted: Sequence[tuple[str, str, int]], batch: int) -> list[dict]:
     """Times and memory of some steps, turn about.
 
@@ -174,10 +186,8 @@ def measure(stage: Stage, wanted: Sequence[tuple[str, str, int]], batch: int) ->
         if stage.seconds_left < (60 if compiled and not stage.small else 15):
             rows.append({**row, 'failed': 'not begun: no time left'})
             continue
-        try:
-            case = Contestant(name, option, settings, tokens)
-            case.warm_up(1 if stage.small else 3)
-        except torch.OutOfMemoryError:
+        case = _try_to_start(stage, name, option, settings, tokens)
+        if case is None:  # what the failed attempt held is free by now
             torch.cuda.empty_cache()
             rows.append({**row, 'failed': 'does not fit'})
             continue
