@@ -175,11 +175,14 @@ def train(
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
+    paths = (config.parent, ROOT)
     env = {
         **os.environ,
         'PYTHON': sys.executable,
         'PORT': str(port),
-        'PYTHONPATH': os.pathsep.join([str(config.parent), str(ROOT)]),
+        'PYTHONPATH': os.pathsep.join(
+            filter(None, [*map(str, paths), os.environ.get('PYTHONPATH')])
+        ),
         'OMP_NUM_THREADS': '1',
     }
     env |= {'KILL': kill} if kill else {}
