@@ -55,6 +55,7 @@ class PGSegInferencer:
             their tensors only.
         max_pixels: Pixels of an image file at most. Larger ones are refused before they are
             decoded. Above 179 million ``PIL.Image.MAX_IMAGE_PIXELS`` has to be raised, too.
+        allow_partial: Whether to take a checkpoint that lacks weights of the model.
 
     Raises:
         FileNotFoundError: There is no such config or checkpoint.
@@ -76,8 +77,9 @@ class PGSegInferencer:
         device: str | None = None,
         trust: bool = False,
         max_pixels: int = MAX_PIXELS,
+        allow_partial: bool = False,
     ) -> None:
-        self.model, self.cfg = load_model(model, weights, device, trust)
+        self.model, self.cfg = load_model(model, weights, device, trust, allow_partial)
         self.max_pixels = max_pixels
         self._pipeline = make_pipeline(self.cfg, self.model)
         self._views: dict[tuple, PGSeg] = {}
@@ -213,7 +215,7 @@ class PGSegInferencer:
 
     def default_threshold(self, vocabulary: Any = None) -> float:
         """Threshold of the background where none is given; see :meth:`stream`."""
-        published = self.cfg.get('background_thresholds', {}).get(str(vocabulary))
+        published = (self.cfg.get('background_thresholds') or {}).get(str(vocabulary))
         return published or self.model.decode_head.background_threshold or DEFAULT_THRESHOLD
 
     def _view(

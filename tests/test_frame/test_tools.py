@@ -8,10 +8,13 @@ from mmengine.config import Config
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 CONFIG = """
+train_dataloader = dict(batch_size=1)
+train_cfg = dict(max_iters=1)
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
 default_hooks = dict(visualization=dict(type='SegVisualizationHook'))
 visualizer = dict(type='SegLocalVisualizer')
 test_evaluator = dict(type='IoUMetric')
+test_cfg = dict()
 test_dataloader = dict(dataset=dict(pipeline=['plain']))
 tta_pipeline = ['flipped']
 tta_model = dict(type='SegTTAModel')
@@ -25,6 +28,7 @@ class FakeRunner:
     def __init__(self, cfg):
         self.cfg = cfg
         self.called = []
+        self.train_loop = self.val_loop = None
         FakeRunner.last = self
 
     from_cfg = classmethod(lambda cls, cfg: cls(cfg))
