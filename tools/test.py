@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.registry import METRICS
 
-from pgseg_mm.engine.preflight import check_writable
+from pgseg_mm.engine.preflight import build_test_loop, check_writable
 from pgseg_mm.evaluation import ZeroShotIoUMetric
 from pgseg_mm.utils.benchmark_data import image_folder, leaf_datasets, require_data
 from pgseg_mm.utils.launch import (
@@ -155,7 +155,9 @@ def main() -> None:
         parser.error(str(error))
 
     with refusals(parser):
-        Runner.from_cfg(cfg).test()
+        runner = Runner.from_cfg(cfg)
+        build_test_loop(runner)
+        runner.test()
 
 
 if __name__ == '__main__':

@@ -170,7 +170,8 @@ def _log(fit: Fit, told: str, missing: tuple[str, ...], where: str | PathLike[st
         _warn(f'{where} fits the model in part: {told}. These keep the values that they begin with')
     allowed = [name for name in fit.missing if name not in missing and not name.endswith(COUNTERS)]
     if allowed:
-        _warn(f'{where} does without {listed(allowed)}, which are not needed here')
+        message = f'{where} does without {listed(allowed)}, which are not needed here'
+        print_log(message, logger='current')
     unexpected = [name for name in fit.unexpected if not name.startswith(TRAINING_ONLY)]
     if unexpected:
         _warn(f'{where} has entries that the model does not use: {listed(unexpected)}')

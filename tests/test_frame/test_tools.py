@@ -28,7 +28,7 @@ class FakeRunner:
     def __init__(self, cfg):
         self.cfg = cfg
         self.called = []
-        self.train_loop = self.val_loop = None
+        self.train_loop = self.val_loop = self.test_loop = None
         FakeRunner.last = self
 
     from_cfg = classmethod(lambda cls, cfg: cls(cfg))

@@ -28,7 +28,7 @@ from mmengine.utils.progressbar import ProgressBar
 from mmseg.registry import LOOPS
 
 from benchmarking import write_json, write_text
-from pgseg_mm.engine.preflight import check_writable, check_writable_file
+from pgseg_mm.engine.preflight import build_test_loop, check_writable, check_writable_file
 from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
     add_checks,
@@ -219,6 +219,7 @@ def main() -> None:
         parser.error(str(error))
     with refusals(parser):
         runner = Runner.from_cfg(cfg)
+        build_test_loop(runner)
         rows = runner.test()
     if not is_main_process():
         return

@@ -4,7 +4,7 @@ from pgseg_mm.utils.folders import check_space, check_writable, check_writable_f
 from pgseg_mm.utils.problem import PreflightError
 
 from .pretrained import check_pretrained
-from .run import before_test, before_train, build_loops
+from .run import before_test, before_train, build_loops, build_test_loop
 from .steps import check_batches, check_evaluated, check_length, check_readers, check_steps
 from .words import check_metric, check_words
 
@@ -13,6 +13,7 @@ __all__ = [
     'before_test',
     'before_train',
     'build_loops',
+    'build_test_loop',
     'check_batches',
     'check_evaluated',
     'check_length',

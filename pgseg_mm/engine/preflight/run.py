@@ -17,6 +17,13 @@ from .pretrained import check_pretrained
 from .steps import check_batches, check_evaluated, check_length, check_readers, check_steps
 from .words import check_evaluation
 
+EMPTY = 'need at least one array to concatenate'
+"""What NumPy says when mmengine packs the annotations of no sample."""
+NO_SAMPLES = (
+    '{} has no samples: look at data_root, data_prefix, ann_file and the suffixes of its files in '
+    'the config'
+)
+
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
@@ -26,6 +33,8 @@ def _told(what: str) -> Iterator[None]:
     except PreflightError:
         raise
     except (OSError, ValueError) as error:
+        if EMPTY in str(error):
+            raise PreflightError(NO_SAMPLES.format(what)) from error
         raise PreflightError(f'{what} cannot be read: {error}') from error
 
 
@@ -47,7 +56,20 @@ def build_loops(runner: Runner) -> None:
     if loop is not None:
         check_steps(runner.train_dataloader)
     with _told('the validation set'):
-        assert runner.val_loop is None or runner.val_dataloader is not None
+        runner.val_loop  # noqa: B018, builds it
+
+
+def build_test_loop(runner: Runner) -> None:
+    """Build the loop of a test, whose data set may complain.
+
+    Args:
+        runner: The runner, before it tests.
+
+    Raises:
+        PreflightError: If the data cannot be read.
+    """
+    with _told('the test set'):
+        runner.test_loop  # noqa: B018, builds it
 
 
 def before_train(runner: Runner) -> None:

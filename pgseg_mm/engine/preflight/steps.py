@@ -174,6 +174,6 @@ def check_evaluated(loader: Any, split: str) -> None:
     """
     if len(loader.dataset) == 0:
         raise PreflightError(
-            f'the {split} set has no images: look at data_root, data_prefix, img_suffix and '
+            f'the {split} set has no samples: look at data_root, data_prefix, img_suffix and '
             f'ann_file of {split}_dataloader.dataset'
         )
