@@ -1,10 +1,15 @@
 """The scripts in tools/ and demo/, run in this process."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
+import mmengine.registry
+import mmseg.registry
 import pytest
+from mmengine.registry import Registry
 
 ROOT = Path(__file__).parents[1]
 MAX_LENGTH = 600
@@ -40,3 +45,23 @@ def refusal(monkeypatch, capsys, tool: str, *arguments: object, status: int = 2)
     message = shown.rpartition(f'{Path(tool).name}: error: ')[2]
     assert message and len(message) <= MAX_LENGTH
     return message
+
+
+def write_pure_python(settings: dict, path: Path) -> Path:
+    """Write a config in mmengine's pure Python style: types are imported classes, not names.
+
+    Args:
+        settings: The config.
+        path: File to write.
+    """
+    known = [*vars(mmseg.registry).values(), *vars(mmengine.registry).values()]
+    registries = [part for part in known if isinstance(part, Registry)]
+    settings = {key: value for key, value in settings.items() if key != 'custom_imports'}
+    text = ''.join(f'{key} = {value!r}\n' for key, value in settings.items())
+    lines = ['from mmengine.config import read_base']
+    for name in sorted(set(re.findall(r"'type': '([\w.]+)'", text))):
+        kinds: list[Any] = [part for registry in registries if (part := registry.get(name))]
+        lines.append(f'from {kinds[0].__module__} import {kinds[0].__name__}')
+    text = re.sub(r"'type': '(?:\w+\.)?(\w+)'", r"'type': \1", text)
+    path.write_text('\n'.join([*lines, text]))
+    return path

@@ -1,6 +1,7 @@
 """tools/train.py refuses, before the first step, what would fail later or do nothing."""
 
 import re
+import runpy
 from itertools import count
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
+from mmengine.optim import OptimWrapper
 from mmseg.registry import DATASETS
 from PIL import Image
 
 from model_zoo import tiny_model, tiny_model_cfg
-from tool_runs import refusal, run_tool
+from tool_runs import refusal, run_tool, write_pure_python
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ('apple', 'dog', 'grass')
@@ -256,3 +258,17 @@ def test_the_config_resumes_and_flags_switch_on_only(data, monkeypatch):
     checkpoint = torch.load(again / 'epoch_2.pth', weights_only=False)
     assert checkpoint['optimizer']['state'][0]['step'] == 4
     assert not (again / 'epoch_1.pth').exists()
+
+
+def test_a_config_in_pure_python_style_is_trained(data, monkeypatch):
+    settings = Config.fromfile(write(data)).to_dict()
+    path = write_pure_python(settings, data.parent / 'pure.py')
+    assert not isinstance(Config.fromfile(path).model.type, str)
+    run_tool(monkeypatch, 'tools/train.py', path)
+    assert saved(data)['meta']['iter'] == 2
+    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cuda')
+    train = runpy.run_path(str(ROOT / 'tools/train.py'))
+    cfg = Config.fromfile(path)
+    cfg.optim_wrapper.type = OptimWrapper
+    train['enable_amp'](cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
