@@ -96,7 +96,8 @@ def refuse_foreign_file(path: Path) -> None:
         CheckpointError: If it is something else.
     """
     if (kind := foreign_kind(path)) is not None:
-        raise CheckpointError(f'{path} cannot be read as a PyTorch checkpoint: it {kind}')
+        wanted = 'safetensors' if path.suffix == '.safetensors' else 'PyTorch'
+        raise CheckpointError(f'{path} cannot be read as a {wanted} checkpoint: it {kind}')
 
 
 def _refuse_unsafe_format(path: Path) -> None:
