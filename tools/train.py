@@ -4,7 +4,7 @@ import argparse
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 from mmseg.registry import RUNNERS
 
 from pgseg_mm.engine.preflight import build_loops, check_writable
@@ -82,6 +82,26 @@ def enable_compilation(cfg: Config, backend: str) -> None:
     cfg.custom_hooks = [*hooks, {'type': 'CompileHook', 'backend': backend}]
 
 
+def choose_resumed(cfg: Config) -> None:
+    """Resume from the work directory, also where the run began with other weights.
+
+    mmengine's ``resume`` with ``load_from`` goes on from that file. This is what is wanted if it is
+    a checkpoint of training; weights alone are what a run begins with.
+    """
+    cfg.resume = True
+    if not cfg.get('load_from'):
+        return
+    if '://' not in cfg.load_from:
+        content = CheckpointLoader.load_checkpoint(cfg.load_from, 'cpu')
+        if isinstance(content, dict) and 'optimizer' in content:
+            return
+    if find_latest_checkpoint(cfg.work_dir):
+        cfg.load_from = None
+        return
+    print(f'{cfg.work_dir} has no checkpoint yet: the run begins with {cfg.load_from}.')
+    cfg.resume = False
+
+
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
@@ -89,16 +109,16 @@ def main() -> None:
 
     load_checkpoints_safely(trust=args.trust)
     cfg = load_config(args)
-    if args.resume:
-        cfg.resume = True
     try:
+        require_weights(cfg)
+        if args.resume:
+            choose_resumed(cfg)
         drop_unused(cfg, 'train')
         if args.amp:
             enable_amp(cfg)
         if args.compile:
             enable_compilation(cfg, args.compile)
         add_checks(cfg, args.allow_partial, args.new_schedule)
-        require_weights(cfg)
         require_data(cfg, 'val')
         check_writable(cfg.work_dir, 'work_dir')
         prepare_distributed(cfg)

@@ -37,6 +37,7 @@ from pgseg_mm.utils.launch import (
 )
 from pgseg_mm.utils.loading import CheckpointError
 from pgseg_mm.utils.machine import describe_machine
+from pgseg_mm.utils.problem import PreflightError
 from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
 from zero_shot_report import Failed, Measured, Missing, Row, as_csv, as_markdown
 
@@ -204,7 +205,8 @@ def run_one(name: str, file: Path, args: argparse.Namespace, thresholds: dict[st
     except Exception as error:
         if cfg.launcher != 'none':
             raise  # the other ranks wait for this one
-        traceback.print_exc()
+        if not isinstance(error, PreflightError):
+            traceback.print_exc()
         return Failed(name, f'{type(error).__name__}: {error}')
     if is_main_process():
         write_json(kept, {**row._asdict(), 'fingerprint': mark})
