@@ -39,8 +39,12 @@ def is_single(images: Any) -> bool:
         return not is_folder(images)
     if isinstance(images, (np.ndarray, bytes, bytearray, memoryview, PIL.Image.Image, Tensor)):
         return True
-    # tensors have no read, files do; a list of bytes is several
-    return callable(getattr(images, 'read', None)) and not isinstance(images, Sequence)
+    return _is_file(images)
+
+
+def _is_file(value: Any) -> bool:
+    """Whether this is an open file; mmcv's videos have a ``read``, too, and frames by number."""
+    return callable(getattr(value, 'read', None)) and not hasattr(type(value), '__getitem__')
 
 
 def is_folder(path: str | PathLike[str]) -> bool:
@@ -120,9 +124,9 @@ def as_image(image: Any, name: str, max_pixels: int) -> Any:
         return _from_pil(image)
     if isinstance(image, Tensor):
         return _from_tensor(image, name)
-    if callable(getattr(image, 'read', None)):
-        content = image.read()
-        if not isinstance(content, bytes):
+    content = image.read() if _is_file(image) else None
+    if isinstance(content, (bytes, str)):
+        if isinstance(content, str):
             raise TypeError(
                 f"{name} is a file of text; open it in binary mode, as open(path, 'rb')."
             )
