@@ -58,7 +58,8 @@ def make_config(
     cfg.merge_from_dict(options or {})
     cfg.work_dir = str(work_dir)
     cfg.randomness.seed = seed
-    cfg.model.backbone.img_size = image_size
+    if 'model.backbone.img_size' not in (options or {}):
+        cfg.model.backbone.img_size = image_size
     if max_iters is not None:
         stretch_schedule(cfg, max_iters)
     # the last weights count: no choice by the images that the demo evaluates on

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from pgseg_mm.apis import PGSegInferencer, Segmentation
 from pgseg_mm.apis.inferencer import MAX_PIXELS
-from pgseg_mm.utils.launch import add_model_options, read_model_config
+from pgseg_mm.utils.launch import add_model_options, find_device, read_model_config
 
 MAX_LISTED = 6
 
@@ -86,7 +86,9 @@ def run(args: argparse.Namespace, cfg: Config) -> int:
     Returns:
         Number of images that failed.
     """
-    inferencer = PGSegInferencer(cfg, args.checkpoint, args.device, args.trust, args.max_pixels)
+    inferencer = PGSegInferencer(
+        cfg, args.checkpoint, args.device, args.trust, args.max_pixels, args.allow_partial
+    )
     done = failed = 0
     for result in inferencer.stream(
         args.img,
@@ -118,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     cfg = read_model_config(parser, args)
+    args.device = find_device(parser, args.device)
     if args.out_file is not None and Path(args.img).is_dir():
         parser.error('--out-file is for a single image; use --out-dir for a folder')
     if args.out_file is not None and not can_be_written(args.out_file):

@@ -56,7 +56,13 @@ def build_parser() -> argparse.ArgumentParser:
     add('--shuffle-captions', action='store_true', help='train on wrong captions only')
     several = parser.add_argument_group('several runs and their table')
     add = several.add_argument
-    add('--seeds', type=int, nargs='+', default=[0], metavar='SEED', help='train with each seed')
+    add(
+        '--seeds',
+        type=int,
+        nargs='+',
+        metavar='SEED',
+        help="train with each seed; the config's or 0 by default",
+    )
     add('--control', action='store_true', help='train on wrong captions, too')
     add('--jobs', type=int, default=1, metavar='N', help='runs at a time, which share the cores')
     add('--resume', action='store_true', help='keep the runs that have finished before')
@@ -74,6 +80,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f'--jobs must be at least 1, got {args.jobs}')
     if args.max_iters is not None and args.max_iters < 2:
         parser.error(f'--max-iters must be at least 2, got {args.max_iters}')
+    if args.seeds is None:
+        args.seeds = [(args.cfg_options or {}).get('randomness.seed') or 0]
     if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
         parser.error(f'--seeds takes different numbers, not negative, got {args.seeds}')
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgseg_mm.apis import PGSegInferencer, Segmentation, parse_words
-from pgseg_mm.utils.launch import add_model_options, read_model_config
+from pgseg_mm.utils.launch import add_model_options, find_device, read_model_config, require_port
 from pgseg_mm.visualization.colours import Colours, class_colours, separate
 from pgseg_mm.visualization.panels import fit_size
 from pgseg_mm.visualization.segmentation_picture import Segmentation as Shown
@@ -178,9 +178,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     cfg = read_model_config(parser, args)
+    args.device = find_device(parser, args.device)
+    require_port(parser, args.host, args.port)
     try:
         inferencer = PGSegInferencer(
-            cfg, args.checkpoint, args.device, args.trust, max_pixels=MAX_PIXELS
+            cfg, args.checkpoint, args.device, args.trust, MAX_PIXELS, args.allow_partial
         )
     except (OSError, TypeError, ValueError) as error:
         parser.error(str(error))

@@ -6,17 +6,25 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.registry import METRICS
 
+from pgseg_mm.engine.preflight import build_test_loop, check_writable
 from pgseg_mm.evaluation import ZeroShotIoUMetric
-from pgseg_mm.utils.benchmark_data import image_folder, require_data
+from pgseg_mm.utils.benchmark_data import image_folder, leaf_datasets, require_data
 from pgseg_mm.utils.launch import (
+    add_checks,
     add_launch_arguments,
+    drop_unused,
     end_job,
     find_config,
     load_config,
     prepare_distributed,
+    refusals,
     require_file,
 )
+from pgseg_mm.utils.parts import is_kind, type_name
 from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
+
+DEFAULT_WAIT = 2.0
+"""Seconds."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,7 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
         help='folder for pictures of predictions, truth and groups: SHOW_DIR/vis_data/vis_image',
     )
     parser.add_argument(
-        '--wait-time', type=float, default=2, help='seconds that --show stays on each picture'
+        '--wait-time',
+        type=float,
+        help="seconds that --show stays on each picture (default: the config's, or 2)",
     )
     parser.add_argument(
         '--tta',
@@ -55,16 +65,24 @@ def enable_visualization(cfg: Config, args: argparse.Namespace) -> None:
     Raises:
         ValueError: If the config has no visualization hook.
     """
-    hook = cfg.get('default_hooks', {}).get('visualization')
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise ValueError(
             '--show and --show-dir need a visualization hook in the config: '
             "default_hooks = dict(visualization=dict(type='PGSegVisualizationHook'))"
         )
+    if cfg.get('visualizer') is None:
+        raise ValueError(
+            '--show and --show-dir need a visualizer in the config: '
+            "visualizer = dict(type='PGSegVisualizer', vis_backends=[dict(type='LocalVisBackend')])"
+        )
     hook['draw'] = True
     if args.show:
         hook['show'] = True
-        hook['wait_time'] = args.wait_time
+        if args.wait_time is not None:
+            hook['wait_time'] = args.wait_time
+        else:
+            hook.setdefault('wait_time', DEFAULT_WAIT)
     if args.show_dir:
         cfg.visualizer['save_dir'] = args.show_dir
 
@@ -75,10 +93,11 @@ def enable_tta(cfg: Config) -> None:
     Raises:
         ValueError: If the config does not say how to augment.
     """
-    missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+    missing = [key for key in ('tta_model', 'tta_pipeline') if not cfg.get(key)]
     if missing:
         raise ValueError(f'--tta needs {" and ".join(missing)} in the config')
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    for dataset in leaf_datasets(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.tta_pipeline
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
 
@@ -94,13 +113,13 @@ def write_predictions(cfg: Config, folder: str) -> None:
     evaluators = cfg.test_evaluator
     if not isinstance(evaluators, list):
         evaluators = [evaluators]
-    writers = [evaluator for evaluator in evaluators if evaluator['type'].endswith('IoUMetric')]
+    writers = [evaluator for evaluator in evaluators if type_name(evaluator).endswith('IoUMetric')]
     if not writers:
         raise ValueError('--out needs an IoUMetric in the test_evaluator of the config')
     images = image_folder(cfg.test_dataloader.dataset)
     for writer in writers:
         writer['output_dir'] = folder
-        if issubclass(METRICS.get(writer['type']) or object, ZeroShotIoUMetric):
+        if is_kind(writer, METRICS, ZeroShotIoUMetric):
             writer.setdefault('image_root', images)
 
 
@@ -116,19 +135,29 @@ def main() -> None:
     load_checkpoints_safely(trust=args.trust)
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
+    cfg.resume = False  # what a config says of a training
     try:
+        drop_unused(cfg, 'test')
         if args.show or args.show_dir:
             enable_visualization(cfg, args)
         if args.tta:
             enable_tta(cfg)
         if args.out is not None:
             write_predictions(cfg, args.out)
+        for folder, flag in ((args.out, '--out'), (args.show_dir, '--show-dir')):
+            if folder is not None:
+                check_writable(folder, flag)
+        add_checks(cfg, args.allow_partial)
         require_data(cfg)
+        check_writable(cfg.work_dir, 'work_dir')
         prepare_distributed(cfg)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
 
-    Runner.from_cfg(cfg).test()
+    with refusals(parser):
+        runner = Runner.from_cfg(cfg)
+        build_test_loop(runner)
+        runner.test()
 
 
 if __name__ == '__main__':

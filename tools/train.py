@@ -4,17 +4,23 @@ import argparse
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 from mmseg.registry import RUNNERS
 
+from pgseg_mm.engine.preflight import build_loops, check_writable
 from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
+    add_checks,
     add_launch_arguments,
+    drop_unused,
     end_job,
     find_config,
     load_config,
     prepare_distributed,
+    refusals,
+    require_weights,
 )
+from pgseg_mm.utils.parts import type_name
 from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
 
 
@@ -26,6 +32,11 @@ def build_parser() -> argparse.ArgumentParser:
         '--resume',
         action='store_true',
         help='go on from the latest checkpoint in the work directory',
+    )
+    parser.add_argument(
+        '--new-schedule',
+        action='store_true',
+        help="a resumed run goes on by the config's rates and schedule, not by its checkpoint's",
     )
     parser.add_argument(
         '--amp',
@@ -53,7 +64,7 @@ def enable_amp(cfg: Config) -> None:
             "--amp needs an accelerator and none was found (MMEngine's AmpOptimWrapper does not "
             'run on CPUs); leave --amp out to train in float32'
         )
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    kind = type_name(cfg.optim_wrapper, 'OptimWrapper')
     if kind == 'AmpOptimWrapper':
         print('The config trains in mixed precision already; --amp changes nothing.')
         return
@@ -62,7 +73,33 @@ def enable_amp(cfg: Config) -> None:
             f'--amp works with an optim_wrapper of type OptimWrapper, the config has {kind}'
         )
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.loss_scale = 'dynamic'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def enable_compilation(cfg: Config, backend: str) -> None:
+    """Add a :class:`CompileHook`, or give the one that the config has this backend."""
+    hooks = [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook) != 'CompileHook']
+    cfg.custom_hooks = [*hooks, {'type': 'CompileHook', 'backend': backend}]
+
+
+def choose_resumed(cfg: Config) -> None:
+    """Resume from the work directory, also where the run began with other weights.
+
+    mmengine's ``resume`` with ``load_from`` goes on from that file. This is what is wanted if it is
+    a checkpoint of training; weights alone are what a run begins with.
+    """
+    cfg.resume = True
+    if not cfg.get('load_from'):
+        return
+    if '://' not in cfg.load_from:
+        content = CheckpointLoader.load_checkpoint(cfg.load_from, 'cpu')
+        if isinstance(content, dict) and 'optimizer' in content:
+            return
+    if find_latest_checkpoint(cfg.work_dir):
+        cfg.load_from = None
+        return
+    print(f'{cfg.work_dir} has no checkpoint yet: the run begins with {cfg.load_from}.')
+    cfg.resume = False
 
 
 def main() -> None:
@@ -72,20 +109,26 @@ def main() -> None:
 
     load_checkpoints_safely(trust=args.trust)
     cfg = load_config(args)
-    cfg.resume = args.resume
     try:
+        require_weights(cfg)
+        if args.resume:
+            choose_resumed(cfg)
+        drop_unused(cfg, 'train')
         if args.amp:
             enable_amp(cfg)
         if args.compile:
-            hooks = cfg.get('custom_hooks') or []
-            cfg.custom_hooks = [*hooks, {'type': 'CompileHook', 'backend': args.compile}]
+            enable_compilation(cfg, args.compile)
+        add_checks(cfg, args.allow_partial, args.new_schedule)
         require_data(cfg, 'val')
+        check_writable(cfg.work_dir, 'work_dir')
         prepare_distributed(cfg)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
 
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.train()
+    with refusals(parser):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        build_loops(runner)
+        runner.train()
 
 
 if __name__ == '__main__':

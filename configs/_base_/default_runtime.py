@@ -18,6 +18,10 @@ default_hooks = dict(
     step_seed=dict(type='StepSeedHook'),
     data_state=dict(type='DataStateHook', max_skipped=0.1),
     finite_loss=dict(type='FiniteLossHook'),
+    # what would fail, or do nothing, is refused before the first step
+    preflight=dict(type='PreflightHook'),
+    weights=dict(type='WeightsHook'),
+    schedule=dict(type='ScheduleHook'),
 )
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='PGSegVisualizer', vis_backends=vis_backends, name='visualizer')

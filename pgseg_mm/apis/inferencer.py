@@ -24,7 +24,7 @@ from pgseg_mm.visualization import draw_segmentation, groups_of
 from .models import ModelSource, evaluating, known_vocabulary, load_model
 from .pipeline import make_pipeline
 from .results import Segmentation, Segmentations, summarise
-from .sources import Image, Images, check_array, is_single, iterate, path_of
+from .sources import Image, Images, as_image, check_array, is_single, iterate, path_of
 from .words import Classes, load_vocabulary, make_vocabulary, with_background
 from .writing import ResultWriter
 
@@ -55,6 +55,7 @@ class PGSegInferencer:
             their tensors only.
         max_pixels: Pixels of an image file at most. Larger ones are refused before they are
             decoded. Above 179 million ``PIL.Image.MAX_IMAGE_PIXELS`` has to be raised, too.
+        allow_partial: Whether to take a checkpoint that lacks weights of the model.
 
     Raises:
         FileNotFoundError: There is no such config or checkpoint.
@@ -76,8 +77,11 @@ class PGSegInferencer:
         device: str | None = None,
         trust: bool = False,
         max_pixels: int = MAX_PIXELS,
+        allow_partial: bool = False,
     ) -> None:
-        self.model, self.cfg = load_model(model, weights, device, trust)
+        self.model, self.cfg = load_model(model, weights, device, trust, allow_partial)
+        if not max_pixels >= 1:
+            raise ValueError(f'max_pixels must be at least 1, got {max_pixels}')
         self.max_pixels = max_pixels
         self._pipeline = make_pipeline(self.cfg, self.model)
         self._views: dict[tuple, PGSeg] = {}
@@ -129,9 +133,11 @@ class PGSegInferencer:
         Args:
             images: Path or array of an image, a folder, or a list or an iterator of them, such as
                 the frames of a video. Iterators are read as far as results are. Arrays are uint8
-                and BGR, (H, W, 3), or (H, W) in grey.
-            classes: What to look for: a list with a word, or a list of synonyms, for each class, or
-                a text such as ``'dog . red car . grass'`` or ``'dog, red car, grass'``.
+                and BGR, (H, W, 3), or (H, W) in grey. An image may also be the content of a file or
+                an open one, a PIL image, or a tensor of RGB, (3, H, W), uint8 or from 0 to 1.
+            classes: What to look for: a list with a word, or a list of synonyms, for each class, a
+                dict of names and their further synonyms, or a text such as
+                ``'dog . red car . grass'`` or ``'dog, red car, grass'``.
             vocabulary: Instead, a vocabulary file, one class a line, or the name of one that comes
                 with the package, such as ``'voc21'``. By default the classes of the model or its
                 checkpoint.
@@ -213,7 +219,7 @@ class PGSegInferencer:
 
     def default_threshold(self, vocabulary: Any = None) -> float:
         """Threshold of the background where none is given; see :meth:`stream`."""
-        published = self.cfg.get('background_thresholds', {}).get(str(vocabulary))
+        published = (self.cfg.get('background_thresholds') or {}).get(str(vocabulary))
         return published or self.model.decode_head.background_threshold or DEFAULT_THRESHOLD
 
     def _view(
@@ -242,7 +248,8 @@ class PGSegInferencer:
         """Read an image as it is read for segmentation.
 
         Args:
-            image: Path of an image, or an array.
+            image: Path of an image, the content of its file, an open file, an array, a PIL image,
+                or a tensor; see :func:`as_image`.
             name: What to call it in messages; by default its path.
 
         Returns:
@@ -251,16 +258,22 @@ class PGSegInferencer:
 
         Raises:
             FileNotFoundError: There is no such file.
-            TypeError: This is neither a path nor an array.
+            TypeError: This is no image.
             ValueError: The file cannot be decoded or has too many pixels, or the array has another
                 shape or type.
         """
+        image = as_image(image, name or 'The image', self.max_pixels)
         path = path_of(image)
-        if path is None:
+        if isinstance(image, bytes):
+            name = name or 'The image'
+            source: dict[str, Any] = {'img_bytes': image, 'img_path': name}
+        elif path is None:
             return check_array(image, name or 'The image')
+        else:
+            source = {'img_path': path}
         try:
             load = self._pipeline.load
-            results = run_pipeline(load, {'img_path': path}, name or path, 0, self.max_pixels)
+            results = run_pipeline(load, source, name or str(path), 0, self.max_pixels)
         except UnusableSample as error:
             kind = FileNotFoundError if error.reason == MISSING_IMAGE else ValueError
             raise kind(str(error)) from error
@@ -340,8 +353,17 @@ class _Request(NamedTuple):
 def _check_options(
     words: Vocabulary, threshold: float | None, batch_size: int, scores: str | None
 ) -> None:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
+        raise TypeError(f'batch_size must be a whole number, got {batch_size!r}.')
     if batch_size < 1:
         raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
+    if threshold is not None and not isinstance(threshold, (int, float, np.number)):
+        raise TypeError(f'threshold must be a number from 0 to 1, got {threshold!r}.')
+    if threshold is not None and not 0 < threshold <= 1:
+        raise ValueError(
+            f'threshold must be None or positive, and at most 1, got {threshold}: it is compared '
+            'with scores from 0 to 1.'
+        )
     if scores not in (None, 'classes', 'dense'):
         raise ValueError(f"scores must be 'classes', 'dense' or None, got {scores!r}.")
     if threshold is not None and not words.has_background:

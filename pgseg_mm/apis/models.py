@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -11,27 +10,27 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DefaultScope
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import MODELS
 from torch import nn
 
+from pgseg_mm.checkpoints.fitting import load_fitting
 from pgseg_mm.models import PGSeg
-from pgseg_mm.utils.loading import CheckpointError, load_checkpoint
+from pgseg_mm.utils.loading import load_checkpoint
 from pgseg_mm.utils.vocabulary import Vocabulary
-
-TRAINING_ONLY = 'decode_head.text_prototypes.'
-"""Entries of a checkpoint that prediction can do without."""
-MAX_LISTED = 3
 
 ModelSource = Any
 """Path of a config, a config (``Config`` or ``ConfigDict``), or a model."""
 
 
 def load_model(
-    model: ModelSource, weights: str | PathLike[str] | None, device: str | None, trust: bool
+    model: ModelSource,
+    weights: str | PathLike[str] | None,
+    device: str | None,
+    trust: bool,
+    allow_partial: bool = False,
 ) -> tuple[PGSeg, Config | ConfigDict]:
     """Build a model, if need be, and load its weights.
 
@@ -41,6 +40,7 @@ def load_model(
         device: Where to run it. By default an accelerator if there is one; a model stays where it
             is.
         trust: Whether to run code that the checkpoint may hold.
+        allow_partial: Whether to take one that lacks entries of the model.
 
     Returns:
         The model in evaluation mode, unless it was given as one, and the config, which is empty
@@ -67,7 +67,7 @@ def load_model(
             f"{type(built).__name__}; mmseg's MMSegInferencer takes other models."
         )
     if weights is not None:
-        load_weights(built, weights, trust)
+        load_weights(built, weights, trust, allow_partial)
     return built if device is None else built.to(device), cfg
 
 
@@ -107,49 +107,30 @@ def build_model(cfg: Config | ConfigDict) -> nn.Module:
         return MODELS.build({**cfg.model, **parts}).eval()
 
 
-def load_weights(model: BaseSegmentor, path: str | PathLike[str], trust: bool = False) -> None:
+def load_weights(
+    model: BaseSegmentor,
+    path: str | PathLike[str],
+    trust: bool = False,
+    allow_partial: bool = False,
+) -> None:
     """Load a checkpoint into a model, with the classes that it names.
 
     Args:
         model: The model.
         path: Checkpoint of mmengine, of this project's converters, or in safetensors.
         trust: Whether to run code that the checkpoint may hold.
+        allow_partial: Whether to take one that lacks entries of the model.
 
     Raises:
         FileNotFoundError: There is no such file.
         CheckpointError: It cannot be read, or does not fit the model.
     """
     checkpoint = load_checkpoint(str(path), trust)
-    try:
-        found = model.load_state_dict(checkpoint.state_dict, strict=False)
-    except RuntimeError as error:  # shapes
-        reasons = str(error).splitlines()[1:]
-        raise CheckpointError(
-            f'{path} does not fit the model: {len(reasons)} entries are of another shape, such as: '
-            f'{" ".join(reasons[:1]).strip()}'
-        ) from error
-    missing = [name for name in found.missing_keys if not name.startswith(TRAINING_ONLY)]
-    if missing:
-        raise CheckpointError(
-            f'{path} does not fit the model: it lacks {_listed(missing)}; checkpoints of other '
-            'code bases are converted by tools/model_converters'
-        )
-    unexpected = [name for name in found.unexpected_keys if not name.startswith(TRAINING_ONLY)]
-    if unexpected:
-        print_log(
-            f'{path} has entries that the model does not use: {_listed(unexpected)}',
-            logger='current',
-            level=logging.WARNING,
-        )
+    load_fitting(model, checkpoint.state_dict, path, 'predict', allow_partial)
     meta = checkpoint.extras.get('meta')
     dataset_meta = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
     if isinstance(dataset_meta, Mapping):
         model.dataset_meta = dict(dataset_meta)
-
-
-def _listed(names: list[str]) -> str:
-    rest = f' and {len(names) - MAX_LISTED} more' if len(names) > MAX_LISTED else ''
-    return ', '.join(names[:MAX_LISTED]) + rest
 
 
 @contextmanager

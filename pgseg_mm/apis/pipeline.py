@@ -10,6 +10,8 @@ from mmengine.utils import to_2tuple
 from mmseg.registry import TRANSFORMS
 
 from pgseg_mm.models import PGSeg
+from pgseg_mm.utils.benchmark_data import leaf_datasets
+from pgseg_mm.utils.parts import type_name
 
 RESIZE = 'ResizeAnyShape'
 LOADERS = ('LoadImageFromFile', 'DecodeImage')
@@ -38,27 +40,25 @@ def make_pipeline(cfg: Config | ConfigDict, model: PGSeg) -> Pipeline:
         cfg: Config with a ``test_dataloader`` or a ``test_pipeline``, or empty.
         model: The model.
     """
-    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
-    steps = [dict(step) for step in dataset.get('pipeline') or cfg.get('test_pipeline') or []]
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    steps = [
+        dict(step)
+        for step in leaf_datasets(dataset)[0].get('pipeline') or cfg.get('test_pipeline') or []
+    ]
     load: dict[str, Any] = {}
     prepare = []
     for step in steps:
-        if _name(step) in LOADERS:
+        if type_name(step) in LOADERS:
             load = step
-        elif not _name(step).startswith('Load') and _name(step) != 'PackSegInputs':
-            prepare.append({**step, 'type': RESIZE} if _name(step) == 'Resize' else step)
-    if not any('Resize' in _name(step) for step in prepare):
+        elif not type_name(step).startswith('Load') and type_name(step) != 'PackSegInputs':
+            prepare.append({**step, 'type': RESIZE} if type_name(step) == 'Resize' else step)
+    if not any('Resize' in type_name(step) for step in prepare):
         prepare.insert(0, _resize(model))
     return Pipeline(
         Compose([TRANSFORMS.build({**load, 'type': 'DecodeImage', 'to_float32': False})]),
         Compose([TRANSFORMS.build(step) for step in [*prepare, {'type': 'PackSegInputs'}]]),
         load.get('to_float32', False),
     )
-
-
-def _name(step: dict[str, Any]) -> str:
-    kind = step['type']
-    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
 
 
 def _resize(model: PGSeg) -> dict[str, Any]:

@@ -3,35 +3,63 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from os import PathLike, fspath
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
+from os import PathLike, fsdecode, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import PIL.Image
+import torch
 from mmengine.logging import print_log
 from numpy.typing import NDArray
+from PIL import ImageOps
+from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 SUFFIXES = (*IMG_EXTENSIONS, '.avif', '.gif', '.jfif')
 """Files of a folder that are taken for images."""
 MAX_LISTED = 5
 
-Image = str | PathLike[str] | NDArray[np.uint8]
+Image = str | PathLike[str] | NDArray[np.uint8] | bytes | BinaryIO | PIL.Image.Image | Tensor
 Images = Image | Iterable[Image]
+EXPECTED = 'a path, an array, bytes or an open file of an image, a PIL image, or a tensor (3, H, W)'
+
+
+class BadEntry(NamedTuple):
+    """An entry of a list that stands for no image."""
+
+    name: str
+    error: Exception
 
 
 def is_single(images: Any) -> bool:
     """Whether this is one image, and not a folder, a list or an iterator."""
     if isinstance(images, (str, PathLike)):
-        return not Path(images).is_dir()
-    return isinstance(images, np.ndarray)
+        return not is_folder(images)
+    if isinstance(images, (np.ndarray, bytes, bytearray, memoryview, PIL.Image.Image, Tensor)):
+        return True
+    return _is_file(images)
+
+
+def _is_file(value: Any) -> bool:
+    """Whether this is an open file; mmcv's videos have a ``read``, too, and frames by number."""
+    return callable(getattr(value, 'read', None)) and not hasattr(type(value), '__getitem__')
+
+
+def is_folder(path: str | PathLike[str]) -> bool:
+    """Whether a path is that of a folder; names that no file can have are none."""
+    try:
+        return fspath(path) != '' and Path(path).is_dir()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
 
 
 def iterate(images: Images) -> tuple[Iterator[Any], int | None]:
     """The images one by one, folders as the images in them, and their number if it is known.
 
-    Iterators are read only as far as the result is.
+    Iterators are read only as far as the result is. A folder in them that has no image is a
+    :class:`BadEntry`.
 
     Raises:
         FileNotFoundError: A folder holds no image.
@@ -41,21 +69,104 @@ def iterate(images: Images) -> tuple[Iterator[Any], int | None]:
         return iter([images]), 1
     if isinstance(images, (str, PathLike)):
         images = folder_images(images)
+    if isinstance(images, (Mapping, Set)) or not isinstance(images, Iterable):
+        raise TypeError(
+            'The images must be a path, an array, a folder, bytes or an open file, a PIL image, a '
+            'tensor (3, H, W), or a list or an iterator of them, got '
+            f'{type(images).__name__}.'
+        )
     if isinstance(images, Sequence):
         listed = [image for item in images for image in _expand(item)]
         return iter(listed), len(listed)
-    if not isinstance(images, Iterable):
-        raise TypeError(
-            'The images must be a path, an array, a folder, or a list or an iterator of them, got '
-            f'{type(images).__name__}.'
-        )
     number = len(images) if isinstance(images, Sized) else None
     return (image for item in images for image in _expand(item)), number
 
 
 def _expand(item: Any) -> Sequence[Any]:
-    is_folder = isinstance(item, (str, PathLike)) and not is_single(item)
-    return folder_images(item) if is_folder else [item]
+    if not isinstance(item, (str, PathLike)) or not is_folder(item):
+        return [item]
+    try:
+        return folder_images(item)
+    except OSError as error:
+        return [BadEntry(fsdecode(item), error)]
+
+
+def as_image(image: Any, name: str, max_pixels: int) -> Any:
+    """An image as a path, the bytes of a file, or what :func:`check_array` takes.
+
+    Args:
+        image: A path, an array, the content of a file, an open file, a PIL image, or a tensor of
+            RGB, (3, H, W) or (1, H, W): uint8, or of floats from 0 to 1.
+        name: What to call it in messages.
+        max_pixels: Pixels of a PIL image at most, which may not have been decoded yet.
+
+    Raises:
+        OSError: The file cannot be read.
+        TypeError: It is something else.
+        ValueError: The path is empty, the PIL image is too large, or the tensor has another shape,
+            or values out of range.
+    """
+    if isinstance(image, BadEntry):
+        raise image.error
+    if isinstance(image, (str, PathLike)):
+        if fspath(image) in ('', b''):
+            raise ValueError('The path of the image is empty.')
+        return image
+    if isinstance(image, np.ndarray) or image is None:
+        return image
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image)
+    if isinstance(image, PIL.Image.Image):
+        if image.width * image.height > max_pixels:
+            raise ValueError(
+                f'{name} has {image.width} x {image.height} pixels, more than {max_pixels}.'
+            )
+        return _from_pil(image)
+    if isinstance(image, Tensor):
+        return _from_tensor(image, name)
+    content = image.read() if _is_file(image) else None
+    if isinstance(content, (bytes, str)):
+        if isinstance(content, str):
+            raise TypeError(
+                f"{name} is a file of text; open it in binary mode, as open(path, 'rb')."
+            )
+        return content
+    raise TypeError(f'{name} must be {EXPECTED}, got {type(image).__name__}.')
+
+
+def _from_pil(image: PIL.Image.Image) -> NDArray[np.uint8]:
+    """(H, W, 3) of BGR, turned by its EXIF orientation."""
+    turned = ImageOps.exif_transpose(image) or image
+    if turned.mode.startswith(('I', 'F')):  # 16 bits and more: Pillow would clip them
+        values = np.asarray(turned, np.float64)
+        # as the same image is read from a file: the high byte of 16 bits
+        if values.max(initial=0) > 255:
+            values = values / 257
+        turned = PIL.Image.fromarray(values.clip(0, 255).astype(np.uint8))
+    return np.ascontiguousarray(np.asarray(turned.convert('RGB'))[..., ::-1])
+
+
+def _from_tensor(image: Tensor, name: str) -> NDArray[np.uint8]:
+    """(H, W, 3) of BGR, or (H, W, 1)."""
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise ValueError(
+            f'{name} must be a tensor (3, H, W) of RGB or (1, H, W) of grey, got '
+            f'{tuple(image.shape)}; give a batch as a list of its images.'
+        )
+    values = image.detach().cpu()
+    if values.is_floating_point():
+        if not bool(((values >= 0) & (values <= 1)).all()):
+            raise ValueError(
+                f'{name} must have values from 0 to 1, as it is a tensor of {values.dtype}, got '
+                f'{values.min().item():g} to {values.max().item():g}; give it before it is '
+                'normalised.'
+            )
+        values = (values.float() * 255).round().to(torch.uint8)
+    elif values.dtype != torch.uint8:
+        raise ValueError(
+            f'{name} must be a tensor of uint8 or of floats from 0 to 1, got {values.dtype}.'
+        )
+    return np.ascontiguousarray(values.permute(1, 2, 0).numpy()[..., ::-1])
 
 
 def folder_images(folder: str | PathLike[str]) -> list[str]:
@@ -87,7 +198,9 @@ def folder_images(folder: str | PathLike[str]) -> list[str]:
 
 def path_of(image: Any) -> str | None:
     """The path of an image that is a file."""
-    return fspath(image) if isinstance(image, (str, PathLike)) else None
+    if isinstance(image, BadEntry):
+        return image.name
+    return fsdecode(image) if isinstance(image, (str, PathLike)) else None
 
 
 def check_array(image: Any, name: str) -> NDArray[np.uint8]:

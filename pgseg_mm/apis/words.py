@@ -1,8 +1,9 @@
 """From what a user asks for to a vocabulary."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from os import PathLike
+from typing import Any
 
 from pgseg_mm.utils.vocabulary import Vocabulary
 
@@ -10,7 +11,9 @@ BACKGROUND = 'background'
 SEPARATOR = re.compile(r'\s*(?:[,;\n]|(?<=\s)\.|\.(?=\s|$))\s*')
 """Commas, semicolons, line ends, and dots beside a blank."""
 
-Classes = Vocabulary | str | Sequence[str | Sequence[str]]
+Classes = (
+    Vocabulary | str | Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str] | None]
+)
 
 
 def parse_words(text: str) -> list[str]:
@@ -40,20 +43,20 @@ def make_vocabulary(classes: Classes) -> Vocabulary:
     """The vocabulary of classes that a user names.
 
     Args:
-        classes: A vocabulary, a text for :func:`parse_words`, or a list with a word, or a list of
-            synonyms, for each class.
+        classes: A vocabulary, a text for :func:`parse_words`, a list with a word, or a list of
+            synonyms, for each class, or a dict of names and their further synonyms.
 
     Raises:
+        TypeError: These are no words.
         ValueError: There is no class, a word is empty or stands twice, or one has a comma in it.
     """
     if isinstance(classes, Vocabulary):
         return classes
-    if isinstance(classes, str):
-        classes = parse_words(classes)
+    classes = _as_sequence(classes)
     words: list[tuple[str, ...]] = []
     for entry in classes:
         if not isinstance(entry, str):
-            words.append(tuple(entry))
+            words.append(_synonyms(entry))
         elif ',' in entry:
             several = ', '.join(repr(word.strip()) for word in entry.split(','))
             raise ValueError(
@@ -63,6 +66,38 @@ def make_vocabulary(classes: Classes) -> Vocabulary:
         else:
             words.append((entry,))
     return Vocabulary(tuple(words))
+
+
+def _as_sequence(classes: Any) -> Sequence[Any]:
+    """Classes one by one, each a word or its synonyms."""
+    if isinstance(classes, str):
+        return parse_words(classes)
+    if isinstance(classes, Mapping):
+        return [_with_name(name, more) for name, more in classes.items()]
+    if isinstance(classes, (bytes, bytearray, Set)) or not isinstance(classes, Iterable):
+        raise TypeError(
+            'classes must be a text, a list of words, or a dict of names and their synonyms, got '
+            f'{type(classes).__name__}.'
+        )
+    return list(classes)
+
+
+def _with_name(name: Any, synonyms: Any) -> tuple[str, ...]:
+    if not isinstance(name, str):
+        raise TypeError(
+            f'a dict of classes has their names as its keys, got {name!r}; give a list of names in '
+            'the order of their labels.'
+        )
+    more = (synonyms,) if isinstance(synonyms, str) else _synonyms(synonyms or ())
+    return (name, *(word for word in more if word != name))
+
+
+def _synonyms(entry: Any) -> tuple[str, ...]:
+    words = tuple(entry) if isinstance(entry, (list, tuple)) else (entry,)
+    for word in words:
+        if not isinstance(word, str):
+            raise TypeError(f'a class is a word or a list of synonyms, got {type(word).__name__}.')
+    return words
 
 
 def load_vocabulary(vocabulary: Vocabulary | str | PathLike[str]) -> Vocabulary:

@@ -4,12 +4,16 @@ from .hooks import (
     CompileHook,
     DataStateHook,
     FiniteLossHook,
+    PreflightHook,
     SafeCheckpointHook,
+    ScheduleHook,
     StepSeedHook,
     VocabularyHook,
+    WeightsHook,
 )
 from .loops import ResumableEpochLoop, ResumableIterLoop
 from .optimizers import BackboneLayerDecay
+from .preflight import PreflightError
 from .schedulers import WarmupCosineLR
 
 __all__ = [
@@ -17,10 +21,14 @@ __all__ = [
     'CompileHook',
     'DataStateHook',
     'FiniteLossHook',
+    'PreflightError',
+    'PreflightHook',
     'ResumableEpochLoop',
     'ResumableIterLoop',
     'SafeCheckpointHook',
+    'ScheduleHook',
     'StepSeedHook',
     'VocabularyHook',
     'WarmupCosineLR',
+    'WeightsHook',
 ]

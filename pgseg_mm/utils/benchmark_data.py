@@ -10,6 +10,8 @@ from typing import Any
 
 from mmseg.registry import DATASETS
 
+from .parts import type_of
+
 DATA_ROOT = 'PGSEG_DATA_ROOT'
 """Environment variable with the folder of all data sets, as the benchmark configs read it."""
 
@@ -65,14 +67,27 @@ def require_data(cfg: Mapping[str, Any], split: str = 'test') -> None:
     )
 
 
+def leaf_datasets(dataset: Mapping[str, Any]) -> list[Any]:
+    """Configs of the data sets that read files, inside of what wraps or joins them.
+
+    Args:
+        dataset: Config of a data set, such as a ``RepeatDataset`` or a ``ConcatDataset``.
+    """
+    inner = dataset.get('datasets') or dataset.get('dataset')
+    if not inner:
+        return [dataset]
+    parts = [inner] if isinstance(inner, Mapping) else inner
+    return [leaf for part in parts for leaf in leaf_datasets(part)]
+
+
 def image_folder(dataset: Mapping[str, Any]) -> str | None:
     """Folder that the images of a data set lie in, by its config; ``None`` for a wrapper."""
-    images = dataset.get('data_prefix', {}).get('img_path')
+    images = (dataset.get('data_prefix') or {}).get('img_path')
     return None if images is None else os.path.join(dataset.get('data_root') or '', images)
 
 
 def _map_suffix(dataset: Mapping[str, Any]) -> str:
     if 'seg_map_suffix' in dataset:
         return dataset['seg_map_suffix']
-    parameters = inspect.signature(DATASETS.get(dataset['type'])).parameters
+    parameters = inspect.signature(type_of(dataset, DATASETS)).parameters
     return parameters['seg_map_suffix'].default

@@ -3,14 +3,39 @@
 import argparse
 import atexit
 import os
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 import torch.distributed as torch_dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.hub import get_config
+
+from .folders import check_writable_file
+from .loading import CheckpointError
+from .problem import PreflightError
+
+MMENGINE_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+)
+"""Hooks that mmengine has without being told, and that a config switches off with ``None``."""
+SECTIONS = {
+    'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
+    'val': ('val_dataloader', 'val_cfg', 'val_evaluator'),
+    'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
+}
+"""Sections of a config that go together."""
+MAX_REASON = 200
 
 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +49,8 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='what started the processes of a distributed job; without an accelerator only '
-        'none and pytorch work, the latter over gloo',
+        help="what started the processes of a distributed job (default: the config's launcher, or "
+        'none); without an accelerator only none and pytorch work, the latter over gloo',
     )
     parser.add_argument(
         '--local_rank',
@@ -56,6 +80,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='load checkpoints that hold more than tensors and logged values, and run whatever '
         'code is in them',
+    )
+    parser.add_argument(
+        '--allow-partial',
+        action='store_true',
+        help='take a checkpoint that lacks weights of the model; those keep their random values',
     )
 
 
@@ -124,7 +153,10 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config)
-    cfg.launcher = args.launcher
+    if args.launcher is not None:
+        cfg.launcher = args.launcher
+    elif cfg.get('launcher') is None:
+        cfg.launcher = 'none'
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
@@ -144,6 +176,152 @@ def read_config(config: str) -> Config:
         if folder.name == 'projects' and str(folder.parent) not in sys.path:
             sys.path.append(str(folder.parent))
     return Config.fromfile(config)
+
+
+def add_checks(cfg: Config, allow_partial: bool = False, new_schedule: bool = False) -> None:
+    """Add the hooks that check a run before its first step, to a config of any kind.
+
+    What the config says of them itself stays: ``None`` switches a hook off.
+
+    Args:
+        cfg: The config, changed in place.
+        allow_partial: Whether to take a checkpoint that lacks weights of the model.
+        new_schedule: Whether a resumed run goes on by the schedule of the config.
+    """
+    hooks = dict(cfg.get('default_hooks') or {})
+    # names with their scope are found from configs of other libraries, too
+    hooks.setdefault('preflight', {'type': 'mmseg.PreflightHook'})
+    hooks.setdefault('weights', {'type': 'mmseg.WeightsHook'})
+    hooks.setdefault('schedule', {'type': 'mmseg.ScheduleHook'})
+    if allow_partial:
+        hooks['weights'] = {'type': 'mmseg.WeightsHook', 'allow_partial': True}
+    if new_schedule:
+        hooks['schedule'] = {'type': 'mmseg.ScheduleHook', 'source': 'config'}
+    # mmengine takes None for its own hooks only
+    cfg.default_hooks = {
+        name: hook for name, hook in hooks.items() if hook is not None or name in MMENGINE_HOOKS
+    }
+
+
+def require_weights(cfg: Config) -> None:
+    """Refuse a config whose ``load_from`` names a file that is not there.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    path = cfg.get('load_from')
+    if path and '://' not in path and not Path(path).expanduser().is_file():
+        raise FileNotFoundError(f'load_from file not found: {path}')
+
+
+def drop_unused(cfg: Config, needed: str) -> None:
+    """Take away what a config has switched off in part, which the Runner would refuse.
+
+    A config without validation, or a test by a training config, sets ``val_dataloader=None`` and
+    the like, and need not do so with each section that belongs to it.
+
+    Args:
+        cfg: The config, changed in place.
+        needed: What the tool runs: ``'train'`` or ``'test'``.
+
+    Raises:
+        ValueError: If a section is lacking of what is to be run.
+    """
+    for split, names in SECTIONS.items():
+        absent = [name for name in names if cfg.get(name) is None]
+        forgotten = [name for name in absent if name not in cfg and len(absent) < len(names)]
+        if absent and split == needed:
+            raise ValueError(f'the config has no {" and no ".join(absent)}')
+        if forgotten and split == 'val' and needed == 'train' and forgotten == absent:
+            raise ValueError(
+                f'the config has a validation without {" and ".join(forgotten)}; add it, or set '
+                'val_dataloader=None for a training without validation'
+            )
+        if absent:
+            for name in names:
+                cfg.pop(name, None)
+
+
+@contextmanager
+def refusals(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """End the program with one sentence and status 2 where a run is refused.
+
+    Args:
+        parser: Parser of the tool, for its name.
+    """
+    try:
+        yield
+    except (CheckpointError, PreflightError) as error:
+        parser.exit(2, f'{parser.prog}: error: {error}\n')
+
+
+def require_port(parser: argparse.ArgumentParser, host: str, port: int) -> None:
+    """Leave with the parser's usage message unless a server can listen at an address.
+
+    Args:
+        parser: Parser that reports the error.
+        host: Address of this machine.
+        port: The port.
+    """
+    if not 0 < port < 2**16:
+        parser.error(f'--port takes a number from 1 to 65535, got {port}')
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind((host, port))
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, 'strerror', None) or str(error)
+        parser.error(
+            f'cannot listen on {host}, port {port} ({reason}); give another --port or --host'
+        )
+
+
+def check_output(parser: argparse.ArgumentParser, path: str | Path, flag: str = '--out') -> None:
+    """Leave with the parser's usage message if a file could not be written in the end.
+
+    Args:
+        parser: Parser that reports the error.
+        path: The file; its folder is made if need be.
+        flag: What names it on the command line.
+    """
+    try:
+        check_writable_file(path, flag)
+    except PreflightError as error:
+        parser.error(str(error))
+
+
+def find_device(parser: argparse.ArgumentParser, device: str | None) -> str | None:
+    """Check ``--device``, or leave with the parser's usage message.
+
+    Args:
+        parser: Parser that reports the error.
+        device: What was given: a name of torch's, or the number of an accelerator; ``None`` if
+            nothing was.
+
+    Returns:
+        Name of a device that is there.
+    """
+    if device is None:
+        return None
+    kind = get_device()
+    if device.isdigit():
+        if kind == 'cpu':
+            parser.error(
+                f'--device {device} is the number of an accelerator, and this machine has none; '
+                'use --device cpu'
+            )
+        device = f'{kind}:{device}'
+    try:
+        torch.empty(0, device=torch.device(device))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:MAX_REASON]
+        there = 'cpu' if kind == 'cpu' else f'cpu or {kind}'
+        parser.error(f'--device {device} cannot be used here ({reason}); use {there}')
+    return device
 
 
 def prepare_distributed(cfg: Config) -> None:

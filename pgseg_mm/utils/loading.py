@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from .file_kinds import foreign_kind
 from .unpickling import ForeignObject, inert_pickle_module
 
 STATE_DICT_KEYS = ('state_dict', 'model')
@@ -61,6 +62,7 @@ def load_file_safely(path: str | Path, trust: bool = False) -> LoadedFile:
         raise CheckpointError(f'{path} is a folder; give a checkpoint file')
     if not path.is_file():
         raise FileNotFoundError(f'checkpoint {path} does not exist')
+    refuse_foreign_file(path)
     try:
         if path.suffix == '.safetensors':
             return LoadedFile(load_file(path), ())
@@ -82,6 +84,20 @@ def load_file_safely(path: str | Path, trust: bool = False) -> LoadedFile:
             f'{path} cannot be read as a {kind} checkpoint: '
             f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}'
         ) from error
+
+
+def refuse_foreign_file(path: Path) -> None:
+    """Refuse a file that cannot be a checkpoint, and say what it seems to be.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CheckpointError: If it is something else.
+    """
+    if (kind := foreign_kind(path)) is not None:
+        wanted = 'safetensors' if path.suffix == '.safetensors' else 'PyTorch'
+        raise CheckpointError(f'{path} cannot be read as a {wanted} checkpoint: it {kind}')
 
 
 def _refuse_unsafe_format(path: Path) -> None:

@@ -13,7 +13,7 @@ from mmengine.dist import barrier, get_local_rank
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 
-from .loading import CheckpointError
+from .loading import CheckpointError, refuse_foreign_file
 
 REMOTE = ('http://', 'https://')
 
@@ -73,6 +73,7 @@ def load_training_checkpoint(filename: str | Path, map_location: Any = None) -> 
     path = Path(filename).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f'checkpoint {path} does not exist')
+    refuse_foreign_file(path)
     try:
         with torch.serialization.safe_globals(allowed_types()):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
@@ -110,6 +111,7 @@ def load_trusted_checkpoint(filename: str | Path, map_location: Any = None) -> A
     path = Path(filename).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f'checkpoint {path} does not exist')
+    refuse_foreign_file(path)
     return torch.load(path, map_location=map_location, weights_only=False)
 
 

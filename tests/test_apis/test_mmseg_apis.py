@@ -50,6 +50,8 @@ def test_init_model_and_inference_model(checkpoint, tmp_path):
     by_array = inference_model(model, [image, image[:30]])
     assert [sample.pred_sem_seg.data.shape for sample in by_array] == [(1, 60, 90), (1, 30, 90)]
     assert model.num_classes == 4
+    again = inference_model(model, str(tmp_path / 'a.png')).pred_sem_seg.data  # a path again
+    assert (again == by_array[0].pred_sem_seg.data).all()
     # the inferencer finds the same, by that model and by the files
     cfg = Config.fromfile(CONFIG)
     cfg.merge_from_dict(SMALL)

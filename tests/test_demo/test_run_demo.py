@@ -103,6 +103,15 @@ def test_other_settings_are_another_run(demo, finished, config, monkeypatch):
         assert (run.finished() is not None) == kept
 
 
+def test_settings_of_the_user_go_before_flags_that_were_not_given(demo):
+    options = ['--cfg-options', 'randomness.seed=3', 'model.backbone.img_size=32']
+    (run,) = demo.plan_runs(demo.parse_args(options))
+    assert run.seed == 3
+    assert run.make_config().model.backbone.img_size == 32
+    (run,) = demo.plan_runs(demo.parse_args(['--seeds', '1', *options]))
+    assert run.make_config().randomness.seed == 1
+
+
 def fake_summary(run, objects):
     metrics = {
         'untrained': dict.fromkeys(METRICS, 2.0),

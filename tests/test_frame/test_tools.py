@@ -4,14 +4,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 CONFIG = """
+train_dataloader = dict(batch_size=1)
+train_cfg = dict(max_iters=1)
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
 default_hooks = dict(visualization=dict(type='SegVisualizationHook'))
 visualizer = dict(type='SegLocalVisualizer')
 test_evaluator = dict(type='IoUMetric')
+test_cfg = dict()
 test_dataloader = dict(dataset=dict(pipeline=['plain']))
 tta_pipeline = ['flipped']
 tta_model = dict(type='SegTTAModel')
@@ -25,6 +29,7 @@ class FakeRunner:
     def __init__(self, cfg):
         self.cfg = cfg
         self.called = []
+        self.train_loop = self.val_loop = self.test_loop = None
         FakeRunner.last = self
 
     from_cfg = classmethod(lambda cls, cfg: cls(cfg))
@@ -205,3 +210,75 @@ def test_none_leaves_the_weights_that_the_model_starts_with(monkeypatch, config)
 def test_address_of_a_checkpoint_is_left_to_mmengine(monkeypatch, config):
     run(monkeypatch, 'test.py', config, 'https://example.org/last.pth')
     assert FakeRunner.last.called == ['test']
+
+
+def test_flags_that_are_not_given_change_nothing(monkeypatch, config, checkpoint):
+    written = config.read_text() + "resume = True\nload_from = 'last.pth'\nlauncher = 'none'\n"
+    written += "default_hooks = dict(visualization=dict(type='SegVisualizationHook', wait_time=7))"
+    config.write_text(written)
+    monkeypatch.chdir(config.parent)
+    run(monkeypatch, 'train.py', config)
+    assert FakeRunner.last.cfg.resume is True
+    assert FakeRunner.last.cfg.load_from == 'last.pth'
+    run(monkeypatch, 'train.py', config, '--cfg-options', 'resume=False')
+    assert FakeRunner.last.cfg.resume is False
+    run(monkeypatch, 'test.py', config, checkpoint, '--show')
+    assert FakeRunner.last.cfg.resume is False  # a test resumes nothing
+    assert FakeRunner.last.cfg.default_hooks.visualization.wait_time == 7
+
+
+def test_compile_takes_the_place_of_the_configs_hook(monkeypatch, config):
+    with config.open('a') as file:
+        file.write(
+            "custom_hooks = [dict(type='CompileHook', backend='inductor'), dict(type='A')]\n"
+        )
+    run(monkeypatch, 'train.py', config, '--compile', 'eager')
+    hooks = [hook['type'] for hook in FakeRunner.last.cfg.custom_hooks]
+    assert hooks == ['A', 'CompileHook']
+    assert FakeRunner.last.cfg.custom_hooks[-1]['backend'] == 'eager'
+
+
+@pytest.mark.parametrize(
+    ('sections', 'message'),
+    [
+        ('train_cfg = None', 'the config has no train_cfg'),
+        (
+            "val_dataloader = dict()\nval_cfg = dict(type='ValLoop')",
+            'a validation without val_evaluator; add it, or set val_dataloader=None',
+        ),
+    ],
+)
+def test_sections_that_are_needed(monkeypatch, capsys, config, sections, message):
+    with config.open('a') as file:
+        file.write(sections)
+    with pytest.raises(SystemExit) as leaving:
+        run(monkeypatch, 'train.py', config)
+    assert leaving.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_sections_that_are_switched_off_are_left_out(monkeypatch, config):
+    with config.open('a') as file:
+        file.write('val_dataloader = None\nval_cfg = dict()\nval_evaluator = dict()\n')
+        file.write('test_dataloader = None\n')
+    run(monkeypatch, 'train.py', config)
+    for name in ('val_cfg', 'val_evaluator', 'test_dataloader', 'test_evaluator', 'test_cfg'):
+        assert name not in FakeRunner.last.cfg
+
+
+def test_a_killed_run_that_began_with_weights_goes_on_in_its_folder(monkeypatch, config, tmp_path):
+    torch.save(dict(state_dict={'a': torch.ones(1)}), tmp_path / 'weights.pth')
+    arguments = [config, '--work-dir', tmp_path / 'run', '--resume']
+    arguments += ['--cfg-options', f'load_from={tmp_path / "weights.pth"}']
+    run(monkeypatch, 'train.py', *arguments)
+    assert FakeRunner.last.cfg.resume is False
+    assert FakeRunner.last.cfg.load_from == str(tmp_path / 'weights.pth')
+    (tmp_path / 'run' / 'last_checkpoint').write_text(str(tmp_path / 'run' / 'iter_1.pth'))
+    run(monkeypatch, 'train.py', *arguments)
+    assert FakeRunner.last.cfg.resume is True
+    assert FakeRunner.last.cfg.load_from is None
+    trained = dict(state_dict={'a': torch.ones(1)}, optimizer={})
+    torch.save(trained, tmp_path / 'weights.pth')  # mmseg's way to name what to resume from
+    run(monkeypatch, 'train.py', *arguments)
+    assert FakeRunner.last.cfg.resume is True
+    assert FakeRunner.last.cfg.load_from == str(tmp_path / 'weights.pth')

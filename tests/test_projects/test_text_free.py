@@ -236,3 +236,13 @@ def test_errors_say_what_to_do(tool, checkpoint, tmp_path):
     with pytest.raises(SystemExit):
         tool('deployment/pgseg2onnx.py', FULL, checkpoint)
     assert not Path('model.onnx').exists()
+
+
+@pytest.mark.parametrize('size', [('4', '32'), ('0', '0'), ('-8', '32'), ('100000', '100000')])
+def test_an_impossible_size_is_refused(tool, checkpoint, capsys, size):
+    np.save('class_embeds.npy', np.ones((3, 20), np.float32))
+    with pytest.raises(SystemExit) as leaving:
+        tool('deployment/pgseg2onnx.py', TEXT_FREE, checkpoint, '--size', *size, options=None)
+    assert leaving.value.code == 2
+    assert 'error: --size' in capsys.readouterr().err
+    assert not Path('model.onnx').exists()

@@ -15,6 +15,7 @@ from PIL import Image
 
 from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.models import PGSeg, PGSegTTAModel
+from tool_runs import refusal, run_tool, write_pure_python
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'test.py'
 CLASSES = ('background', 'apple', 'dog', 'grass')
@@ -161,3 +162,145 @@ def test_documented_augmentation_makes_six_views_of_the_original_size(config):
     for number, sample in enumerate(views['data_samples']):
         assert sample.gt_sem_seg.shape == sample.ori_shape == SIZES['ulm/1']
         assert sample.flip == bool(number % 2)
+
+
+def hugging_face_weights() -> dict[str, torch.Tensor]:
+    """What a file of transformers' GroupViT holds, as far as a check of names sees it."""
+    names = ('vision_model.layernorm.weight', 'text_model.final_layer_norm.weight', 'logit_scale')
+    return {name: torch.ones(2) for name in names}
+
+
+def without(*prefixes: str) -> dict[str, torch.Tensor]:
+    """Weights of the tiny model but for some."""
+    state = tiny_model().state_dict()
+    return {name: value for name, value in state.items() if not name.startswith(prefixes)}
+
+
+UNFIT = {
+    'hugging face': (hugging_face_weights(), 'convert it with tools/model_converters/hf_groupvit'),
+    'release': ({'img_encoder.patch_embed.w': torch.ones(2)}, 'model_converters/pgseg2mm.py or'),
+    'other names': ({'blocks.0.weight': torch.ones(2)}, 'Give a checkpoint of this model'),
+    'no head': (without('decode_head.image_projector.'), r'lacks decode_head.image_projector'),
+    'other shape': (
+        {**without(), 'backbone.patch_embed.weight': torch.ones(2, 2)},
+        '1 entries are of another shape: backbone.patch_embed.weight',
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', UNFIT)
+@pytest.mark.parametrize('key', ['state_dict', 'model', None])
+def test_weights_of_another_model_give_no_figure(config, monkeypatch, capsys, kind, key):
+    weights, message = UNFIT[kind]
+    path = config.with_name('other.pth')
+    torch.save({key: weights} if key else weights, path)
+    tail = ('--cfg-options', f'experiment_name={config.parent.name}_{key}')
+    said = refusal(monkeypatch, capsys, 'tools/test.py', config, path, *tail)
+    assert 'does not fit the model' in said
+    assert re.search(message, said)
+
+
+def test_what_only_training_needs_may_be_missing(config, monkeypatch):
+    path = config.with_name('converted.pth')
+    torch.save({'state_dict': without('decode_head.loss_npr.')}, path)
+    tail = ('--cfg-options', f'experiment_name={config.parent.name}', 'resume=True')
+    run_tool(monkeypatch, 'tools/test.py', config, path, *tail)
+
+
+def test_allow_partial_evaluates_what_fits(config, monkeypatch):
+    path = config.with_name('half.pth')
+    torch.save({'state_dict': without('decode_head.')}, path)
+    tail = ('--cfg-options', f'experiment_name={config.parent.name}')
+    run_tool(monkeypatch, 'tools/test.py', config, path, '--allow-partial', *tail)
+
+
+def test_an_empty_set_is_refused(config, monkeypatch, capsys):
+    settings = [
+        'test_dataloader.dataset.img_suffix=.jpg',
+        f'experiment_name={config.parent.name}',
+    ]
+    path = config.with_name('tiny.pth')
+    arguments = (config, path, '--cfg-options', *settings)
+    said = refusal(monkeypatch, capsys, 'tools/test.py', *arguments)
+    assert 'the test set has no samples' in said
+
+
+def test_sections_that_a_test_does_not_need_may_be_none(config, monkeypatch):
+    settings = [
+        'train_dataloader=None',
+        'train_cfg.max_iters=5',
+        'val_cfg=None',
+        'val_dataloader.batch_size=1',
+        'default_hooks.data_state=None',
+        f'experiment_name={config.parent.name}',
+    ]
+    run_tool(
+        monkeypatch,
+        'tools/test.py',
+        config,
+        config.with_name('tiny.pth'),
+        '--cfg-options',
+        *settings,
+    )
+
+
+@pytest.mark.parametrize('wrapper', ['RepeatDataset', 'ConcatDataset'])
+def test_augmentation_of_wrapped_sets(predicted, config, wrapper):
+    inner = Config.fromfile(config).test_dataloader.dataset
+    dataset = (
+        dict(_delete_=True, type=wrapper, dataset=inner, times=1)
+        if wrapper == 'RepeatDataset'
+        else dict(_delete_=True, type=wrapper, datasets=[inner, inner])
+    )
+    masks = predicted('--tta', **{'test_dataloader.dataset': dataset})
+    assert {name: mask.shape for name, mask in masks.items()} == SIZES
+
+
+def in_pure_python_style(config: Path) -> Path:
+    """The same config with classes in the place of their names."""
+    settings = Config.fromfile(config).to_dict()
+    settings['default_hooks'] = dict(visualization=dict(type='PGSegVisualizationHook'))
+    resize = dict(type='Resize', scale=(32, 32))
+    settings['test_dataloader']['dataset']['pipeline'].insert(1, resize)
+    settings['test_evaluator']['type'] = 'ZeroShotIoUMetric'
+    return write_pure_python(settings, config.with_name('pure.py'))
+
+
+def test_configs_in_pure_python_style(config, monkeypatch, tmp_path):
+    pure = in_pure_python_style(config)
+    assert not isinstance(Config.fromfile(pure).model.type, str)
+    folders = ('--out', tmp_path / 'masks', '--show-dir', tmp_path / 'seen')
+    for number, flags in enumerate([folders, ('--tta',)]):
+        name = f'experiment_name=pure_{number}'
+        names = ('--cfg-options', name, f'visualizer.name=pure_{number}')
+        run_tool(monkeypatch, 'tools/test.py', pure, config.with_name('tiny.pth'), *flags, *names)
+    assert len(list((tmp_path / 'masks').rglob('*.png'))) == len(SIZES)
+    assert len(list((tmp_path / 'seen').rglob('*.png'))) == len(SIZES)
+
+
+@pytest.mark.parametrize(
+    ('name', 'arguments'),
+    [
+        ('tools/misc/print_config.py', ['--graph']),
+        ('tools/analysis_tools/get_flops.py', []),
+        (
+            'tools/analysis_tools/browse_dataset.py',
+            ['--split=test', '--not-show', '--output-dir=b'],
+        ),
+        ('tools/analysis_tools/sweep_threshold.py', ['CHECKPOINT', '--thresholds=0.3']),
+        ('tools/misc/embed_vocabulary.py', ['CHECKPOINT', '--classes=background', '--out=e.npy']),
+        ('demo/image_demo.py', ['CHECKPOINT', '--texts=dog . cat', '--out-dir=seen']),
+    ],
+)
+def test_other_tools_take_pure_python_style(config, monkeypatch, tmp_path, name, arguments):
+    monkeypatch.chdir(tmp_path)
+    given = [str(config.with_name('tiny.pth')) if a == 'CHECKPOINT' else a for a in arguments]
+    if 'embed' in name:
+        given[1:2] = ['--classes', 'background', 'dog']
+    options = ['--cfg-options', f'experiment_name=pure_{Path(name).stem}']
+    options += [f'visualizer.name=pure_{Path(name).stem}']
+    first = ['images/ulm/1.png'] if 'image_demo' in name else []
+    try:
+        run_tool(monkeypatch, name, *first, in_pure_python_style(config), *given, *options)
+    except SystemExit as leaving:
+        assert not leaving.code  # noqa: PT017

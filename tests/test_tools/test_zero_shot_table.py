@@ -156,3 +156,14 @@ def test_a_background_without_threshold_is_refused(root, checkpoint, tmp_path, c
         with pytest.raises(SystemExit):
             runpy.run_path(str(TOOL), run_name='__main__')
     assert '--thresholds coco_object=VALUE' in capsys.readouterr().err
+
+
+def test_weights_of_another_model_give_no_figure(root, tmp_path, capsys):
+    BY_NAME['voc20'].write(root)
+    path = tmp_path / 'hf.pth'
+    torch.save({'vision_model.layernorm.weight': torch.ones(2)}, path)
+    assert run(path, tmp_path / 'table', '--benchmarks', 'voc20') == 2
+    said = capsys.readouterr().err.rpartition('error: ')[2]
+    assert 'convert it with tools/model_converters/hf_groupvit2mm.py' in said
+    assert len(said) <= 600
+    assert not (tmp_path / 'table' / 'voc20' / 'result.json').exists()

@@ -21,6 +21,8 @@ from pgseg_mm.utils.launch import find_config, read_config
 MIN_WIDTH = 448
 """Narrower images are enlarged by a whole factor, so that a caption fits beside them."""
 FONT_SIZE, MARGIN = 16, 8
+VISUALIZER = {'type': 'PGSegVisualizer'}
+"""What draws where the config has nothing for it."""
 
 
 def with_caption(image: np.ndarray, caption: str) -> np.ndarray:
@@ -91,12 +93,16 @@ def main() -> None:
         parser.error('--not-show without --output-dir leaves nothing to do')
     cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
+    if cfg.get(f'{args.split}_dataloader') is None:
+        parser.error(f'the config has no {args.split}_dataloader')
     register_all_modules()
     try:
         dataset = DATASETS.build(cfg[f'{args.split}_dataloader'].dataset)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f'error: {error}')
-    visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None, name='browse'))
+    visualizer = VISUALIZERS.build(
+        dict(cfg.get('visualizer') or VISUALIZER, vis_backends=None, name='browse')
+    )
     visualizer.dataset_meta = dataset.metainfo
     total = len(dataset) if args.number is None else min(args.number, len(dataset))
     for number, item in enumerate(

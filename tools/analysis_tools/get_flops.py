@@ -72,7 +72,7 @@ def main() -> None:
         parser.error(f'--shape takes one or two positive numbers, got {shape}')
     height, width = shape if len(shape) == 2 else (shape[0], shape[0])
 
-    if cfg.model.get('text_encoder', {}).get('pretrained'):
+    if (cfg.model.get('text_encoder') or {}).get('pretrained'):
         cfg.model.text_encoder.pretrained = None  # weights do not matter here
 
     model = MODELS.build(cfg.model).eval()

@@ -28,13 +28,17 @@ from mmengine.utils.progressbar import ProgressBar
 from mmseg.registry import LOOPS
 
 from pgseg_mm.cli.provenance import write_json, write_text
+from pgseg_mm.engine.preflight import build_test_loop, check_writable, check_writable_file
 from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
+    add_checks,
     add_launch_arguments,
+    drop_unused,
     end_job,
     find_config,
     load_config,
     prepare_distributed,
+    refusals,
     require_file,
 )
 from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
@@ -155,8 +159,9 @@ def prepare(cfg: Config, split: str, thresholds: Sequence[float]) -> None:
     """
     if min(thresholds) <= 0:
         raise ValueError(f'thresholds must be positive, got {min(thresholds)}')
-    if cfg.get(f'{split}_dataloader') is None:
-        raise ValueError(f'the config has no {split}_dataloader')
+    for name in (f'{split}_dataloader', f'{split}_evaluator'):
+        if cfg.get(name) is None:
+            raise ValueError(f'the config has no {name}')
     if cfg.model.decode_head.get('background_threshold') is None:
         raise ValueError(
             'the config finds no background by threshold; set background_threshold of the '
@@ -199,14 +204,23 @@ def main() -> None:
     load_checkpoints_safely(trust=args.trust)
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
+    cfg.resume = False  # what a config says of a training
     try:
         prepare(cfg, args.split, args.thresholds)
+        drop_unused(cfg, 'test')
+        for path, flag in ((args.json, '--json'), (args.markdown, '--markdown')):
+            if path is not None:
+                check_writable_file(path, flag)
+        add_checks(cfg, args.allow_partial)
+        check_writable(cfg.work_dir, 'work_dir')
         require_data(cfg)
         prepare_distributed(cfg)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
-    runner = Runner.from_cfg(cfg)
-    rows = runner.test()
+    with refusals(parser):
+        runner = Runner.from_cfg(cfg)
+        build_test_loop(runner)
+        rows = runner.test()
     if not is_main_process():
         return
     dataset = runner.test_dataloader.dataset

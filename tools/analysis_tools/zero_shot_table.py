@@ -24,15 +24,19 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from pgseg_mm.cli.provenance import describe_machine, versions, write_json, write_text
+from pgseg_mm.engine.preflight import check_writable
 from pgseg_mm.evaluation import ZeroShotIoUMetric
 from pgseg_mm.utils.benchmark_data import missing_data
 from pgseg_mm.utils.launch import (
+    add_checks,
     add_launch_arguments,
     end_job,
     find_config,
     prepare_distributed,
     require_file,
 )
+from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.utils.problem import PreflightError
 from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
 from zero_shot_report import Failed, Measured, Missing, Row, as_csv, as_markdown
 
@@ -187,14 +191,21 @@ def run_one(name: str, file: Path, args: argparse.Namespace, thresholds: dict[st
         if result.pop('fingerprint') == mark:
             print(f'{name}: evaluated before, with the same weights and settings')
             return Measured(**result)
-    cfg.update(load_from=args.checkpoint, work_dir=str(folder), launcher=args.launcher)
+    cfg.update(load_from=args.checkpoint, resume=False, work_dir=str(folder))
+    if args.launcher is not None:
+        cfg.launcher = args.launcher
+    cfg.setdefault('launcher', 'none')
+    add_checks(cfg, args.allow_partial)
     prepare_distributed(cfg)
     try:
         row = evaluate(cfg, name)
+    except CheckpointError:
+        raise  # it is the same for the other benchmarks
     except Exception as error:
-        if args.launcher != 'none':
+        if cfg.launcher != 'none':
             raise  # the other ranks wait for this one
-        traceback.print_exc()
+        if not isinstance(error, PreflightError):
+            traceback.print_exc()
         return Failed(name, f'{type(error).__name__}: {error}')
     if is_main_process():
         write_json(kept, {**row._asdict(), 'fingerprint': mark})
@@ -236,6 +247,7 @@ def main() -> int:
     load_checkpoints_safely(trust=args.trust)
     rows: list[Row] = []
     try:
+        check_writable(args.work_dir, 'work_dir')
         thresholds = parse_thresholds(args.thresholds)
         for name in names:
             rows.append(run_one(name, known[name], args, thresholds))

@@ -26,11 +26,13 @@ from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from pgseg_mm.apis.models import build_model, load_weights
-from pgseg_mm.utils.launch import add_model_options, read_model_config
+from pgseg_mm.utils.launch import add_model_options, check_output, read_model_config
 from pgseg_mm.utils.loading import CheckpointError
 
 OPSET = 18
 TOLERANCE = 1e-3
+MAX_PIXELS = 2**24
+"""Pixels of an image that is encoded as a whole; 2**24 are 65 thousand patches of 16 pixels."""
 
 
 class ExportedModel(nn.Module):
@@ -115,10 +117,32 @@ def difference(path: Path, module: ExportedModel, size: tuple[int, int], dynamic
     return torch.cat(differences).median().item()
 
 
+def check_size(size: tuple[int, int], patch: int) -> None:
+    """Refuse images of a size that the model cannot take, or that no memory has room for.
+
+    Args:
+        size: Height and width in pixels.
+        patch: Side of a patch in pixels.
+
+    Raises:
+        ValueError: If a side is shorter than a patch, or there are too many pixels.
+    """
+    if min(size) < patch:
+        raise ValueError(
+            f'--size takes a height and a width of at least {patch} pixels, the side of a patch, '
+            f'got {size[0]} x {size[1]}'
+        )
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(
+            f'--size {size[0]} x {size[1]} is more than {MAX_PIXELS} pixels, which are encoded at '
+            'once; cut windows out of larger images'
+        )
+
+
 def describe(cfg: ConfigDict, class_embeds: Any, with_background: bool) -> dict[str, str]:
     """What a user of the file has to know, as JSON."""
     meta: dict[str, Any] = {'with_background': with_background}
-    preprocessor = cfg.get('data_preprocessor', {})
+    preprocessor = cfg.get('data_preprocessor') or {}
     meta.update({key: list(preprocessor[key]) for key in ('mean', 'std') if key in preprocessor})
     if str(class_embeds).endswith('.npz'):
         with np.load(class_embeds, allow_pickle=False) as file:
@@ -157,13 +181,18 @@ def main() -> None:
     class_embeds = cfg.model.decode_head.get('class_embeds')
     if class_embeds is None:
         parser.error('no classes: give --class-embeds, as tools/misc/embed_vocabulary.py writes it')
-    default = cfg.model.get('test_cfg', {}).get(
+    check_output(parser, args.out)
+    default = (cfg.model.get('test_cfg') or {}).get(
         'crop_size', cfg.model.backbone.get('img_size', 224)
     )
     size = tuple(args.size or to_2tuple(default))
     try:
+        check_size(size, cfg.model.backbone.get('patch_size', 1))
+    except ValueError as error:
+        parser.error(str(error))
+    try:
         model = build_model(cfg)
-        load_weights(model, args.checkpoint, args.trust)
+        load_weights(model, args.checkpoint, args.trust, args.allow_partial)
     except (CheckpointError, FileNotFoundError, ValueError) as error:
         sys.exit(f'error: {error}')
     module = ExportedModel(model, args.argmax).eval()

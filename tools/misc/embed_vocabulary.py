@@ -15,7 +15,12 @@ import numpy as np
 
 from pgseg_mm.apis.models import build_model, load_weights
 from pgseg_mm.models import PGSeg
-from pgseg_mm.utils.launch import add_model_options, read_model_config
+from pgseg_mm.utils.launch import (
+    add_model_options,
+    check_output,
+    find_device,
+    read_model_config,
+)
 from pgseg_mm.utils.loading import CheckpointError
 from pgseg_mm.utils.templates import PROMPT_TEMPLATES, get_templates
 from pgseg_mm.utils.vocabulary import Vocabulary
@@ -84,6 +89,9 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 def main() -> None:
     parser, args = parse_arguments()
     cfg = read_model_config(parser, args)
+    args.device = find_device(parser, args.device)
+    if args.out.suffix in ('.npy', '.npz'):
+        check_output(parser, args.out)
     if args.templates is not None:
         named = len(args.templates) == 1 and args.templates[0] in PROMPT_TEMPLATES
         cfg.model.templates = args.templates[0] if named else args.templates
@@ -100,7 +108,7 @@ def main() -> None:
                 f'{args.config} has no text encoder to embed words with: its model is a '
                 f'{type(model).__name__}; give the config of the PGSeg that it was made from'
             )
-        load_weights(model, args.checkpoint, args.trust)
+        load_weights(model, args.checkpoint, args.trust, args.allow_partial)
         words, channels = write_embeds(model.to(args.device), vocabulary, args.out)
     except (CheckpointError, FileNotFoundError, ValueError) as error:
         sys.exit(f'error: {error}')

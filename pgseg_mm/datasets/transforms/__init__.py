@@ -1,5 +1,6 @@
 """Transforms of images, captions, and label maps where mmseg has none."""
 
+from .array_or_file import LoadImageFromNDArray
 from .formatting import PackImageTextInputs
 from .loading import DecodeImage
 from .noun_prompts import NounPrompts
@@ -9,6 +10,7 @@ from .wide_annotations import LoadWideAnnotations
 
 __all__ = [
     'DecodeImage',
+    'LoadImageFromNDArray',
     'LoadWideAnnotations',
     'NounPrompts',
     'PackImageTextInputs',

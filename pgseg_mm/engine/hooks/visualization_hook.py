@@ -4,13 +4,14 @@ from pathlib import Path
 import mmcv
 from mmengine import fileio
 from mmengine.dist import is_main_process
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.engine.hooks import SegVisualizationHook
 from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
 
 from pgseg_mm.models import PGSeg
+
+from ..models import unwrapped
 
 
 @HOOKS.register_module()
@@ -86,8 +87,6 @@ class PGSegVisualizationHook(SegVisualizationHook):
     def _ask_for_groups(self, runner: Runner, wanted: bool) -> None:
         if not self.draw:
             return
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
+        model = unwrapped(runner.model)
         if isinstance(model, PGSeg):
             model.test_cfg['groups'] = wanted and is_main_process()

@@ -1,11 +1,15 @@
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
+from pgseg_mm.utils.palette import distinct_colours
 from pgseg_mm.utils.vocabulary import Vocabulary
+
+from ..models import unwrapped
 
 
 @HOOKS.register_module()
@@ -15,7 +19,8 @@ class VocabularyHook(Hook):
     Before each validation or test the model gets the class names of the data set, or the words of a
     vocabulary file for the same labels. Checkpoints carry classes, palette and words of the
     validation set in ``meta['dataset_meta']``, where mmseg's ``init_model`` and visualisers look
-    for them; a set of image-text pairs has none.
+    for them; a set of image-text pairs has none. Where the set has no palette, its colours are
+    those of Pascal VOC. A model that takes no words gets none.
 
     Args:
         vocabulary: A text file with the prompt words of each label, one class a line in label
@@ -30,28 +35,48 @@ class VocabularyHook(Hook):
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Hand over the vocabulary of the validation set."""
-        self._hand_over(runner, runner.val_dataloader.dataset.metainfo)
+        self.hand_over(unwrapped(runner.model), runner.val_dataloader.dataset)
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Hand over the vocabulary of the test set."""
-        self._hand_over(runner, runner.test_dataloader.dataset.metainfo)
+        self.hand_over(unwrapped(runner.model), runner.test_dataloader.dataset)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write classes, palette and words of the validation set into the checkpoint."""
         if runner.val_loop is None:
             return
-        meta = runner.val_dataloader.dataset.metainfo
+        meta = metainfo_of(runner.val_dataloader.dataset)
+        classes = meta.get('classes')
+        if not classes:
+            return  # a model without words, on a data set without classes
         checkpoint['meta']['dataset_meta'] = {
-            'classes': tuple(meta['classes']),
-            'palette': [list(colour) for colour in meta['palette']],
+            'classes': tuple(classes),
+            'palette': [
+                list(colour) for colour in meta.get('palette') or distinct_colours(len(classes))
+            ],
             'vocabulary': self._vocabulary_of(meta).to_list(),
         }
 
-    def _hand_over(self, runner: Runner, meta: dict) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        model.set_vocabulary(self._vocabulary_of(meta))
+    def hand_over(self, model: Any, dataset: Any) -> None:
+        """Tell a model the words of a data set; one that takes none is left as it is.
 
-    def _vocabulary_of(self, meta: dict) -> Vocabulary:
+        Args:
+            model: The model, not wrapped.
+            dataset: The data set under evaluation.
+
+        Raises:
+            ValueError: If the data set names no classes, the vocabulary is one of other classes, or
+                the model takes no words and the hook has a vocabulary of its own.
+        """
+        if takes_words(model):
+            model.set_vocabulary(self._vocabulary_of(metainfo_of(dataset)))
+        elif self.vocabulary is not None:
+            raise ValueError(
+                f'VocabularyHook has a vocabulary, but {type(model).__name__} takes no words; '
+                'leave vocabulary out'
+            )
+
+    def _vocabulary_of(self, meta: Mapping[str, Any]) -> Vocabulary:
         classes = meta.get('classes')
         if not classes:
             raise ValueError(
@@ -62,3 +87,13 @@ class VocabularyHook(Hook):
             return Vocabulary.from_names(classes)
         self.vocabulary.check_matches(classes)
         return self.vocabulary
+
+
+def takes_words(model: Any) -> bool:
+    """Whether a model must be told what to look for."""
+    return hasattr(model, 'set_vocabulary')
+
+
+def metainfo_of(dataset: Any) -> Mapping[str, Any]:
+    """Meta information of a data set; empty for one that has none, as torch's own."""
+    return getattr(dataset, 'metainfo', None) or {}

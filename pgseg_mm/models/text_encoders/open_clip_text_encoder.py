@@ -72,6 +72,7 @@ class OpenCLIPTextEncoder(BaseModule):
             self.token_dims = self.tower.transformer.width
             if self.tower.text_projection is None:
                 self.embed_dims = self.token_dims
+        self.is_pretrained = pretrained is not None
         if pretrained is not None:
             load_text_tower(self.tower, self.model_name, str(pretrained), quick_gelu)
         if with_cp:

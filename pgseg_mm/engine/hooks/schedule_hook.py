@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmseg.registry import HOOKS
+
+PROGRESS = ('last_step', '_global_step', '_last_value', 'verbose', 'optimizer')
+"""Entries of a schedule's state that move from step to step, or compute nothing."""
+MAX_LISTED = 4
+
+Group = dict[str, Any]
+
+
+@HOOKS.register_module()
+class ScheduleHook(Hook):
+    """Says what a resumed run takes from its checkpoint where its config asks for something else.
+
+    mmengine restores schedules and the optimizer's settings from the checkpoint, so that another
+    learning rate, weight decay or end of the schedule in the config has no effect. The log says so.
+    With ``source='config'`` the run goes on by the config: rates are those that a run by this
+    config would have at the step where it is resumed; the optimizer's moments are kept.
+
+    Args:
+        source: ``'checkpoint'`` or ``'config'``.
+
+    Raises:
+        ValueError: If the source is another one, or the schedules of several optimizers are to be
+            taken from the config.
+    """
+
+    # before hooks that read the rate
+    priority = 'VERY_HIGH'
+
+    def __init__(self, source: Literal['checkpoint', 'config'] = 'checkpoint') -> None:
+        if source not in ('checkpoint', 'config'):
+            raise ValueError(f"source must be 'checkpoint' or 'config', got {source!r}")
+        self.source = source
+        self._groups: list[Group] = []
+        self._schedules: list[dict[str, Any]] = []
+        self._saved: dict[str, Any] = {}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Remember what the config asks for, before the checkpoint's settings replace it."""
+        if not isinstance(runner.optim_wrapper, OptimWrapper) or isinstance(
+            runner.optim_wrapper, OptimWrapperDict
+        ):
+            return  # a test, or several optimizers
+        self._groups = [_settings(group) for group in runner.optim_wrapper.param_groups]
+        self._schedules = [_state(schedule) for schedule in runner.param_schedulers or []]
+        self._saved = {
+            key: checkpoint[key] for key in ('optimizer', 'param_schedulers') if key in checkpoint
+        }
+
+    def before_train(self, runner: Runner) -> None:
+        """Compare config and checkpoint, and take the config's settings if that is asked for."""
+        if runner.iter == 0:
+            return
+        if isinstance(runner.optim_wrapper, OptimWrapperDict):
+            if self.source == 'config':
+                raise ValueError(
+                    'schedules of several optimizers are resumed as the checkpoint has them; leave '
+                    "source='config' out"
+                )
+            return
+        differences = self._differences(runner)
+        self._saved = {}
+        if not differences:
+            return
+        listed = '; '.join(differences[:MAX_LISTED])
+        if len(differences) > MAX_LISTED:
+            listed += f'; and {len(differences) - MAX_LISTED} more'
+        if self.source == 'config':
+            self._take_over(runner)
+            runner.logger.warning(f'The run goes on by the schedule of the config: {listed}.')
+            return
+        runner.logger.warning(
+            'The run goes on by the schedule of its checkpoint, not by that of the config: '
+            f'{listed}. To go on by the config, add --new-schedule '
+            "(default_hooks=dict(schedule=dict(type='ScheduleHook', source='config')))."
+        )
+
+    def _differences(self, runner: Runner) -> list[str]:
+        """Settings in which checkpoint and config differ, in words."""
+        found: dict[str, None] = {}
+        saved = (self._saved.get('optimizer') or {}).get('param_groups', [])
+        for old, new in zip(saved, self._groups, strict=False):
+            old = _settings(old)
+            for name, value in new.items():
+                if name in old and not _same(old[name], value):
+                    found[f'{name} {old[name]!r} in the checkpoint, {value!r} in the config'] = None
+        schedules = self._saved.get('param_schedulers') or []
+        before, now = len(schedules), len(self._schedules)
+        if before != now:
+            found[f'{before} schedules in the checkpoint, {now} in the config'] = None
+        kinds = [type(schedule).__name__ for schedule in runner.param_schedulers or []]
+        for kind, old, new in zip(kinds, schedules, self._schedules, strict=False):
+            for name in sorted({*old, *new} - {*PROGRESS, 'base_values'}):
+                if not _same(old.get(name), new.get(name)):
+                    found[
+                        f'{name} of {kind} {old.get(name)!r} in the checkpoint, {new.get(name)!r} '
+                        'in the config'
+                    ] = None
+        return list(found)
+
+    def _take_over(self, runner: Runner) -> None:
+        """Give the optimizer the config's settings, and the rates that they lead to by now."""
+        for group, settings in zip(runner.optim_wrapper.param_groups, self._groups, strict=True):
+            for name in [name for name in group if name.startswith('initial_')]:
+                group[name.removeprefix('initial_')] = group.pop(name)
+            group.update(settings)
+        if runner.cfg.get('param_scheduler') is None:
+            return
+        runner.param_schedulers = runner.build_param_scheduler(runner.cfg.param_scheduler)
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        length = len(runner.train_dataloader) if by_epoch else 0
+        # schedules warn if they are stepped before the optimizer
+        runner.optim_wrapper._global_step = 1
+        for step in range(1, runner.iter + 1):
+            for schedule in runner.param_schedulers:
+                if not schedule.by_epoch or (length and step % length == 0):
+                    schedule.step()
+
+
+def _settings(group: Group) -> Group:
+    """Settings of a group of parameters as the config has them: before any schedule moved them."""
+    scheduled = {
+        name.removeprefix('initial_'): value
+        for name, value in group.items()
+        if name.startswith('initial_')
+    }
+    plain = {
+        name: value
+        for name, value in group.items()
+        if isinstance(value, (int, float, str, tuple, list, bool))
+        and name != 'params'
+        and not name.startswith('initial_')
+    }
+    return {**plain, **scheduled}
+
+
+def _state(schedule: Any) -> dict[str, Any]:
+    return {key: value for key, value in schedule.state_dict().items() if key not in PROGRESS}
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
+        return math.isclose(one, other, rel_tol=1e-9)
+    if isinstance(one, Mapping) or isinstance(other, Mapping):
+        return one == other
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        pairs = list(zip(one, other, strict=False))
+        return len(one) == len(other) and all(_same(a, b) for a, b in pairs)
+    return one == other

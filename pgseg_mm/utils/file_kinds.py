@@ -1,0 +1,130 @@
+"""What a file is that was given as a checkpoint and is none."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+import zipfile
+from pathlib import Path
+
+HEAD = 4096
+"""Bytes that are looked at."""
+LFS = b'version https://git-lfs.github.com/spec/'
+ARCHIVES = (
+    (b'\x1f\x8b', 'a gzip archive'),
+    (b'BZh', 'a bzip2 archive'),
+    (b'\xfd7zXZ\x00', 'an xz archive'),
+    (b'7z\xbc\xaf\x27\x1c', 'a 7z archive'),
+    (b'\x28\xb5\x2f\xfd', 'a zstd archive'),
+    (b'Rar!', 'a RAR archive'),
+)
+OTHERS = (
+    (b'\x89PNG', 'a PNG image'),
+    (b'\xff\xd8\xff', 'a JPEG image'),
+    (b'%PDF', 'a PDF document'),
+    (b'\x89HDF', 'an HDF5 file, as Keras writes it'),
+    (b'\x93NUMPY', 'a NumPy array'),
+    (b'PAR1', 'a Parquet file'),
+    (b'GGUF', 'a GGUF file'),
+)
+ZIP, PICKLE = b'PK\x03\x04', b'\x80'
+TEXT = frozenset(string.printable.encode())
+
+
+def foreign_kind(path: str | Path) -> str | None:
+    """What a file seems to be, if it cannot be a checkpoint, and how such a file comes about.
+
+    Only the beginning is read, and nothing is unpickled.
+
+    Args:
+        path: A file that was given as a checkpoint of PyTorch.
+
+    Returns:
+        A clause such as ``'is an empty file; ...'``, or ``None`` for what may be a checkpoint.
+    """
+    path = Path(path)
+    with path.open('rb') as file:
+        head = file.read(HEAD)
+    if not head.strip(b'\x00'):
+        return _blank(head)
+    if head.startswith(LFS):
+        return (
+            'is a pointer of Git LFS, not the file itself: it was cloned without git-lfs; run '
+            'git lfs pull, or download the file'
+        )
+    is_safetensors, named_so = _is_safetensors(path, head), path.suffix == '.safetensors'
+    if is_safetensors:
+        return None if named_so else 'is a safetensors file; rename it to end in .safetensors'
+    if named_so and head.startswith((ZIP, PICKLE)):
+        return 'is a file of PyTorch, not of safetensors; rename it to end in .pth'
+    if head.startswith(ZIP):
+        return _archive(path)
+    for start, kind in ARCHIVES:
+        if head.startswith(start):
+            return f'is {kind}; unpack it'
+    for start, kind in OTHERS:
+        if head.startswith(start):
+            return f'is {kind}, not a checkpoint'
+    return _text(head)
+
+
+def _blank(head: bytes) -> str:
+    if not head:
+        return 'is an empty file, as an interrupted download or a full disk leaves it; get it again'
+    return 'begins with zeros only, as an interrupted download leaves it; get it again'
+
+
+def _archive(path: Path) -> str | None:
+    """What a ZIP archive is that torch.save has not written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return None  # cut off, or crafted: torch says so
+    if any(name.endswith('.pkl') for name in names):
+        return None
+    return f'is a ZIP archive of {len(names)} files, none of which torch.save wrote; unpack it'
+
+
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    """Eight bytes with the length of a header, which is a JSON object."""
+    length = int.from_bytes(head[:8], 'little')
+    return head[8:9] == b'{' and 2 <= length <= path.stat().st_size - 8
+
+
+def _text(head: bytes) -> str | None:
+    """What a file is that begins with text; pickles of the first protocol do so, too."""
+    start = head.removeprefix(b'\xef\xbb\xbf').lstrip()
+    if re.match(rb'<(!doctype|html|head|body|\?xml|!--)', start[:64].lower()):
+        return (
+            'is a web page (HTML), not a checkpoint: the address leads to a page about the file, '
+            'or asks for a login; download the file itself'
+        )
+    if not set(head) <= TEXT and not _is_utf8(head):
+        return None
+    if start[:1] in (b'{', b'['):
+        try:
+            json.loads(head)
+        except json.JSONDecodeError:
+            if len(head) < HEAD:
+                return None if not start.startswith(b'{"') else _JSON
+        return _JSON
+    words = start[:200].decode('utf-8', 'replace')
+    if re.match(r'[\w \'"#:/.,-]{12,}', words) and '\n' in words[:200] and ' ' in words:
+        return 'is a text file, not a checkpoint'
+    return None
+
+
+_JSON = (
+    'is a JSON file, such as a config or an error message of a server, not a checkpoint; give the '
+    'file of weights'
+)
+
+
+def _is_utf8(head: bytes) -> bool:
+    try:
+        head[:-4].decode()
+    except UnicodeDecodeError:
+        return False
+    return b'\x00' not in head

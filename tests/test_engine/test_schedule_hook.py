@@ -1,0 +1,89 @@
+"""A resumed run says whose schedule it goes on by, and can take the config's."""
+
+import logging
+
+import pytest
+from mmengine.runner import Runner
+
+from pgseg_mm.engine import ScheduleHook
+from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
+from toy_runs import toy_config
+
+COSINE = dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False)
+
+
+def train(folder, name, iters, end, lr=0.1, resume=False, source=None, schedules=None, **optimizer):
+    load_checkpoints_safely()
+    cfg = toy_config(folder / 'run', dict(type='ResumableIterLoop', max_iters=iters))
+    cfg.experiment_name = f'{folder.name}_{name}'
+    cfg.optim_wrapper.optimizer.update(lr=lr, **optimizer)
+    cfg.param_scheduler = schedules or [dict(COSINE, T_max=end, end=end)]
+    cfg.default_hooks.schedule = dict(type='ScheduleHook', **({'source': source} if source else {}))
+    cfg.default_hooks.checkpoint.interval = 6
+    cfg.custom_hooks = []
+    cfg.resume = resume
+    cfg.work_dir = str(folder / ('run' if resume or name == 'first' else name))
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def rates(runner) -> list[float]:
+    return runner.message_hub.get_scalar('train/lr').data[0].tolist()
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    found = []
+    monkeypatch.setattr(logging.Logger, 'warning', lambda self, text, *_: found.append(str(text)))
+    return found
+
+
+def test_says_what_the_checkpoint_fixes(tmp_path, warnings):
+    train(tmp_path, 'first', 6, 6)
+    resumed = train(tmp_path, 'second', 12, 12, lr=0.2, resume=True, weight_decay=0.3)
+    (said,) = (text for text in warnings if 'schedule of its checkpoint' in text)
+    for part in (
+        'lr 0.1 in the checkpoint, 0.2 in the config',
+        'weight_decay 0.01 in the checkpoint, 0.3 in the config',
+        'T_max of CosineAnnealingLR 6 in the checkpoint, 12 in the config',
+        'end of CosineAnnealingLR 6 in the checkpoint, 12 in the config',
+        '--new-schedule',
+    ):
+        assert part in said
+    assert len(said) <= 600
+    assert max(rates(resumed)[6:]) < 1e-2
+
+
+def test_the_same_config_is_resumed_without_a_word(tmp_path, warnings):
+    train(tmp_path, 'first', 6, 12)
+    train(tmp_path, 'second', 12, 12, resume=True)
+    assert not [text for text in warnings if 'schedule' in text]
+
+
+@pytest.mark.parametrize(
+    'schedules',
+    [
+        None,
+        [
+            dict(type='LinearLR', start_factor=0.1, end=4, by_epoch=False),
+            dict(COSINE, T_max=8, begin=4, end=12),
+        ],
+    ],
+    ids=['cosine', 'warmup and cosine'],
+)
+def test_takes_the_schedule_of_the_config(tmp_path, warnings, schedules):
+    train(tmp_path, 'first', 6, 6)
+    settings = dict(lr=0.2, schedules=schedules, weight_decay=0.3)
+    resumed = train(tmp_path, 'second', 12, 12, resume=True, source='config', **settings)
+    whole = train(tmp_path, 'whole', 12, 12, **settings)
+    assert rates(resumed)[6:] == pytest.approx(rates(whole)[6:])
+    assert resumed.optim_wrapper.param_groups[0]['weight_decay'] == 0.3
+    state = resumed.optim_wrapper.optimizer.state
+    assert {int(value['step']) for value in state.values()} == {12}  # moments go on
+    assert [text for text in warnings if 'by the schedule of the config' in text]
+
+
+def test_refuses_another_source():
+    with pytest.raises(ValueError, match="'checkpoint' or 'config', got 'both'"):
+        ScheduleHook('both')
