@@ -15,7 +15,7 @@ CHECKPOINT_DIRECTORY_BYTES = 16 * 2**20
 CHECKPOINT_KEY_LENGTH = 16
 """Values in a tuple that is the key of a mapping: its hash is computed again with each use."""
 
-CHECKPOINT_OPCODES = 2_000_000
+CHECKPOINT_OPCODES = 1_000_000
 """Opcodes of a checkpoint's pickle, each of which may cost up to 250 bytes of memory."""
 
 CHECKPOINT_PICKLE_BYTES = 200 * 10**6

@@ -197,8 +197,8 @@ def train(
 
 def last_checkpoint(work_dir: Path) -> dict[str, Any]:
     """The checkpoint that ``--resume`` would take; it was made by the test itself."""
-    path = (work_dir / 'last_checkpoint').read_text()
-    return torch.load(path, weights_only=False)
+    name = (work_dir / 'last_checkpoint').read_text()
+    return torch.load(work_dir / name, weights_only=False)
 
 
 def random_kills(number: int, steps: int, processes: int, seed: int) -> list[str]:

@@ -65,7 +65,7 @@ def enable_amp(cfg: Config) -> None:
     cfg.optim_wrapper.loss_scale = 'dynamic'
 
 
-def main() -> None:
+def main() -> int:
     parser = build_parser()
     args = parser.parse_args()
     args.config = find_config(parser, args.config)
@@ -85,9 +85,12 @@ def main() -> None:
         parser.error(str(error))
 
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.train()
+    try:
+        runner.train()
+    except SystemExit as stop:  # of StopSignalHook, on all ranks
+        return int(stop.code or 0)
+    return 0
 
 
 if __name__ == '__main__':
-    main()
-    end_job()
+    end_job(main())

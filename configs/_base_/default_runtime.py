@@ -18,6 +18,8 @@ default_hooks = dict(
     step_seed=dict(type='StepSeedHook'),
     data_state=dict(type='DataStateHook', max_skipped=0.1),
     finite_loss=dict(type='FiniteLossHook'),
+    # one that is told to end (SIGTERM of a cluster, Ctrl-C) writes a checkpoint first
+    stop_signal=dict(type='StopSignalHook'),
 )
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='PGSegVisualizer', vis_backends=vis_backends, name='visualizer')

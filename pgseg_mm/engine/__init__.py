@@ -6,6 +6,7 @@ from .hooks import (
     FiniteLossHook,
     SafeCheckpointHook,
     StepSeedHook,
+    StopSignalHook,
     VocabularyHook,
 )
 from .loops import ResumableEpochLoop, ResumableIterLoop
@@ -21,6 +22,7 @@ __all__ = [
     'ResumableIterLoop',
     'SafeCheckpointHook',
     'StepSeedHook',
+    'StopSignalHook',
     'VocabularyHook',
     'WarmupCosineLR',
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -13,7 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mmengine.logging import print_log
 from safetensors import SafetensorError
+
+from pgseg_mm import limits
 
 ABANDONED_SECONDS = 24 * 3600
 """Age behind which a temporary file of another machine counts as left over."""
@@ -67,6 +71,34 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, content: Any, indent: int = 1) -> None:
     """Write JSON; see :func:`write_atomically`."""
     write_text(path, json.dumps(content, indent=indent) + '\n')
+
+
+def read_state(path: str | Path, consequence: str) -> dict[str, Any] | None:
+    """Read a JSON object that a tool has kept for itself, such as a result.
+
+    Args:
+        path: The file.
+        consequence: What the tool does without it, for the warning.
+
+    Returns:
+        The object; ``None``, with a warning that names the file, if it is damaged.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > limits.STATE_FILE_BYTES:
+            raise ValueError(f'it has more than {limits.STATE_FILE_BYTES} bytes')
+        content = json.loads(path.read_text(encoding='utf-8'))
+        if isinstance(content, dict):
+            return content
+        reason = 'it holds no JSON object'
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    print_log(
+        f'{path} is damaged ({reason[:200]}): {consequence}.',
+        logger='current',
+        level=logging.WARNING,
+    )
+    return None
 
 
 def clear_leftovers(folder: str | Path) -> list[Path]:

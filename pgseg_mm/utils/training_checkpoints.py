@@ -105,6 +105,28 @@ def check_training_content(checkpoint: Any, path: Path) -> None:
             expect(isinstance(key, str), f'its message_hub has an entry {str(key)[:80]!r}')
 
 
+def check_readable(path: Path) -> int:
+    """Look at the structure of a training checkpoint, without its numbers.
+
+    Objects that are loaded with ``--trust`` only do not matter if this process trusts checkpoints.
+
+    Returns:
+        Iterations that it has behind it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it is damaged, or could not be loaded.
+    """
+    if CheckpointLoader._schemes.get('') is load_training_checkpoint:
+        checkpoint = load_training_checkpoint(path, structure_only=True)
+    else:
+        checkpoint = load_file_safely(path, structure_only=True).content
+    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+    if not isinstance(meta, dict) or type(meta.get('iter')) is not int:
+        raise CheckpointError(f'{path} is no training checkpoint: it has no meta with iter')
+    return meta['iter']
+
+
 def _kind(value: Any) -> str:
     if isinstance(value, (int, float)):
         return str(value)[:80]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import pickle
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -448,6 +449,10 @@ class InertUnpickler(pickle._Unpickler):
     def _load_frozenset(self) -> None:
         self.append(frozenset(map(_check_key, self._pop_mark())))
 
+    def _load_unicode(self) -> None:
+        # by its name, the codec would be imported
+        self.append(codecs.raw_unicode_escape_decode(self.readline()[:-1])[0])
+
     def _load_long4(self) -> None:
         raise _refuse('a number of more than 255 bytes')
 
@@ -477,6 +482,7 @@ class InertUnpickler(pickle._Unpickler):
             pickle.SETITEMS[0]: _load_setitems,
             pickle.DICT[0]: _load_dict,
             pickle.FROZENSET[0]: _load_frozenset,
+            pickle.UNICODE[0]: _load_unicode,
             pickle.LONG4[0]: _load_long4,
             pickle.BYTEARRAY8[0]: _load_bytearray8,
         }

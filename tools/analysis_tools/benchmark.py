@@ -32,12 +32,11 @@ from benchmarking import (
     ratio,
     reset_peak,
     versions,
-    write_json,
-    write_text,
 )
 from groupvit_peer import PEER, load_peer
 from inference_contestants import ENCODER, PREDICT, Contestant, Entry, Settings, Size, contestants
 from inference_report import report
+from pgseg_mm.utils.atomic_files import write_json, write_text
 from pgseg_mm.utils.launch import find_config, require_file
 from pgseg_mm.utils.machine import describe_machine
 

@@ -31,11 +31,10 @@ from benchmarking import (
     ratio,
     reset_peak,
     versions,
-    write_json,
-    write_text,
 )
 from groupvit_peer import load_peer
 from pgseg_mm.engine.hooks.compile_hook import check_backend
+from pgseg_mm.utils.atomic_files import write_json, write_text
 from pgseg_mm.utils.launch import find_config
 from pgseg_mm.utils.machine import describe_machine
 from training_contestants import OPTIONS, PEER_OPTIONS, Case, Settings, training_steps

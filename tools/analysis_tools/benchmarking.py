@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import statistics
 import sys
 import time
@@ -132,12 +131,3 @@ def check_rounds(parser: argparse.ArgumentParser, name: str, rounds: int) -> Non
     """Leave with the parser's usage message if there are too few rounds for quartiles."""
     if rounds < 2:
         parser.error(f'{name} must be at least 2, for the spread, got {rounds}')
-
-
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    write_text(path, json.dumps(result, indent=1) + '\n')
-
-
-def write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding='utf-8')

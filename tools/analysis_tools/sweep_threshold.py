@@ -27,7 +27,7 @@ from mmengine.runner import Runner, TestLoop, autocast
 from mmengine.utils.progressbar import ProgressBar
 from mmseg.registry import LOOPS
 
-from benchmarking import write_json, write_text
+from pgseg_mm.utils.atomic_files import write_json, write_text
 from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
     add_launch_arguments,
