@@ -169,9 +169,14 @@ default_hooks = dict(
 
 
 def train(
-    config: Path, work_dir: Path, *arguments: str, processes: int = 1, kill: str = ''
+    config: Path,
+    work_dir: Path,
+    *arguments: str,
+    processes: int = 1,
+    kill: str = '',
+    send: str = '',
 ) -> subprocess.CompletedProcess:
-    """Run the training tool, to its end or until it is killed."""
+    """Run the training tool, to its end or until it is killed, or told to end."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
@@ -183,6 +188,7 @@ def train(
         'OMP_NUM_THREADS': '1',
     }
     env |= {'KILL': kill} if kill else {}
+    env |= {'SEND': send} if send else {}
     command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config)]
     if processes > 1:
         command = ['bash', str(ROOT / 'tools' / 'dist_train.sh'), str(config), str(processes)]
@@ -192,6 +198,7 @@ def train(
         capture_output=True,
         text=True,
         check=False,
+        timeout=200,
     )
 
 

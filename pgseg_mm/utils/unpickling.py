@@ -525,7 +525,7 @@ def check_extent(content: Any) -> None:
         children = children_of(value)
         if id(value) not in extents:
             extents[id(value)] = None
-            inner = [child for child in children if type(child) in CONTAINERS]
+            inner = [child for child in children if type(child) in CONTAINERS and child]
             if any(extents.get(id(child), ()) is None for child in inner):
                 raise _refuse('a container that holds itself')
             todo += [child for child in inner if id(child) not in extents]

@@ -65,8 +65,10 @@ class StopSignalHook(Hook):
         listener = _Listener(self._note)
         for number in self.signals:
             self._previous[number] = signal.signal(number, listener)
-        loader = runner.train_dataloader
-        loader.worker_init_fn = partial(_begin_worker, loader.worker_init_fn, self.signals)
+        for loop in (runner.train_loop, runner.val_loop):
+            if loop is not None:
+                loader = loop.dataloader
+                loader.worker_init_fn = partial(_begin_worker, loader.worker_init_fn)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -146,31 +148,35 @@ class _Listener:
     """Handles signals: notes the first one, and lets the next one end the process.
 
     Args:
-        note: Called with the number of the first one, in the process that began to listen; others,
-            such as the workers of a data loader, only wait for their parent.
+        note: Called with the number of the first one.
     """
 
-    def __init__(self, note: Callable[[int], None] | None) -> None:
+    def __init__(self, note: Callable[[int], None]) -> None:
         self._note, self._process = note, os.getpid()
         self._first = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # forked processes wait for their parent
         now = time.monotonic()
         if not self._first:
             self._first = now
-            if self._note is not None and os.getpid() == self._process:
-                self._note(number)
+            self._note(number)
         elif now - self._first >= REPEAT_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
 
-def _begin_worker(
-    initialize: Callable[[int], Any] | None, signals: list[signal.Signals], worker: int
-) -> None:
-    """Let a worker of a data loader live as long as its parent, however it was started."""
-    listener = _Listener(None)
-    for number in signals:
-        signal.signal(number, listener)
+def _begin_worker(initialize: Callable[[int], Any] | None, worker: int) -> None:
+    """Let a worker of a data loader live until its parent ends it, however it was started."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if initialize is not None:
         initialize(worker)
+
+
+def _end_with_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass  # it was sent to all processes of the job
+    os._exit(0)
