@@ -46,4 +46,3 @@ def add_sender(config: Path) -> Path:
     text = config.read_text().replace("'killer'", "'killer', 'sender'")
     config.write_text(text.replace("dict(type='KillHook')", "dict(type='SendHook')"))
     return config
-

@@ -21,6 +21,8 @@ from pgseg_mm import limits
 
 ABANDONED_SECONDS = 24 * 3600
 """Age behind which a temporary file of another machine counts as left over."""
+FAILED_WRITING = ('write failed', 'failed writing', 'unexpected pos', 'iostream', 'I/O error')
+"""What torch and safetensors say of a full disk."""
 _HOST = re.sub(r'[^A-Za-z0-9_-]', '_', socket.gethostname())[:64]
 _TEMPORARY = re.compile(r'\..+\.~(?P<host>[\w-]+)~(?P<process>\d+)~[0-9a-f]{8}(\.\w+)?')
 _cleared: set[Path] = set()
@@ -58,7 +60,7 @@ def _write(temporary: Path, path: Path, write: Callable[[Path], object]) -> None
         write(temporary)
     except (RuntimeError, SafetensorError) as error:
         # torch and safetensors have no error of their own for a full disk
-        if any(words in str(error) for words in ('write failed', 'failed writing', 'I/O error')):
+        if any(words in str(error) for words in FAILED_WRITING):
             raise OSError(f'{path} cannot be written: {str(error).splitlines()[0]}') from error
         raise
 

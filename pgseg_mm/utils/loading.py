@@ -91,7 +91,7 @@ def load_file_safely(
 def describe_error(error: BaseException) -> str:
     """Type and first line of an error."""
     first = str(error).splitlines()[0] if str(error) else ''
-    return f'{type(error).__name__}: {first[:500]}'
+    return f'{type(error).__name__}: {first[:200]}'
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:

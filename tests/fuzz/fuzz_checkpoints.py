@@ -1,24 +1,26 @@
-"""Loads hostile checkpoints by each public way, and reports whatever is no CheckpointError.
-
-python tests/fuzz/fuzz_checkpoints.py --cases 10000 --seed 0
-"""
+"""Hostile checkpoints: random pickles, odd archives and headers, real ones that were damaged."""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import copy
 import logging
 import random
-import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import contained
 import torch
-from hostile_checkpoints import (
+from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.runner import CheckpointLoader
+
+from pgseg_mm.checkpoints.mm_checkpoint import architecture_of, origin_of
+from pgseg_mm.checkpoints.release_config import heads_of_release_config
+from pgseg_mm.utils.loading import CheckpointError, load_checkpoint, load_file_safely
+from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely, load_training_checkpoint
+
+from .hostile_checkpoints import (
     archive,
     bombs,
     legacy,
@@ -29,14 +31,8 @@ from hostile_checkpoints import (
     random_pickle,
     training_checkpoint,
 )
-from mmengine.logging import HistoryBuffer, MessageHub
-from mmengine.runner import CheckpointLoader
 
-from pgseg_mm.checkpoints.mm_checkpoint import architecture_of, origin_of
-from pgseg_mm.checkpoints.release_config import heads_of_release_config
-from pgseg_mm.utils.loading import CheckpointError, load_checkpoint, load_file_safely
-from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely, load_training_checkpoint
-
+REFUSALS = (CheckpointError,)
 KINDS = {
     'pickle': lambda rng: archive(random_pickle(rng)),
     'legacy-pickle': lambda rng: legacy(random_pickle(rng), ['0'], [6]),
@@ -57,22 +53,40 @@ def cases(seed: int) -> Iterator[tuple[str, bytes]]:
         rng = random.Random(f'{seed}/{number}')
         kind = rng.choices(list(KINDS), WEIGHTS)[0]
         suffix = 'safetensors' if kind == 'safetensors' else 'pth'
-        yield f'{kind}-{seed}-{number}.{suffix}', KINDS[kind](rng)
+        yield f'{kind} {seed} {number}::.{suffix}', KINDS[kind](rng)
         number += 1
 
 
-def attempt(path: Path) -> None:
-    """Load a file by each public way, and use what comes of it."""
+def prepare() -> None:
+    """Load good files, so that all that is imported on the way is there before."""
+    load_checkpoints_safely()
+    logging.disable(logging.INFO)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, content in enumerate(good_files()):
+            path = Path(folder, f'{number}.pth')
+            path.write_bytes(content)
+            with contextlib.suppress(CheckpointError):
+                attempt(str(path))
+
+
+def attempt(path: str) -> None:
+    """Load a file by each public way, and use what comes of it.
+
+    Raises:
+        CheckpointError: One of them refused it.
+    """
+    refusal = None
     for load in (load_file_safely, load_training_checkpoint, load_as_mmengine, load_to_convert):
         try:
-            content = load(path)
-        except CheckpointError:
-            continue
-        use(content)
+            use(load(Path(path)))
+        except CheckpointError as error:
+            refusal = error
     try:
         load_training_checkpoint(path, structure_only=True)
-    except CheckpointError:
-        return
+    except CheckpointError as error:
+        refusal = error
+    if refusal is not None:
+        raise refusal
 
 
 def load_as_mmengine(path: Path) -> Any:
@@ -109,22 +123,8 @@ def use(content: Any) -> None:
         MessageHub.get_instance('fuzz').load_state_dict(hub)
 
 
-def good_files() -> Iterator[tuple[str, bytes]]:
-    """Files that load, so that all that is imported on the way is there before."""
+def good_files() -> Iterator[bytes]:
+    """Files that load as checkpoints of training; converters refuse them."""
     for protocol in (2, 5):
-        yield f'good-{protocol}.pth', training_checkpoint(protocol)
-        yield f'good-legacy-{protocol}.pth', training_checkpoint(protocol, zipped=False)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--cases', type=int, default=1000)
-    parser.add_argument('--seed', type=int, default=0)
-    args = parser.parse_args()
-    load_checkpoints_safely()
-    logging.disable(logging.INFO)
-    return contained.run(cases(args.seed), attempt, good_files(), args.cases)
-
-
-if __name__ == '__main__':
-    sys.exit(main())
+        yield training_checkpoint(protocol)
+        yield training_checkpoint(protocol, zipped=False)

@@ -612,7 +612,7 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     """Small files that ask for a lot."""
 
     def one(name: str, code: bytes) -> tuple[str, bytes]:
-        return f'{name}.pth', archive(b'\x80\x04' + code + b'.')
+        return f'{name}::.pth', archive(b'\x80\x04' + code + b'.')
 
     n = limits.CHECKPOINT_OPCODES
     empty_ordered = pickle.GLOBAL + b'collections\nOrderedDict\n'
@@ -653,9 +653,9 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_DEFLATED) as file:
         file.writestr('archive/data.pkl', b'\x80\x02N.')
         file.writestr('archive/data/0', bytes(10**9))
-    yield 'deflated.pth', buffer.getvalue()
+    yield 'deflated::.pth', buffer.getvalue()
     declared = pid.replace(b'K\x06', b'\x8a\x05\0\0\0\0\x02')
     yield one('storage-longer-than-its-member', declared + args + b'h\x02h\x01Rl')
-    yield 'legacy-of-gigabytes.pth', legacy(b'\x80\x02' + declared + b'N.', ['0'], [2**33])
+    yield 'legacy-of-gigabytes::.pth', legacy(b'\x80\x02' + declared + b'N.', ['0'], [2**33])
     shared = b'C' + bytes([16]) + bytes(16) + b'\x940'
     yield one('shared-bytes', shared + b'N')
