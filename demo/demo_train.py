@@ -161,6 +161,7 @@ def train(run: Run, command: str) -> dict[str, Any]:
     """
     # importing the models takes seconds, which --help and --resume need not wait for
     from pgseg_mm.utils.machine import describe_machine
+    from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
     from pgseg_mm.utils.work_folders import find_checkpoint
     from pgseg_mm.visualization import draw_loss_curve, draw_segmentation_sheet
 
@@ -169,6 +170,7 @@ def train(run: Run, command: str) -> dict[str, Any]:
     run.summary_file.unlink(missing_ok=True)
     cfg = run.make_config()
     cfg.experiment_name = f'demo_{run.folder_name}'
+    load_checkpoints_safely()
     runner = QuietRunner.from_cfg(cfg)
     hook = DemoHook(run.name)
     runner.register_hook(hook)

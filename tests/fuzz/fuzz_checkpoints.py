@@ -73,20 +73,28 @@ def attempt(path: str) -> None:
     """Load a file by each public way, and use what comes of it.
 
     Raises:
-        CheckpointError: One of them refused it.
+        CheckpointError: None of them takes it.
     """
-    refusal = None
-    for load in (load_file_safely, load_training_checkpoint, load_as_mmengine, load_to_convert):
+    refusal, taken = None, 0
+    for load in (
+        load_file_safely,
+        load_training_checkpoint,
+        load_as_mmengine,
+        load_to_convert,
+        load_structure,
+    ):
         try:
             use(load(Path(path)))
+            taken += 1
         except CheckpointError as error:
             refusal = error
-    try:
-        load_training_checkpoint(path, structure_only=True)
-    except CheckpointError as error:
-        refusal = error
-    if refusal is not None:
+    if refusal is not None and not taken:
         raise refusal
+
+
+def load_structure(path: Path) -> Any:
+    """As ``--resume`` does, to see whether it can be read; the numbers are not there."""
+    load_training_checkpoint(path, structure_only=True)
 
 
 def load_as_mmengine(path: Path) -> Any:

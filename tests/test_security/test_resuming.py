@@ -212,7 +212,7 @@ def test_an_empty_folder_is_begun_in(tmp_path):
 
 def test_the_weights_that_a_run_began_with_do_not_replace_those_it_has(tmp_path):
     run_toy(tmp_path / 'run', interrupt=8, seed=1)
-    state = torch.load(tmp_path / 'run' / 'iter_3.pth', weights_only=True)['state_dict']
+    state = torch.load(tmp_path / 'run' / 'iter_3.pth', weights_only=False)['state_dict']
     torch.save({'state_dict': state}, tmp_path / 'begin.pth')
     cfg = toy_config(tmp_path / 'run', resume=True, seed=1)
     cfg.load_from = str(tmp_path / 'begin.pth')
