@@ -12,6 +12,7 @@ from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import DATASETS, HOOKS, LOOPS
 
 from killed_runs import ROOT, assert_equal, last_checkpoint, make_pairs, train, write_config
+from pgseg_mm.engine import StopSignalHook
 from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
 from stopped_runs import add_sender
 from toy_runs import BATCH_SIZE, read_by, toy_config
@@ -151,9 +152,13 @@ def test_a_second_signal_ends_a_process_at_once():
     assert done.stdout.count('noted') == 1 and 'alive' not in done.stdout
 
 
-def test_a_config_without_checkpoints_of_all_ranks_is_refused(tmp_path):
-    cfg = toy_config(tmp_path)
+def test_signals_keep_their_meaning_without_the_checkpoints_for_it(tmp_path):
+    cfg = toy_config(tmp_path, seed=1)
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=3)
-    cfg.default_hooks.stop_signal = dict(type='StopSignalHook')
-    with pytest.raises(ValueError, match="use default_hooks=dict.checkpoint=dict.type='SafeCheck"):
-        Runner.from_cfg(cfg).train()
+    hook = StopSignalHook()
+    before = signal.getsignal(signal.SIGTERM)
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(hook)
+    runner.train()
+    assert runner.iter == 16
+    assert not hook._previous and signal.getsignal(signal.SIGTERM) == before

@@ -33,14 +33,15 @@ class StopSignalHook(Hook):
     them end behind the same step, whichever got the signal. A second signal ends a process at once.
 
     A validation is broken off, and made up for by the resumed run (:class:`ResumableIterLoop`);
-    that of a run of several ranks is finished first.
+    that of a run of several ranks is finished first. Without a :class:`SafeCheckpointHook`, or
+    outside of the main thread, signals do what they did before, and a warning says so.
 
     Args:
         signals: Names of the signals.
 
     Raises:
         SystemExit: The run was told to end.
-        ValueError: There is no such signal, or the config has no :class:`SafeCheckpointHook`.
+        ValueError: There is no such signal.
     """
 
     # behind everything that a step changes
@@ -57,7 +58,12 @@ class StopSignalHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Begin to listen."""
-        self._checkpoints(runner)
+        if self._checkpoints(runner) is None:
+            runner.logger.warning(
+                'Signals end this run at once, without a checkpoint; that takes '
+                "default_hooks=dict(checkpoint=dict(type='SafeCheckpointHook', ...))."
+            )
+            return
         if threading.current_thread() is not threading.main_thread():
             runner.logger.warning('Signals end this run at once: it is not in the main thread.')
             return
@@ -74,6 +80,8 @@ class StopSignalHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """End behind this step if a rank was told to."""
+        if not self._previous:
+            return
         received = self._agree()
         step = runner.iter + 1
         if received and step % getattr(runner.optim_wrapper, '_accumulative_counts', 1) == 0:
@@ -118,6 +126,7 @@ class StopSignalHook(Hook):
 
     def _stop(self, runner: Runner, received: int, step: int, validation_due: bool) -> None:
         hook = self._checkpoints(runner)
+        assert hook is not None
         if validation_due:
             runner.message_hub.update_info(VALIDATION_DUE, step)
         saved = runner.message_hub.runtime_info.get('last_ckpt')
@@ -134,14 +143,8 @@ class StopSignalHook(Hook):
         raise SystemExit(128 + received)
 
     @staticmethod
-    def _checkpoints(runner: Runner) -> SafeCheckpointHook:
-        for hook in runner.hooks:
-            if isinstance(hook, SafeCheckpointHook):
-                return hook
-        raise ValueError(
-            'StopSignalHook writes its checkpoint by a SafeCheckpointHook; use '
-            "default_hooks=dict(checkpoint=dict(type='SafeCheckpointHook', ...))"
-        )
+    def _checkpoints(runner: Runner) -> SafeCheckpointHook | None:
+        return next((hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook)), None)
 
 
 class _Listener:
