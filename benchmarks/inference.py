@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 
-from pgseg_mm.cli.provenance import describe_machine, versions, write_json, write_text
+from pgseg_mm.cli.provenance import describe_machine, versions
+from pgseg_mm.utils.atomic_files import write_json, write_text
 from pgseg_mm.utils.launch import find_config, require_file
 
 from .groupvit_peer import PEER, load_peer

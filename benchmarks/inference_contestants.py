@@ -16,6 +16,7 @@ from torch import Tensor
 
 import pgseg_mm  # noqa: F401, registers the components
 from pgseg_mm.models import PGSeg
+from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
 
 from .groupvit_peer import PEER, load_peer, peer_config
 
@@ -71,6 +72,7 @@ def build_model(entry: Entry, settings: Settings) -> PGSeg:
         for stage in model.backbone.stages[:-1]:
             stage.grouping.assign.scale *= SPREAD
     else:
+        load_checkpoints_safely()
         load_checkpoint(model, entry.checkpoint, map_location='cpu')
     model.to(settings.device).eval()
     model.set_vocabulary([f'class {i}' for i in range(settings.num_classes)])

@@ -15,7 +15,9 @@ from demo_data import ATTRIBUTION, Scenes
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
+
+from pgseg_mm.utils.atomic_files import read_state, write_json
 
 METRICS = {'mIoU': 'all classes', 'mIoU_objects': 'objects', 'mIoU_textures': 'textures'}
 SHEET_IMAGES = 8
@@ -78,8 +80,8 @@ class Run:
         """The summary of this run, if it has finished with the same settings before."""
         if not self.summary_file.is_file():
             return None
-        summary = json.loads(self.summary_file.read_text(encoding='utf-8'))
-        return summary if summary['settings'] == self.settings() else None
+        summary = read_state(self.summary_file, 'the run is done again')
+        return summary if summary and summary.get('settings') == self.settings() else None
 
 
 class QuietRunner(Runner):
@@ -159,6 +161,8 @@ def train(run: Run, command: str) -> dict[str, Any]:
     """
     # importing the models takes seconds, which --help and --resume need not wait for
     from pgseg_mm.cli.provenance import describe_machine
+    from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
+    from pgseg_mm.utils.work_folders import find_checkpoint
     from pgseg_mm.visualization import draw_loss_curve, draw_segmentation_sheet
 
     start = time.perf_counter()
@@ -166,6 +170,7 @@ def train(run: Run, command: str) -> dict[str, Any]:
     run.summary_file.unlink(missing_ok=True)
     cfg = run.make_config()
     cfg.experiment_name = f'demo_{run.folder_name}'
+    load_checkpoints_safely()
     runner = QuietRunner.from_cfg(cfg)
     hook = DemoHook(run.name)
     runner.register_hook(hook)
@@ -185,7 +190,7 @@ def train(run: Run, command: str) -> dict[str, Any]:
     )
     draw_loss_curve(runner.log_dir, run.out / 'losses.png')
     files = {
-        'checkpoint': find_latest_checkpoint(cfg.work_dir),
+        'checkpoint': find_checkpoint(cfg.work_dir),
         'segmentation': run.out / 'sheet.png',
         'losses': run.out / 'losses.png',
         'log': Path(runner.log_dir) / f'{runner.timestamp}.log',
@@ -205,7 +210,7 @@ def train(run: Run, command: str) -> dict[str, Any]:
         'command': command,
         'attribution': ATTRIBUTION,
     }
-    run.summary_file.write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')
+    write_json(run.summary_file, summary, indent=2)
     return summary
 
 

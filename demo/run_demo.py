@@ -23,6 +23,8 @@ from demo_data import ATTRIBUTION, Scenes, ensure_scenes
 from demo_train import METRICS, Run, train
 from mmengine.config import DictAction
 
+from pgseg_mm.utils.atomic_files import write_text
+
 SIZES = {
     'num_train': 'training pairs',
     'num_val': 'validation images',
@@ -195,8 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         table = table or args.out / 'benchmark.md'
     if table is not None:
         text = benchmark_table(summaries, command, time.perf_counter() - start)
-        table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_text(text, encoding='utf-8')
+        write_text(table, text)
         print(f'\n{text}\n{table} has this table.')
 
 

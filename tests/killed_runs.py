@@ -169,9 +169,14 @@ default_hooks = dict(
 
 
 def train(
-    config: Path, work_dir: Path, *arguments: str, processes: int = 1, kill: str = ''
+    config: Path,
+    work_dir: Path,
+    *arguments: str,
+    processes: int = 1,
+    kill: str = '',
+    send: str = '',
 ) -> subprocess.CompletedProcess:
-    """Run the training tool, to its end or until it is killed."""
+    """Run the training tool, to its end or until it is killed, or told to end."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
@@ -186,6 +191,7 @@ def train(
         'OMP_NUM_THREADS': '1',
     }
     env |= {'KILL': kill} if kill else {}
+    env |= {'SEND': send} if send else {}
     command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config)]
     if processes > 1:
         command = ['bash', str(ROOT / 'tools' / 'dist_train.sh'), str(config), str(processes)]
@@ -195,13 +201,14 @@ def train(
         capture_output=True,
         text=True,
         check=False,
+        timeout=200,
     )
 
 
 def last_checkpoint(work_dir: Path) -> dict[str, Any]:
     """The checkpoint that ``--resume`` would take; it was made by the test itself."""
-    path = (work_dir / 'last_checkpoint').read_text()
-    return torch.load(path, weights_only=False)
+    name = (work_dir / 'last_checkpoint').read_text()
+    return torch.load(work_dir / name, weights_only=False)
 
 
 def random_kills(number: int, steps: int, processes: int, seed: int) -> list[str]:

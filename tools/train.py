@@ -4,7 +4,7 @@ import argparse
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 
 from pgseg_mm.engine.preflight import build_loops, check_writable
@@ -82,27 +82,7 @@ def enable_compilation(cfg: Config, backend: str) -> None:
     cfg.custom_hooks = [*hooks, {'type': 'CompileHook', 'backend': backend}]
 
 
-def choose_resumed(cfg: Config) -> None:
-    """Resume from the work directory, also where the run began with other weights.
-
-    mmengine's ``resume`` with ``load_from`` goes on from that file. This is what is wanted if it is
-    a checkpoint of training; weights alone are what a run begins with.
-    """
-    cfg.resume = True
-    if not cfg.get('load_from'):
-        return
-    if '://' not in cfg.load_from:
-        content = CheckpointLoader.load_checkpoint(cfg.load_from, 'cpu')
-        if isinstance(content, dict) and 'optimizer' in content:
-            return
-    if find_latest_checkpoint(cfg.work_dir):
-        cfg.load_from = None
-        return
-    print(f'{cfg.work_dir} has no checkpoint yet: the run begins with {cfg.load_from}.')
-    cfg.resume = False
-
-
-def main() -> None:
+def main() -> int:
     parser = build_parser()
     args = parser.parse_args()
     args.config = find_config(parser, args.config)
@@ -112,7 +92,7 @@ def main() -> None:
     try:
         require_weights(cfg)
         if args.resume:
-            choose_resumed(cfg)
+            cfg.resume = True
         drop_unused(cfg, 'train')
         if args.amp:
             enable_amp(cfg)
@@ -128,9 +108,12 @@ def main() -> None:
     with refusals(parser):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         build_loops(runner)
-        runner.train()
+        try:
+            runner.train()
+        except SystemExit as stop:  # of StopSignalHook, on all ranks
+            return int(stop.code or 0)
+    return 0
 
 
 if __name__ == '__main__':
-    main()
-    end_job()
+    end_job(main())

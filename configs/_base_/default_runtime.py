@@ -22,6 +22,8 @@ default_hooks = dict(
     preflight=dict(type='PreflightHook'),
     weights=dict(type='WeightsHook'),
     schedule=dict(type='ScheduleHook'),
+    # one that is told to end (SIGTERM of a cluster, Ctrl-C) writes a checkpoint first
+    stop_signal=dict(type='StopSignalHook'),
 )
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='PGSegVisualizer', vis_backends=vis_backends, name='visualizer')

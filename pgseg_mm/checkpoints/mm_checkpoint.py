@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pgseg_mm import limits
 from pgseg_mm.utils.loading import Checkpoint, CheckpointError, write_atomically
 
 from ..version import __version__
@@ -101,6 +102,8 @@ def _mapping(value: Any) -> Mapping:
 
 def _literal_assignment(text: Any, name: str) -> Any:
     """What the last ``name = ...`` in a config's text assigns, if it is made of literals."""
+    if not isinstance(text, str) or len(text) > limits.CONFIG_TEXT_CHARACTERS:
+        return None
     try:
         body = ast.parse(text).body
         for statement in reversed(body):

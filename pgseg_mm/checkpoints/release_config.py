@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pgseg_mm import limits
 from pgseg_mm.utils.loading import CheckpointError
 from pgseg_mm.utils.unpickling import ForeignObject
 
@@ -131,26 +132,41 @@ def plain_config(config: Any) -> Any:
         config: Such values, or the placeholder of an OmegaConf object.
 
     Raises:
-        CheckpointError: If it contains itself.
+        CheckpointError: If it contains itself, or has more entries than a config has.
     """
+    left = limits.CONFIG_ENTRIES
+
+    def plain(value: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise CheckpointError('the config in the checkpoint has too many entries')
+        value = _content(value)
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return value
+
     try:
-        return _plain(config)
+        return plain(config)
     except RecursionError as error:
         raise CheckpointError('the config in the checkpoint contains itself') from error
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, ForeignObject):
-        if isinstance(value.state, dict):
-            for key in ('_content', '_val'):
-                if key in value.state:
-                    return _plain(value.state[key])
-        return _plain(dict(value.entries)) if _are_pairs(value.entries) else value
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+def _content(value: Any) -> Any:
+    """What the placeholder of an OmegaConf object has as its value; other values are their own."""
+    for _ in range(limits.CHECKPOINT_DEPTH):
+        if not isinstance(value, ForeignObject):
+            return value
+        inner = value.state if isinstance(value.state, dict) else {}
+        if key := next((key for key in ('_content', '_val') if key in inner), None):
+            value = inner[key]
+        elif _are_pairs(value.entries):
+            return dict(value.entries)
+        else:
+            return value
+    raise CheckpointError('the config in the checkpoint contains itself')
 
 
 def _are_pairs(entries: list) -> bool:

@@ -1,7 +1,6 @@
-"""Where results come from: machine, versions and command, and the files they are written to."""
+"""Where results come from: machine, versions and command."""
 
 import contextlib
-import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -53,14 +52,3 @@ def describe(result: dict[str, Any]) -> list[str]:
         f'- Versions: Python {machine["python"]}, torch {machine["torch"]}{libraries}',
         f'- Command: `{result["command"]}`',
     ]
-
-
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Write a result as JSON; see :func:`write_text`."""
-    write_text(path, json.dumps(result, indent=1) + '\n')
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text, and make its folder where there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding='utf-8')

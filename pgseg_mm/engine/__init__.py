@@ -8,6 +8,7 @@ from .hooks import (
     SafeCheckpointHook,
     ScheduleHook,
     StepSeedHook,
+    StopSignalHook,
     VocabularyHook,
     WeightsHook,
 )
@@ -28,6 +29,7 @@ __all__ = [
     'SafeCheckpointHook',
     'ScheduleHook',
     'StepSeedHook',
+    'StopSignalHook',
     'VocabularyHook',
     'WarmupCosineLR',
     'WeightsHook',

@@ -10,6 +10,9 @@ from mmseg.registry import LOOPS
 from torch import nn
 from torch.utils.data import DataLoader
 
+VALIDATION_DUE = 'validation_due'
+"""Key of the message hub: the iteration whose validation a stopped run did not come to."""
+
 
 class _Unstarted:
     """A loader whose workers start with the first batch, not with the iterator."""
@@ -55,12 +58,15 @@ class ResumableIterLoop(IterBasedTrainLoop):
         self.runner.call_hook('before_train')
         # the whole training is one epoch to the hooks
         self.runner.call_hook('before_train_epoch')
+        due = self.runner.message_hub.runtime_info.pop(VALIDATION_DUE, None)
+        if due == self._iter and self.runner.val_loop is not None:
+            self.runner.val_loop.run()
         batches = iter(self.dataloader)
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
             self.run_iter(self._next(batches))
             self._decide_current_val_interval()
-            if self._is_validation_due():
+            if self.is_validation_due(self._iter):
                 self.runner.val_loop.run()
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')
@@ -75,10 +81,11 @@ class ResumableIterLoop(IterBasedTrainLoop):
                 'this loop needs a sampler without end: ResumableSampler with infinite=True'
             ) from None
 
-    def _is_validation_due(self) -> bool:
-        if self.runner.val_loop is None or self._iter < self.val_begin:
+    def is_validation_due(self, step: int) -> bool:
+        """Whether there is a validation behind a step."""
+        if self.runner.val_loop is None or step < self.val_begin:
             return False
-        return self._iter % self.val_interval == 0 or self._iter == self._max_iters
+        return step % self.val_interval == 0 or step == self._max_iters
 
 
 @LOOPS.register_module()

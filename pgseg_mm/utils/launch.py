@@ -361,7 +361,7 @@ def prepare_distributed(cfg: Config) -> None:
         print('No accelerator found: the processes communicate over gloo, on CPUs.', flush=True)
 
 
-def end_job() -> None:
+def end_job(status: int = 0) -> None:
     """Close the process group, if there is one, when the work of a distributed job is done.
 
     DistributedDataParallel keeps gloo's threads alive even when the group is closed, and now and
@@ -369,8 +369,13 @@ def end_job() -> None:
     an active exception"), so that a job fails that has done its work. A process of a gloo job
     therefore ends here, behind what is registered to run at exit. A job that has failed must not
     come here: its ranks cannot wait for each other.
+
+    Args:
+        status: Exit status of the process, the same on all ranks.
     """
     if not torch_dist.is_initialized():
+        if status:
+            sys.exit(status)
         return
     backend = torch_dist.get_backend()
     torch_dist.barrier()
@@ -379,4 +384,6 @@ def end_job() -> None:
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(status)
+    if status:
+        sys.exit(status)

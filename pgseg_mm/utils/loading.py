@@ -1,18 +1,17 @@
-import os
-import pickle
-import tarfile
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pgseg_mm import limits
+
+from .atomic_files import write_atomically as write_atomically
 from .file_kinds import foreign_kind
-from .unpickling import ForeignObject, inert_pickle_module
+from .torch_files import UnsupportedFormatError, read_torch_file
+from .unpickling import ForeignObject
 
 STATE_DICT_KEYS = ('state_dict', 'model')
 """Where checkpoints keep their state dict, mmengine's first."""
@@ -40,24 +39,33 @@ class Checkpoint(NamedTuple):
     """Types and functions that the file names and that were not loaded."""
 
 
-def load_file_safely(path: str | Path, trust: bool = False) -> LoadedFile:
+def load_file_safely(
+    path: str | Path,
+    trust: bool = False,
+    map_location: Any = 'cpu',
+    structure_only: bool = False,
+) -> LoadedFile:
     """Read a checkpoint file without running code that it may hold.
 
-    ``torch.load(weights_only=True)`` comes first. Files that also hold objects of other types, such
-    as the config of a training run, are then read with :class:`ForeignObject` in their place.
+    Objects of other types than tensors and plain values, such as the config of a training run, are
+    read as :class:`ForeignObject`. What a file may ask for at most is in :mod:`pgseg_mm.limits`.
 
     Args:
         path: A file of ``torch.save``, or a ``.safetensors`` file.
         trust: Whether to unpickle everything. This runs whatever code the file asks for.
+        map_location: Where the tensors of a file of ``torch.save`` go, as in :func:`torch.load`.
+        structure_only: Whether to leave the numbers of such a file where they are; its tensors
+            have shapes only.
 
     Returns:
-        The content, on the CPU.
+        The content.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        CheckpointError: If it is no checkpoint, or of a format that cannot be read safely.
+        CheckpointError: If it is no checkpoint, or damaged, or of a format that cannot be read
+            safely, or asks for more than the limits allow.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         raise CheckpointError(f'{path} is a folder; give a checkpoint file')
     if not path.is_file():
@@ -65,24 +73,20 @@ def load_file_safely(path: str | Path, trust: bool = False) -> LoadedFile:
     refuse_foreign_file(path)
     try:
         if path.suffix == '.safetensors':
-            return LoadedFile(load_file(path), ())
+            return LoadedFile(_load_safetensors(path), ())
         if trust:
-            return LoadedFile(torch.load(path, map_location='cpu', weights_only=False), ())
-        _refuse_unsafe_format(path)
-        try:
-            return LoadedFile(torch.load(path, map_location='cpu', weights_only=True), ())
-        except pickle.UnpicklingError:
-            module = inert_pickle_module()
-            content = torch.load(path, map_location='cpu', pickle_module=module, weights_only=False)
-            return LoadedFile(content, tuple(sorted(module.foreign)))
-    except CheckpointError:
-        raise
-    # a broken or hostile pickle can fail in any way
-    except (Exception, RecursionError) as error:
-        kind = 'safetensors' if isinstance(error, SafetensorError) else 'PyTorch'
+            return LoadedFile(torch.load(path, map_location, weights_only=False), ())
+        return LoadedFile(*read_torch_file(path, map_location, structure_only))
+    except UnsupportedFormatError as error:
         raise CheckpointError(
-            f'{path} cannot be read as a {kind} checkpoint: '
-            f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}'
+            f'{path} {error}; save its state dict with a current PyTorch, or use --trust if you '
+            'trust its origin'
+        ) from error
+    # a broken or hostile file can fail in any way
+    except (Exception, RecursionError) as error:
+        kind = 'safetensors' if path.suffix == '.safetensors' else 'PyTorch'
+        raise CheckpointError(
+            f'{path} cannot be read as a {kind} checkpoint: {describe_error(error)}'
         ) from error
 
 
@@ -100,18 +104,18 @@ def refuse_foreign_file(path: Path) -> None:
         raise CheckpointError(f'{path} cannot be read as a {wanted} checkpoint: it {kind}')
 
 
-def _refuse_unsafe_format(path: Path) -> None:
-    advice = 'save its state dict with a current PyTorch, or use --trust if you trust its origin'
-    if tarfile.is_tarfile(path):
-        raise CheckpointError(
-            f'{path} is in the tar format of PyTorch before 0.2, which cannot be read safely; '
-            f'{advice}'
-        )
+def describe_error(error: BaseException) -> str:
+    """Type and first line of an error."""
+    first = str(error).splitlines()[0] if str(error) else ''
+    return f'{type(error).__name__}: {first[:200]}'
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
     with path.open('rb') as file:
-        is_zip = file.read(4) == b'PK\x03\x04'
-    # the reader of torch.load itself: other readers may see other entries in a crafted archive
-    if is_zip and 'constants.pkl' in torch._C.PyTorchFileReader(str(path)).get_all_records():
-        raise CheckpointError(f'{path} is a TorchScript program, not a checkpoint; {advice}')
+        length = int.from_bytes(file.read(8), 'little')
+    if length > min(limits.SAFETENSORS_HEADER_BYTES, path.stat().st_size):
+        raise ValueError(f'its header has {length} bytes')
+    return load_file(path)
 
 
 def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
@@ -149,7 +153,8 @@ def check_state_dict(content: Any, where: str) -> dict[str, Tensor]:
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(
-                f'{where} holds no state dict of tensors: entry {name!r} is {_describe(value)}'
+                f'{where} holds no state dict of tensors: entry {str(name)[:200]!r} is '
+                f'{_describe(value)}'
             )
     prefix = 'module.'
     if all(name.startswith(prefix) for name in content):
@@ -163,23 +168,3 @@ def _describe(value: Any) -> str:
     if isinstance(value, Mapping) and not value:
         return 'an empty mapping'
     return f'of type {type(value).__name__}'
-
-
-def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file beside ``path`` and move it there when it is complete.
-
-    Missing folders are made; an existing file is replaced.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

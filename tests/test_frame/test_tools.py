@@ -266,19 +266,11 @@ def test_sections_that_are_switched_off_are_left_out(monkeypatch, config):
         assert name not in FakeRunner.last.cfg
 
 
-def test_a_killed_run_that_began_with_weights_goes_on_in_its_folder(monkeypatch, config, tmp_path):
+def test_resuming_leaves_the_choice_of_the_checkpoint_to_the_run(monkeypatch, config, tmp_path):
+    """:class:`SafeCheckpointHook` chooses between the work folder and ``load_from``."""
     torch.save(dict(state_dict={'a': torch.ones(1)}), tmp_path / 'weights.pth')
     arguments = [config, '--work-dir', tmp_path / 'run', '--resume']
     arguments += ['--cfg-options', f'load_from={tmp_path / "weights.pth"}']
-    run(monkeypatch, 'train.py', *arguments)
-    assert FakeRunner.last.cfg.resume is False
-    assert FakeRunner.last.cfg.load_from == str(tmp_path / 'weights.pth')
-    (tmp_path / 'run' / 'last_checkpoint').write_text(str(tmp_path / 'run' / 'iter_1.pth'))
-    run(monkeypatch, 'train.py', *arguments)
-    assert FakeRunner.last.cfg.resume is True
-    assert FakeRunner.last.cfg.load_from is None
-    trained = dict(state_dict={'a': torch.ones(1)}, optimizer={})
-    torch.save(trained, tmp_path / 'weights.pth')  # mmseg's way to name what to resume from
     run(monkeypatch, 'train.py', *arguments)
     assert FakeRunner.last.cfg.resume is True
     assert FakeRunner.last.cfg.load_from == str(tmp_path / 'weights.pth')

@@ -113,6 +113,16 @@ def test_goes_on_where_it_stopped(root, checkpoint, tmp_path, evaluated):
         assert evaluated == ['voc21']
 
 
+def test_a_result_that_was_cut_off_is_named_and_made_again(root, checkpoint, tmp_path, evaluated):
+    BY_NAME['voc21'].write(root)
+    work_dir = tmp_path / 'table'
+    assert run(checkpoint, work_dir, '--benchmarks', 'voc21') == 0
+    kept = work_dir / 'voc21' / 'result.json'
+    kept.write_text(kept.read_text()[:50])
+    assert run(checkpoint, work_dir, '--benchmarks', 'voc21') == 0
+    assert evaluated == ['voc21', 'voc21']
+
+
 def test_a_benchmark_that_fails_is_reported_and_the_rest_evaluated(root, checkpoint, tmp_path):
     BY_NAME['voc21'].write(root)
     BY_NAME['cityscapes'].write(root)

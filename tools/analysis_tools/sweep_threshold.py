@@ -27,8 +27,8 @@ from mmengine.runner import Runner, TestLoop, autocast
 from mmengine.utils.progressbar import ProgressBar
 from mmseg.registry import LOOPS
 
-from pgseg_mm.cli.provenance import write_json, write_text
 from pgseg_mm.engine.preflight import build_test_loop, check_writable, check_writable_file
+from pgseg_mm.utils.atomic_files import write_json, write_text
 from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
     add_checks,

@@ -23,9 +23,10 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from pgseg_mm.cli.provenance import describe_machine, versions, write_json, write_text
+from pgseg_mm.cli.provenance import describe_machine, versions
 from pgseg_mm.engine.preflight import check_writable
 from pgseg_mm.evaluation import ZeroShotIoUMetric
+from pgseg_mm.utils.atomic_files import read_state, write_json, write_text
 from pgseg_mm.utils.benchmark_data import missing_data
 from pgseg_mm.utils.launch import (
     add_checks,
@@ -187,8 +188,8 @@ def run_one(name: str, file: Path, args: argparse.Namespace, thresholds: dict[st
         return Missing(name, missing, cfg.benchmark.prepare)
     mark = fingerprint(cfg, Path(args.checkpoint))
     if kept.is_file() and not args.again:
-        result = json.loads(kept.read_text(encoding='utf-8'))
-        if result.pop('fingerprint') == mark:
+        result = read_state(kept, f'{name} is evaluated again') or {}
+        if result.pop('fingerprint', None) == mark and set(result) == set(Measured._fields):
             print(f'{name}: evaluated before, with the same weights and settings')
             return Measured(**result)
     cfg.update(load_from=args.checkpoint, resume=False, work_dir=str(folder))

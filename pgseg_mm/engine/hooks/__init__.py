@@ -7,6 +7,7 @@ from .preflight_hook import PreflightHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .schedule_hook import ScheduleHook
 from .step_seed_hook import StepSeedHook
+from .stop_signal_hook import StopSignalHook
 from .visualization_hook import PGSegVisualizationHook
 from .vocabulary_hook import VocabularyHook
 from .weights_hook import WeightsHook
@@ -20,6 +21,7 @@ __all__ = [
     'SafeCheckpointHook',
     'ScheduleHook',
     'StepSeedHook',
+    'StopSignalHook',
     'VocabularyHook',
     'WeightsHook',
 ]

@@ -1,22 +1,37 @@
 from __future__ import annotations
 
 import os
+import re
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import BaseStorageBackend, LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 
-from pgseg_mm.utils.loading import write_atomically
+from pgseg_mm.utils.atomic_files import clear_leftovers, write_atomically
+from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.utils.training_checkpoints import check_readable
+from pgseg_mm.utils.work_folders import (
+    POINTER,
+    FolderInUseError,
+    find_checkpoint,
+    lock_folder,
+    unlock_folder,
+)
 
 from .finite_loss_hook import last_good_checkpoint
 
 ATOMIC_BACKEND = 'pgseg_atomic_local'
+BEST = re.compile(r'best_[^/\\\0]+\.pth')
+"""Names of best checkpoints, the only files that are removed because a checkpoint names them."""
+OLD_LEFTOVER = re.compile(r'\.(iter|epoch|best)_.+\.pth\.[a-z0-9_]{6,8}\.pth')
+"""Temporary files of earlier versions, which did not tell whose they are."""
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -49,6 +64,9 @@ class _PostponedRemoval:
     def remove(self, path: str) -> None:
         self.removed.append(path)
 
+    def rmtree(self, path: str) -> None:
+        """Keep folders: no checkpoint of this hook is one."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.backend, name)
 
@@ -63,20 +81,78 @@ class SafeCheckpointHook(CheckpointHook):
     Checkpoints in local folders are written under another name, and renamed when they are complete.
     An outdated one is removed after that, not before. Each has the state of all ranks
     (:class:`DataStateHook`), and none has weights that are NaN or infinite. Files that a killed run
-    has left half-written are removed when training begins.
+    has left half-written are removed when training begins, and no other run can use the work folder
+    until it ends. A run that is resumed goes on from the newest checkpoint that can be read.
+
+    Nothing in a checkpoint is used as a path: of what it names, a ``best_*.pth`` in the run's own
+    folder is removed when there is a better one, and nothing else ever.
 
     Args:
         *args: Arguments of ``CheckpointHook``.
         **kwargs: The same.
 
     Raises:
+        CheckpointError: If a run is to be resumed, and there are checkpoints and none can be read.
         FloatingPointError: If weights are not finite.
+        FolderInUseError: If another run uses the work folder.
         ValueError: If gradients are accumulated and checkpoints fall between two updates.
     """
 
     saves_all_ranks = True
     backend_args: dict | None
+    best_ckpt_path: str | None
+    best_ckpt_path_dict: dict[str, str | None]
+    by_epoch: bool
     file_backend: Any
+    filename_tmpl: str
+    max_keep_ckpts: int
+
+    def before_run(self, runner: Runner) -> None:
+        """Claim the work folder, and find the checkpoint to go on from."""
+        if not isinstance(runner._train_loop, BaseLoop) or runner._has_loaded:
+            return  # no training
+        found: list[Any] = [runner._resume, runner._load_from]
+        if is_main_process():
+            try:
+                lock_folder(runner.work_dir)
+                if runner._resume:
+                    found = list(self._choose_checkpoint(runner))
+            except (CheckpointError, FolderInUseError) as error:
+                found = [error, None]
+        broadcast_object_list(found)
+        if isinstance(found[0], Exception):
+            raise found[0]
+        runner._resume, runner._load_from = found
+
+    def _choose_checkpoint(self, runner: Runner) -> tuple[bool, str | None]:
+        """Whether a run that asks for it is resumed, and from where."""
+        folder, begin = self._folder(runner), runner._load_from
+        if type(get_file_backend(folder, backend_args=self.backend_args)) is not LocalBackend:
+            return True, begin  # mmengine reads last_checkpoint
+        if begin is not None and Path(begin).resolve().parent == Path(folder).resolve():
+            return True, begin  # one of this run's own
+        named = Path(runner.work_dir, POINTER)
+        path = find_checkpoint(folder, [self.filename_tmpl], named)
+        if path is not None:
+            return True, str(path)
+        if begin is None:
+            return False, None
+        try:
+            check_readable(Path(begin))
+        except (CheckpointError, FileNotFoundError):
+            runner.logger.info(f'There is nothing to resume in {folder}: begins from {begin}.')
+            return False, begin
+        return True, begin
+
+    def _folder(self, runner: Runner) -> str:
+        """Where the checkpoints of a run are, before ``before_train`` puts it into ``out_dir``."""
+        if self.out_dir is None or self.out_dir == runner.work_dir:
+            return runner.work_dir
+        return os.path.join(self.out_dir, os.path.basename(runner.work_dir.rstrip(os.sep)))
+
+    def after_run(self, runner: Runner) -> None:
+        """Leave the work folder to others."""
+        unlock_folder(runner.work_dir)
 
     def before_train(self, runner: Runner) -> None:
         """Choose how to write, and clear up behind a killed run."""
@@ -84,15 +160,60 @@ class SafeCheckpointHook(CheckpointHook):
         chosen = self.file_client_args or self.backend_args
         if chosen is None and type(get_file_backend(folder)) is LocalBackend:
             self.backend_args = {'backend': ATOMIC_BACKEND}
+        outdated = self._check_resumed(runner)
         super().before_train(runner)
         self._check_accumulation(runner)
-        if is_main_process() and isinstance(self.file_backend, AtomicLocalBackend):
-            for folder, pattern in (
-                (self.out_dir, '.*.pth.*.pth'),
-                (runner.work_dir, '.last_checkpoint.*'),
-            ):
-                for leftover in Path(folder).glob(pattern):
-                    leftover.unlink(missing_ok=True)
+        self._forget_foreign_best(runner)
+        if not is_main_process():
+            return
+        for step in outdated:
+            self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step)))
+        if isinstance(self.file_backend, AtomicLocalBackend):
+            for place in {self.out_dir, runner.work_dir}:
+                if Path(place).is_dir():
+                    clear_leftovers(place)
+            for path in Path(runner.work_dir).glob('.*.pth'):
+                if OLD_LEFTOVER.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+
+    def _check_resumed(self, runner: Runner) -> list[int]:
+        """Drop what a resumed checkpoint tells and a run would not; say what is kept no longer."""
+        info = runner.message_hub.runtime_info
+        for key in [key for key in info if key.startswith('best_score')]:
+            if isinstance(info[key], bool) or not isinstance(info[key], Real):
+                runner.logger.warning(f'{key} of the checkpoint is no number and is not used.')
+                del info[key]
+        if 'keep_ckpt_ids' not in info:
+            return []
+        kept = info['keep_ckpt_ids'] if isinstance(info['keep_ckpt_ids'], list) else []
+        kept = [step for step in kept if type(step) is int and 0 <= step <= runner.iter]
+        number = max(self.max_keep_ckpts, 0)
+        info['keep_ckpt_ids'] = kept[len(kept) - min(number, len(kept)) :]
+        return kept[: len(kept) - number] if number else []
+
+    def _forget_foreign_best(self, runner: Runner) -> None:
+        """Know a best checkpoint by its name in this run's own folder, and only if it is there."""
+        if self.save_best is None:
+            return
+
+        def own(path: Any) -> str | None:
+            if path is None:
+                return None
+            name = os.path.basename(path) if isinstance(path, str) else ''
+            place = self.file_backend.join_path(self.out_dir, name)
+            if BEST.fullmatch(name) and self.file_backend.isfile(place):
+                return place
+            runner.logger.warning(
+                f'The best checkpoint that the resumed one names ({str(path)[:200]!r}) is not in '
+                f'{self.out_dir}; it is left as it is.'
+            )
+            return None
+
+        if len(self.key_indicators) == 1:
+            self.best_ckpt_path = own(self.best_ckpt_path)
+        else:
+            paths = self.best_ckpt_path_dict
+            self.best_ckpt_path_dict = {key: own(path) for key, path in paths.items()}
 
     def _check_accumulation(self, runner: Runner) -> None:
         counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
@@ -122,9 +243,30 @@ class SafeCheckpointHook(CheckpointHook):
         )
         self.last_ckpt = path
         if is_main_process():
-            AtomicLocalBackend().put_text(path, Path(runner.work_dir) / 'last_checkpoint')
+            AtomicLocalBackend().put_text(self._pointer(name, path), Path(runner.work_dir, POINTER))
             if outdated is not None:
                 self._remove(outdated)
+
+    def _pointer(self, name: str, path: str) -> str:
+        """What ``last_checkpoint`` holds: a name alone, so that the folder can be moved."""
+        return name if isinstance(self.file_backend, LocalBackend) else path
+
+    def save_now(self, runner: Runner, step: int) -> None:
+        """Write a checkpoint between two others, and have it named as the newest.
+
+        Args:
+            runner: The runner.
+            step: Iterations that are behind it.
+        """
+        before = self.by_epoch, self.filename_tmpl, self.max_keep_ckpts
+        if self.by_epoch:  # not one of those that are counted
+            self.by_epoch, self.filename_tmpl, self.max_keep_ckpts = False, 'iter_{}.pth', -1
+        try:
+            self._save_checkpoint_with_step(
+                runner, step, meta={'epoch': runner.epoch, 'iter': step}
+            )
+        finally:
+            self.by_epoch, self.filename_tmpl, self.max_keep_ckpts = before
 
     def _keep(self, runner: Runner, step: int) -> str | None:
         """Note that a checkpoint is kept, and say which one no longer is."""
@@ -153,7 +295,8 @@ class SafeCheckpointHook(CheckpointHook):
             self._remove(path)
 
     def _remove(self, path: str) -> None:
-        if self.file_backend.isfile(path):
+        own = os.path.dirname(path) == str(self.out_dir).rstrip('/')
+        if own and path.endswith('.pth') and self.file_backend.isfile(path):
             self.file_backend.remove(path)
 
 

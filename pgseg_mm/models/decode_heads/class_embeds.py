@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pgseg_mm.utils.loading import load_file_safely
+
 
 class ClassEmbeds(NamedTuple):
     """Embeddings of words and, where a class has several, the class of each."""
@@ -28,6 +30,7 @@ def load_class_embeds(source: str | Path | Tensor | Sequence[Sequence[float]]) -
 
     Raises:
         FileNotFoundError: If there is no such file.
+        CheckpointError: If a ``.pt`` or ``.pth`` file is damaged.
         ValueError: If the file is of another type or the values are not a (W, D) matrix.
     """
     index = None
@@ -47,7 +50,7 @@ def _read(path: Path) -> tuple[object, list[int] | None]:
     if path.suffix == '.npy':
         return torch.from_numpy(np.load(path, allow_pickle=False)), None
     if path.suffix in ('.pt', '.pth'):
-        return torch.load(path, map_location='cpu', weights_only=True), None
+        return load_file_safely(path).content, None
     if path.suffix != '.npz':
         raise ValueError(f'class embeddings must be a .npy, .npz, .pt or .pth file, got {path}')
     with np.load(path, allow_pickle=False) as file:

@@ -1,0 +1,164 @@
+"""A run that is told to end loses nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.hooks import Hook
+from mmengine.runner import BaseLoop, Runner
+from mmseg.registry import DATASETS, HOOKS, LOOPS
+
+from killed_runs import ROOT, assert_equal, last_checkpoint, make_pairs, train, write_config
+from pgseg_mm.engine import StopSignalHook
+from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
+from stopped_runs import add_sender
+from toy_runs import BATCH_SIZE, read_by, toy_config
+
+COMPARED = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'data_state')
+SEED = ['--cfg-options', 'randomness.seed=3']
+
+
+@pytest.fixture(scope='module')
+def pairs(tmp_path_factory) -> Path:
+    return make_pairs(tmp_path_factory.mktemp('pairs') / 'data')
+
+
+def assert_resumed_alike(config, folder, processes=1):
+    whole = train(config, folder / 'whole', *SEED, processes=processes)
+    resumed = train(config, folder / 'stopped', '--resume', *SEED, processes=processes)
+    assert whole.returncode == resumed.returncode == 0, resumed.stderr[-3000:]
+    expected, found = (last_checkpoint(folder / name) for name in ('whole', 'stopped'))
+    for key in COMPARED:
+        assert_equal(expected[key], found[key], key)
+
+
+@pytest.mark.parametrize(
+    ('send', 'by_epoch'),
+    [(f'8:workers:0:{signal.SIGTERM:d}', False), (f'13:after:0:{signal.SIGINT:d}', True)],
+    ids=['SIGTERM to all processes', 'SIGINT'],
+)
+def test_it_writes_a_checkpoint_that_goes_on_exactly(pairs, tmp_path, send, by_epoch):
+    config = add_sender(
+        write_config(tmp_path / 'config.py', pairs, workers=2, by_epoch=by_epoch, shards=True)
+    )
+    stopped = train(config, tmp_path / 'stopped', *SEED, send=send)
+    step, number = int(send.split(':')[0]), int(send.split(':')[-1])
+    assert stopped.returncode == 128 + number, stopped.stderr[-3000:]
+    assert f'behind step {step}; --resume goes on from' in stopped.stdout + stopped.stderr
+    assert last_checkpoint(tmp_path / 'stopped')['meta']['iter'] == step
+    assert_resumed_alike(config, tmp_path)
+
+
+def test_all_ranks_end_behind_the_same_step(pairs, tmp_path):
+    config = add_sender(write_config(tmp_path / 'config.py', pairs, workers=0, by_epoch=True))
+    send = f'5:before:1:{signal.SIGTERM:d}'
+    stopped = train(config, tmp_path / 'stopped', *SEED, processes=2, send=send)
+    assert stopped.returncode != 0
+    assert 'exitcode  : 143' in stopped.stderr, stopped.stderr[-3000:]
+    assert last_checkpoint(tmp_path / 'stopped')['meta']['iter'] == 5
+    assert_resumed_alike(config, tmp_path, processes=2)
+
+
+@HOOKS.register_module(force=True)
+class SendInValidationHook(Hook):
+    """Sends the process SIGTERM within the first validation."""
+
+    sent = False
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        if batch_idx == 1 and not type(self).sent:
+            type(self).sent = True
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@LOOPS.register_module(force=True)
+class ToyValidation(BaseLoop):
+    """A validation without a model, which notes how far it came."""
+
+    seen: list = []
+
+    def __init__(self, runner, dataloader, evaluator):
+        super().__init__(runner, dataloader)
+
+    def run(self):
+        for index, batch in enumerate(self.dataloader):
+            self.runner.call_hook('before_val_iter', batch_idx=index, data_batch=batch)
+            self.seen.append((self.runner.iter, index))
+            self.runner.call_hook('after_val_iter', batch_idx=index, data_batch=batch, outputs=[])
+        self.runner.call_hook('after_val_epoch', metrics={'score': 1.0})
+
+
+def validating(folder, resume=False):
+    cfg = toy_config(folder, dict(type='ResumableIterLoop', max_iters=8, val_interval=4), seed=1)
+    loader = {k: v for k, v in cfg.train_dataloader.items() if k not in ('sampler', 'drop_last')}
+    cfg.val_dataloader = loader | dict(sampler=dict(type='DefaultSampler', shuffle=False))
+    cfg.val_dataloader['dataset'] = dict(type='ToyNumbers')
+    cfg.val_cfg, cfg.val_evaluator = dict(type='ToyValidation'), []
+    cfg.default_hooks.stop_signal = dict(type='StopSignalHook')
+    cfg.custom_hooks += [dict(type='SendInValidationHook')]
+    cfg.resume = resume
+    return Runner.from_cfg(cfg)
+
+
+@DATASETS.register_module(force=True)
+class ToyNumbers:
+    """Numbers from 0 to 11."""
+
+    metainfo: dict = {}
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, number):
+        return number
+
+
+def test_a_validation_is_broken_off_and_made_up_for(tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(SystemExit) as stopped:
+        validating(tmp_path).train()
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert ToyValidation.seen == [(4, 0), (4, 1)]
+    assert last_checkpoint(tmp_path)['meta']['iter'] == 4
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    ToyValidation.seen.clear()
+    load_checkpoints_safely()
+    runner = validating(tmp_path, resume=True)
+    runner.train()
+    assert ToyValidation.seen == [(4, 0), (4, 1), (4, 2), (8, 0), (8, 1), (8, 2)]
+    assert len(read_by(runner)) < 5 * BATCH_SIZE + BATCH_SIZE
+
+
+def test_a_second_signal_ends_a_process_at_once():
+    code = (
+        'import os, signal, time\n'
+        'from pgseg_mm.engine.hooks import stop_signal_hook as module\n'
+        'module.REPEAT_SECONDS = 0.2\n'
+        'listener = module._Listener(lambda number: print("noted", flush=True))\n'
+        'signal.signal(signal.SIGTERM, listener)\n'
+        'for pause in (0, 0.3):\n'
+        '    os.kill(os.getpid(), signal.SIGTERM)\n'  # again at once: the same signal
+        '    os.kill(os.getpid(), signal.SIGTERM)\n'
+        '    time.sleep(0.3)\n'
+        'print("alive")\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == -signal.SIGTERM
+    assert done.stdout.count('noted') == 1 and 'alive' not in done.stdout
+
+
+def test_signals_keep_their_meaning_without_the_checkpoints_for_it(tmp_path):
+    cfg = toy_config(tmp_path, seed=1)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=3)
+    hook = StopSignalHook()
+    before = signal.getsignal(signal.SIGTERM)
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(hook)
+    runner.train()
+    assert runner.iter == 16
+    assert not hook._previous and signal.getsignal(signal.SIGTERM) == before
