@@ -16,6 +16,7 @@ from mmseg.structures import SegDataSample
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pgseg_mm import limits
 from pgseg_mm.datasets.skips import MISSING_IMAGE, UnusableSample, run_pipeline
 from pgseg_mm.models import PGSeg
 from pgseg_mm.utils.vocabulary import Vocabulary
@@ -31,8 +32,8 @@ from .writing import ResultWriter
 DEFAULT_THRESHOLD = 0.95
 """Threshold of the background where neither the user nor the config names one, as published for
 the 20 classes of VOC. For 80 classes it is 0.85, for hundreds 0.11."""
-MAX_PIXELS = 178_956_970
-"""Pixels of an image file at most, by default: Pillow's limit for decompression bombs."""
+MAX_PIXELS = limits.MAX_IMAGE_PIXELS
+"""Pixels of an image file at most, by default."""
 MAX_DENSE_BYTES = 2**32
 """Bytes that the dense scores of an image may take."""
 MAX_VIEWS = 8
@@ -238,11 +239,11 @@ class PGSegInferencer:
             del self._views[next(iter(self._views))]
         return view
 
-    def read(self, image: Image, name: str | None = None) -> NDArray[np.uint8]:
+    def read(self, image: Image | bytes, name: str | None = None) -> NDArray[np.uint8]:
         """Read an image as it is read for segmentation.
 
         Args:
-            image: Path of an image, or an array.
+            image: Path of an image, the content of its file, or an array.
             name: What to call it in messages; by default its path.
 
         Returns:
@@ -251,16 +252,21 @@ class PGSegInferencer:
 
         Raises:
             FileNotFoundError: There is no such file.
-            TypeError: This is neither a path nor an array.
+            TypeError: This is neither a path nor bytes nor an array.
             ValueError: The file cannot be decoded or has too many pixels, or the array has another
                 shape or type.
         """
         path = path_of(image)
-        if path is None:
+        if isinstance(image, bytes):
+            name = name or 'The image'
+            source: dict[str, Any] = {'img_bytes': image, 'img_path': name}
+        elif path is None:
             return check_array(image, name or 'The image')
+        else:
+            source = {'img_path': path}
         try:
             load = self._pipeline.load
-            results = run_pipeline(load, {'img_path': path}, name or path, 0, self.max_pixels)
+            results = run_pipeline(load, source, name or str(path), 0, self.max_pixels)
         except UnusableSample as error:
             kind = FileNotFoundError if error.reason == MISSING_IMAGE else ValueError
             raise kind(str(error)) from error

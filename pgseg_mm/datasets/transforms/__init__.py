@@ -1,14 +1,16 @@
 """Transforms of images, captions, and label maps where mmseg has none."""
 
 from .formatting import PackImageTextInputs
-from .loading import DecodeImage
+from .loading import DecodeImage, LoadKnownImage
 from .noun_prompts import NounPrompts
 from .resize import ResizeAnyShape
 from .text import TokenizeCaption
-from .wide_annotations import LoadWideAnnotations
+from .wide_annotations import LoadLabelMap, LoadWideAnnotations
 
 __all__ = [
     'DecodeImage',
+    'LoadKnownImage',
+    'LoadLabelMap',
     'LoadWideAnnotations',
     'NounPrompts',
     'PackImageTextInputs',
