@@ -19,6 +19,7 @@ from tqdm import tqdm
 from pgseg_mm import limits
 from pgseg_mm.datasets.skips import MISSING_IMAGE, UnusableSample, run_pipeline
 from pgseg_mm.models import PGSeg
+from pgseg_mm.utils.messages import MAX_QUOTED, quoted
 from pgseg_mm.utils.vocabulary import Vocabulary
 from pgseg_mm.visualization import draw_segmentation, groups_of
 
@@ -356,9 +357,9 @@ def _check_options(
         )
     if len(words) - words.has_background == 1:
         print_log(
-            f'{words.names[-1]!r} is the only class, so it takes every pixel, of the background, '
-            'too: scores compare classes. Name what else there may be, such as '
-            f"'{words.names[-1]} . grass . sky'.",
+            f'{quoted(words.names[-1])} is the only class, so it takes every pixel, of the '
+            'background, too: scores compare classes. Name what else there may be, such as '
+            f"'{words.names[-1][:MAX_QUOTED]} . grass . sky'.",
             logger='current',
             level=logging.WARNING,
         )

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from os import PathLike
 
+from pgseg_mm.utils.messages import MAX_QUOTED, quoted
 from pgseg_mm.utils.vocabulary import Vocabulary
 
 BACKGROUND = 'background'
@@ -30,8 +31,8 @@ def parse_words(text: str) -> list[str]:
         words.pop()
     if '' in words:
         raise ValueError(
-            f'There is no word between two separators in {text!r}; write one, or take a separator '
-            'away.'
+            f'There is no word between two separators in {quoted(text)}; write one, or take a '
+            'separator away.'
         )
     return words
 
@@ -55,10 +56,10 @@ def make_vocabulary(classes: Classes) -> Vocabulary:
         if not isinstance(entry, str):
             words.append(tuple(entry))
         elif ',' in entry:
-            several = ', '.join(repr(word.strip()) for word in entry.split(','))
+            several = ', '.join(repr(word.strip()) for word in entry[:MAX_QUOTED].split(','))
             raise ValueError(
-                f'There is a comma in the class {entry!r}: write {several} for classes of their '
-                f'own, or ({several}) for synonyms of one class.'
+                f'There is a comma in the class {quoted(entry)}: write {several} for classes of '
+                f'their own, or ({several}) for synonyms of one class.'
             )
         else:
             words.append((entry,))

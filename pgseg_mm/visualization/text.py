@@ -1,5 +1,6 @@
 """Text of a given width in pixels."""
 
+from bisect import bisect_left
 from functools import cache
 from pathlib import Path
 
@@ -32,7 +33,9 @@ def shorten(text: str, size: int, width: int) -> str:
     """
     if width_of(text, size) <= width:
         return text
-    kept = len(text)
-    while kept and width_of(f'{text[:kept].rstrip()}…', size) > width:
-        kept -= 1
+
+    def is_wide(kept: int) -> bool:
+        return width_of(f'{text[:kept].rstrip()}…', size) > width
+
+    kept = bisect_left(range(1, len(text) + 1), True, key=is_wide)
     return f'{text[:kept].rstrip()}…' if kept else ''
