@@ -166,8 +166,8 @@ def test_the_server_answers_to_its_own_names_only(server):
     for host in (f'127.0.0.1:{server.port}', f'localhost:{server.port}', 'LOCALHOST.', '[::1]:80'):
         assert server.ask('GET', '/', headers={'Host': host}).status == 200
     for host in ('evil.example', f'evil.example:{server.port}', '127.0.0.1.evil.example',
-                 '10.0.0.1', 'localhost@evil.example', '', 'a b', '127.0.0.1:99999999', '[::1', '2130706433',
-                 'localhost.evil.example', '127.1', '0x7f.0.0.1'):  # fmt: skip
+                 '10.0.0.1', 'localhost@evil.example', '', 'a b', '127.0.0.1:99999999', '[::1',
+                 '2130706433', 'localhost.evil.example', '127.1', '0x7f.0.0.1'):  # fmt: skip
         for method, path in (('GET', '/'), ('GET', '/config'), ('POST', f'{API}/queue/join')):
             assert server.ask(method, path, headers={'Host': host}).status == 421, host
 
