@@ -6,9 +6,13 @@ Each is read where it is used, so a program may set another value before it load
 
 # Images
 
-MAX_IMAGE_PIXELS = 178_956_970
-"""Pixels of an image or a label map at most, wherever nothing else is said: Pillow's own limit for
-decompression bombs. Above it ``PIL.Image.MAX_IMAGE_PIXELS`` has to be raised, too."""
+MAX_IMAGE_PIXELS = 100_000_000
+"""Pixels of an image or a label map at most, wherever nothing else is said: a few bytes may unpack
+to as many, and ten bytes of memory are needed for each. Above 179 million
+``PIL.Image.MAX_IMAGE_PIXELS`` has to be raised, too."""
+
+SHARE_OF_PIXELS = {'WEBP': 0.5, 'AVIF': 0.5}
+"""Share of such a limit that counts for formats whose decoders take twice the memory."""
 
 MAX_PAIR_PIXELS = 2**26
 """Pixels of an image of a training pair at most: 8192 x 8192."""

@@ -32,6 +32,7 @@ and Pillow, by which the size is checked, see the same size."""
 START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
 PNG_SIZE = slice(16, 24)
 TILE_WIDTH, TILE_LENGTH = 322, 323
+BAND_PIXELS = 2**22
 CANVAS = (124, 117, 104)
 """What is behind a grey image with transparency, as in mmcv."""
 
@@ -227,6 +228,7 @@ def _refuse(where: str, error: Exception) -> NoReturn:
 
 def _check_size(image: Image.Image, content: bytes, where: str, max_pixels: int | None) -> None:
     limit = limits.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
+    limit = int(limit * limits.SHARE_OF_PIXELS.get(image.format or '', 1))
     width, height = image.size
     if width * height > limit:
         raise TooManyPixels(where, f'has {width} x {height} pixels, more than max_pixels={limit}')
@@ -250,18 +252,26 @@ def _to_array(image: Image.Image, flag: str) -> NDArray[Any]:
         return array
     if flag in ('color', 'grayscale'):
         image = _upright(image)
+    if flag.startswith('grayscale'):
+        return np.array(_to_rgb(image).convert('L'))
+    width, height = image.size
+    array = np.empty((height, width, 3), np.uint8)
+    rows = max(1, BAND_PIXELS // width)
+    for top in range(0, height, rows):  # at once, a large image would need twice the memory
+        bottom = min(height, top + rows)
+        part = image if rows >= height else image.crop((0, top, width, bottom))
+        cv2.cvtColor(np.asarray(_to_rgb(part)), cv2.COLOR_RGB2BGR, dst=array[top:bottom])
+    return array
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith('I'):  # 16 bits; Pillow would clip them to 8
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == 'LA':
         canvas = Image.new('RGB', image.size, CANVAS)
         canvas.paste(image.convert('RGB'), mask=image.getchannel('A'))
-        image = canvas
-    if image.mode != 'RGB':
-        image = image.convert('RGB')
-    if flag.startswith('grayscale'):
-        return np.array(image.convert('L'))
-    array = np.array(image)
-    return cv2.cvtColor(array, cv2.COLOR_RGB2BGR, dst=array)
+        return canvas
+    return image if image.mode == 'RGB' else image.convert('RGB')
 
 
 def _upright(image: Image.Image) -> Image.Image:
