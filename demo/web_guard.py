@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import json
+import logging
 import math
 import re
 import threading
@@ -49,6 +50,7 @@ OTHER_SITE = 'A page of another site asks; only this server itself and --allowed
 BUSY = 'Too many requests are open; try again later.'
 
 Check = Callable[[Any], Any]
+logger = logging.getLogger('pgseg_mm.web')
 
 
 class RefusedError(Exception):
@@ -278,6 +280,11 @@ class Guard:
 
         try:
             await self.app(scope, counted, send)
+        except RefusedError:
+            raise
+        except Exception as error:  # gradio's parser fails in many ways
+            logger.warning('An upload failed: %s', str(error)[:200] or type(error).__name__)
+            raise RefusedError(400, FORGED) from error
         finally:
             self.uploads.release(size)
 

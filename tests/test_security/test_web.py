@@ -455,6 +455,45 @@ def test_uploads_of_a_killed_server_are_removed_by_the_next_one(tmp_path, demo):
     other.close()
 
 
+@pytest.mark.parametrize(
+    ('kind', 'name'),
+    [
+        ('multipart/form-data; boundary=' + 'a' * 500, 'a.png'),
+        ('multipart/form-data', 'a.png'),
+        ('multipart/form-data; boundary=', 'a.png'),
+        ('multipart/form-data; boundary=b; charset=none', 'a.png'),
+        ('text/plain', 'a.png'),
+    ],
+)
+def test_malformed_uploads_get_one_sentence(server, kind, name):
+    reply = server.upload(b'image', name, {'Content-Type': kind})
+    assert reply.status == 400 and reply.detail == FORGED
+
+
+@pytest.mark.parametrize('name', ['../../a.png', '/etc/passwd', 'a' * 300, '..', '', 'a.html'])
+def test_an_upload_lies_in_the_folder_whatever_its_name(server, name):
+    before = {path for path in server.folder.rglob('*') if server.uploads not in path.parents}
+    reply = server.upload(b'image', name)
+    assert reply.status in (200, 400)
+    for path in json.loads(reply.body) if reply.status == 200 else ():
+        assert Path(path).parent.parent == server.uploads
+    assert before == {
+        path for path in server.folder.rglob('*') if server.uploads not in path.parents
+    }
+
+
+def test_three_hundred_hostile_requests_give_nothing_away(server, folder, image):
+    from fuzz import fuzz_web
+
+    (folder / 'secret.png').write_bytes(fuzz_web.SECRET)
+    statuses = {
+        fuzz_web.attempt(server, image['path'], request)
+        for _, request in itertools.islice(fuzz_web.cases(0), 300)
+    }
+    assert {200, 400, 403, 404, 421} <= statuses
+    assert server.segment(image, WORDS)['success']
+
+
 def test_nothing_that_happened_here_was_an_error_of_the_program(server):
     assert 'Traceback' not in server.log
 

@@ -1,5 +1,6 @@
 """What words and captions of strangers may cost: a bounded time, and a short message."""
 
+import itertools
 import random
 import string
 import time
@@ -92,3 +93,11 @@ def test_a_word_that_is_a_little_too_wide_loses_as_few_letters_as_needed():
     shortened = shorten('internationalisation', 12, 80)
     kept = len(shortened) - 1
     assert width_of(f'{"internationalisation"[: kept + 1]}…', 12) > 80 >= width_of(shortened, 12)
+
+
+def test_hostile_words_are_taken_or_refused():
+    pytest.importorskip('gradio')
+    from fuzz import fuzz_words
+
+    taken = [fuzz_words.attempt(text) for _, text in itertools.islice(fuzz_words.cases(0), 200)]
+    assert 4 in taken and 2 in taken
