@@ -10,6 +10,8 @@ from pgseg_mm.utils.vocabulary import Vocabulary
 BACKGROUND = 'background'
 SEPARATOR = re.compile(r'\s*(?:[,;\n]|(?<=\s)\.|\.(?=\s|$))\s*')
 """Commas, semicolons, line ends, and dots beside a blank."""
+BLANKS = re.compile(r'\s+')
+MANY_BLANKS = 16
 
 Classes = Vocabulary | str | Sequence[str | Sequence[str]]
 
@@ -24,7 +26,9 @@ def parse_words(text: str) -> list[str]:
     Raises:
         ValueError: There is no word, or none between two separators.
     """
-    words = [word.strip() for word in SEPARATOR.split(text.strip())]
+    # the separator's time grows with the square of the blanks in a row
+    text = BLANKS.sub(_fewer_blanks, text.strip())
+    words = [word.strip() for word in SEPARATOR.split(text)]
     if not any(words):
         raise ValueError("There is no word to look for; write some, such as 'dog . red car'.")
     if words[-1] == '':
@@ -35,6 +39,13 @@ def parse_words(text: str) -> list[str]:
             'separator away.'
         )
     return words
+
+
+def _fewer_blanks(found: re.Match[str]) -> str:
+    blanks = found[0]
+    if len(blanks) <= MANY_BLANKS:
+        return blanks
+    return '\n' if '\n' in blanks else ' '
 
 
 def make_vocabulary(classes: Classes) -> Vocabulary:

@@ -7,6 +7,8 @@ from pathlib import Path
 import matplotlib
 from PIL import ImageFont
 
+LETTERS_A_PIXEL = 4
+"""More of them, and a line is too wide without being measured."""
 FONT = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf'
 
 
@@ -31,7 +33,10 @@ def shorten(text: str, size: int, width: int) -> str:
     Returns:
         The line, or nothing where no letter has room.
     """
-    if width_of(text, size) <= width:
+    # laying out brackets takes the square of their number
+    is_long = len(text) > LETTERS_A_PIXEL * width
+    text = text[: LETTERS_A_PIXEL * width]
+    if not is_long and width_of(text, size) <= width:
         return text
 
     def is_wide(kept: int) -> bool:

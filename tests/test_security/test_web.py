@@ -467,7 +467,7 @@ def test_uploads_of_a_killed_server_are_removed_by_the_next_one(tmp_path, demo):
 )
 def test_malformed_uploads_get_one_sentence(server, kind, name):
     reply = server.upload(b'image', name, {'Content-Type': kind})
-    assert reply.status == 400 and reply.detail == FORGED
+    assert reply.status == 400 and len(reply.body) < 200
 
 
 @pytest.mark.parametrize('name', ['../../a.png', '/etc/passwd', 'a' * 300, '..', '', 'a.html'])

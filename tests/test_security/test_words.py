@@ -81,12 +81,22 @@ def test_messages_are_short_whatever_the_words(provoke):
     assert len(str(raised.value)) < 600
 
 
-@pytest.mark.parametrize('text', ['dog cat ' * 20_000, letters(10**5), 'i' * 10**5])
+@pytest.mark.parametrize(
+    'text', ['dog cat ' * 20_000, letters(10**5), 'i' * 10**5, '{}' * 5000, '{}' * 150]
+)
 def test_a_word_that_is_too_wide_for_a_picture_is_shortened_at_once(text):
     start = time.process_time()
     shortened = shorten(text, 12, 80)
     assert time.process_time() - start < 2
     assert shortened.endswith('…') and 60 < width_of(shortened, 12) <= 80
+
+
+@pytest.mark.parametrize('blank', [' ', '\t', '\u3000'])
+def test_words_with_many_blanks_are_separated_at_once(blank):
+    start = time.process_time()
+    assert parse_words(f'a{blank * 100_000}. b{blank * 100_000}\n{blank * 20}c') == ['a', 'b', 'c']
+    assert parse_words(f'a{blank * 5}a . b')[0] == f'a{blank * 5}a'
+    assert time.process_time() - start < 2
 
 
 def test_a_word_that_is_a_little_too_wide_loses_as_few_letters_as_needed():
