@@ -1,4 +1,4 @@
-"""Limits on what files, words and requests of strangers may cost; docs/security.md explains them.
+"""Limits on what files, words and requests of strangers may cost; the documentation explains them.
 
 Each is read where it is used, so a program may set another value before it loads anything:
 ``pgseg_mm.limits.MAX_WEB_WORDS = 500``.
