@@ -2,14 +2,18 @@
 
 import argparse
 import html
+import logging
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pgseg_mm import limits
 from pgseg_mm.apis import PGSegInferencer, Segmentation, parse_words
 from pgseg_mm.utils.launch import add_model_options, find_device, read_model_config, require_port
 from pgseg_mm.visualization.colours import Colours, class_colours, separate
@@ -20,8 +24,10 @@ from pgseg_mm.visualization.segmentation_picture import group_panels, label_pane
 os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # before gradio is imported
 
 import gradio as gr  # noqa: E402
+from starlette.middleware import Middleware  # noqa: E402
+from web_guard import Guard, Hosts, Listeners, checks_of  # noqa: E402
+from web_uploads import UploadFolder  # noqa: E402
 
-MAX_PIXELS = 50_000_000
 LONGER_SIDE = (512, 1024)
 """Bounds of a picture's longer side in pixels."""
 SHORTEST_SIDE = 16
@@ -46,15 +52,33 @@ def build_parser() -> argparse.ArgumentParser:
     add('config', help='config file, or name of an installed one')
     add('checkpoint', help='checkpoint file')
     add('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0 lets others in')
+    add(
+        '--allowed-hosts',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help='further names that browsers know the server by, such as that of a proxy; * for any',
+    )
     add('--port', type=int, default=7860, help='port to listen on')
     add('--device', help='such as cpu or cuda:0; an accelerator by default, if there is one')
-    add('--max-file-size', type=float, default=20, metavar='MB', help='largest upload')
+    add(
+        '--max-file-size',
+        type=float,
+        default=limits.MAX_WEB_FILE_BYTES / 1e6,
+        metavar='MB',
+        help='largest upload (%(default)g)',
+    )
     add_model_options(parser)
     return parser
 
 
 def segment(
-    inferencer: PGSegInferencer, path: str | None, words: str, background: bool, threshold: float
+    inferencer: PGSegInferencer,
+    uploads: UploadFolder,
+    path: str | None,
+    words: str,
+    background: bool,
+    threshold: float,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], str]:
     """What the page shows of an upload: segments, groups of both stages, and the legend.
 
@@ -64,8 +88,8 @@ def segment(
     if path is None:
         raise gr.Error('Upload an image first.', title='No image', print_exception=False)
     try:
-        image = inferencer.read(path, Path(path).name)
-        classes = parse_words(words)
+        classes = read_words(words)
+        image = shrink(inferencer.read(uploads.read(path), Path(path).name))
         result = inferencer(
             image,
             classes,
@@ -74,12 +98,49 @@ def segment(
             scores='classes',
             groups=True,
         )[0]
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         message = html.escape(str(error))
         raise gr.Error(message, title='That did not work', print_exception=False) from error
+    except OSError as error:  # of this machine, of which a stranger need not know
+        logging.getLogger('pgseg_mm.web').error('An image could not be segmented: %s', error)
+        raise gr.Error('The server cannot do that now.', print_exception=False) from error
     if len(classes) == 1:
         gr.Warning('One word alone takes every pixel: scores compare words. Add others.')
     return draw(image[..., ::-1], result)
+
+
+def read_words(text: str) -> list[str]:
+    """The words that somebody typed.
+
+    Raises:
+        ValueError: There are none, too many, or some are too long.
+    """
+    if len(text) > limits.MAX_WEB_LETTERS:
+        raise ValueError(
+            f'The words have {len(text)} letters; at most {limits.MAX_WEB_LETTERS} are allowed.'
+        )
+    words = parse_words(text)
+    if len(words) > limits.MAX_WEB_WORDS:
+        raise ValueError(
+            f'There are {len(words)} words; at most {limits.MAX_WEB_WORDS} are allowed.'
+        )
+    longest = max(words, key=len)
+    if len(longest) > limits.MAX_WEB_WORD_LETTERS:
+        raise ValueError(
+            f"The word '{longest[:20]}…' has {len(longest)} letters; at most "
+            f'{limits.MAX_WEB_WORD_LETTERS} are allowed.'
+        )
+    return words
+
+
+def shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A large image as one that shows the same and takes less memory."""
+    height, width = image.shape[:2]
+    scale = (limits.MAX_WEB_WORKING_PIXELS / (height * width)) ** 0.5
+    if scale >= 1:
+        return image
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def draw(image: NDArray[np.uint8], result: Segmentation) -> tuple[Any, ...]:
@@ -114,8 +175,18 @@ def legend(result: Segmentation, colours: Colours) -> str:
     return f'<table class="legend">{head}{"".join(rows)}</table>'
 
 
-def build_page(inferencer: PGSegInferencer) -> gr.Blocks:
+def build_page(
+    inferencer: PGSegInferencer, uploads: UploadFolder, listeners: Listeners
+) -> gr.Blocks:
     """The page: upload and words on the left, what was found on the right."""
+
+    def answer(
+        path: str | None, words: str, background: bool, threshold: float, request: gr.Request
+    ) -> tuple[Any, ...]:
+        if not listeners.waits_for(request.session_hash or ''):
+            raise gr.Error('Nobody waits for the result.', print_exception=False)
+        return segment(inferencer, uploads, path, words, background, threshold)
+
     with gr.Blocks(title='Segment by words', delete_cache=(3600, 3600)) as page:
         gr.Markdown(TITLE)
         with gr.Row():
@@ -140,8 +211,9 @@ def build_page(inferencer: PGSegInferencer) -> gr.Blocks:
                     elem_id='background',
                     info='takes what is like none of the words',
                 )
+                default = inferencer.default_threshold()
                 threshold = gr.Slider(
-                    0.05, 1, inferencer.default_threshold(), step=0.01, label='threshold',
+                    min(0.05, default), 1, default, step=0.01, label='threshold',
                     info='the higher, the more background', interactive=True, visible=False,
                 )  # fmt: skip
                 button = gr.Button('Segment', variant='primary', elem_id='segment')
@@ -166,15 +238,42 @@ def build_page(inferencer: PGSegInferencer) -> gr.Blocks:
         background.change(lambda on: gr.update(visible=on), background, threshold)
         gr.on(
             [button.click, words.submit],
-            lambda *inputs: segment(inferencer, *inputs),
+            answer,
             [upload, words, background, threshold],
             [segments, first, last, found],
         )
-    return page
+    return page.queue(max_size=limits.MAX_WEB_QUEUE, default_concurrency_limit=1)
+
+
+def serve(inferencer: PGSegInferencer, uploads: UploadFolder, args: argparse.Namespace) -> None:
+    """Serve the page until it is interrupted."""
+    os.environ['GRADIO_TEMP_DIR'] = str(uploads.path)  # of uploads, and of pictures that are shown
+    listeners = Listeners()
+    page = build_page(inferencer, uploads, listeners)
+    guard = Middleware(
+        Guard,
+        hosts=Hosts(args.host, args.allowed_hosts),
+        uploads=uploads,
+        functions=checks_of(page, uploads),
+        listeners=listeners,
+    )
+    fonts = ['ui-sans-serif', 'system-ui', 'sans-serif']
+    page.launch(
+        server_name=args.host,
+        server_port=args.port,
+        share=False,
+        ssr_mode=False,
+        mcp_server=False,
+        max_file_size=uploads.max_file_bytes,
+        theme=gr.themes.Default(font=fonts, font_mono=['ui-monospace', 'monospace']),
+        css=CSS,
+        footer_links=[],
+        app_kwargs=dict(middleware=[guard], openapi_url=None, docs_url=None, redoc_url=None),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serve the page until it is interrupted."""
+    """Serve the page until it is interrupted, and remove the uploads then."""
     parser = build_parser()
     args = parser.parse_args(argv)
     cfg = read_model_config(parser, args)
@@ -182,21 +281,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_port(parser, args.host, args.port)
     try:
         inferencer = PGSegInferencer(
-            cfg, args.checkpoint, args.device, args.trust, MAX_PIXELS, args.allow_partial
+            cfg,
+            args.checkpoint,
+            args.device,
+            args.trust,
+            limits.MAX_WEB_PIXELS,
+            args.allow_partial,
         )
     except (OSError, TypeError, ValueError) as error:
         parser.error(str(error))
-    fonts = ['ui-sans-serif', 'system-ui', 'sans-serif']
-    build_page(inferencer).launch(
-        server_name=args.host,
-        server_port=args.port,
-        share=False,
-        ssr_mode=False,
-        max_file_size=round(args.max_file_size * 1e6),
-        theme=gr.themes.Default(font=fonts, font_mono=['ui-monospace', 'monospace']),
-        css=CSS,
-        footer_links=[],
-    )
+    signal.signal(signal.SIGTERM, interrupt)
+    uploads = UploadFolder(os.environ.get('GRADIO_TEMP_DIR'), round(args.max_file_size * 1e6))
+    try:
+        serve(inferencer, uploads, args)
+    finally:
+        uploads.close()
+
+
+def interrupt(number: int, frame: object) -> None:
+    """End as when somebody presses Ctrl-C, so that the uploads are removed."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 if __name__ == '__main__':

@@ -38,3 +38,78 @@ SAFETENSORS_HEADER_BYTES = 16 * 2**20
 
 STATE_FILE_BYTES = 16 * 2**20
 """Bytes of a small file that a tool keeps for itself, such as the results of a benchmark."""
+
+# Images
+
+MAX_IMAGE_PIXELS = 100_000_000
+"""Pixels of an image or a label map at most, wherever nothing else is said: a few bytes may unpack
+to as many, and ten bytes of memory are needed for each. Above 179 million
+``PIL.Image.MAX_IMAGE_PIXELS`` has to be raised, too."""
+
+SHARE_OF_PIXELS = {'WEBP': 0.5, 'AVIF': 0.5}
+"""Share of such a limit that counts for formats whose decoders take twice the memory."""
+
+MAX_PAIR_PIXELS = 2**26
+"""Pixels of an image of a training pair at most: 8192 x 8192."""
+
+MAX_IMAGE_BYTES = 2**30
+"""Bytes of an image's file at most; no more is read of a longer one, or of an endless device."""
+
+MAX_TILE_PIXELS = 2**22
+"""Pixels of a tile of a TIFF file at most, unless the image itself has as many: libtiff makes room
+for a whole tile, however small the image."""
+
+# Words
+
+MAX_TEXT_LETTERS = 2**16
+"""Letters of a caption or prompt at most that are tokenised; what is behind them is cut."""
+
+MAX_NOUN_LETTERS = 2**13
+"""Letters of a caption at most in which nouns are looked for."""
+
+MAX_TOKEN_CACHE = 2**16
+"""Words whose tokens open_clip's tokenizer keeps at most; by itself it keeps all it has seen."""
+
+# Web
+
+MAX_WEB_PIXELS = 50_000_000
+"""Pixels of an upload to the web demo at most."""
+
+MAX_WEB_WORKING_PIXELS = 2**22
+"""Pixels above which the web demo makes an upload smaller before it segments it."""
+
+MAX_WEB_FILE_BYTES = 20_000_000
+"""Bytes of an upload to the web demo at most, unless ``--max-file-size`` says otherwise."""
+
+MAX_WEB_UPLOAD_BYTES = 10**9
+"""Bytes of all uploads and pictures of a web demo together."""
+
+MAX_WEB_UPLOAD_FILES = 10_000
+"""Files of all uploads and pictures of a web demo together."""
+
+MAX_WEB_UPLOAD_AGE = 3600
+"""Seconds after which an upload to the web demo is removed."""
+
+MIN_WEB_UPLOAD_AGE = 300
+"""Seconds for which an upload is kept, though room for others is needed."""
+
+MAX_WEB_REQUEST_BYTES = 2**16
+"""Bytes of a request to the web demo that is no upload."""
+
+MAX_WEB_WORDS = 300
+"""Words of a request to the web demo."""
+
+MAX_WEB_WORD_LETTERS = 200
+"""Letters of a word in a request to the web demo."""
+
+MAX_WEB_LETTERS = 10_000
+"""Letters of all words of a request to the web demo."""
+
+MAX_WEB_QUEUE = 40
+"""Requests that wait at a web demo for their turn."""
+
+MAX_WEB_CONNECTIONS = 400
+"""Requests that are open at a web demo at a time; a page that is looked at keeps one or two."""
+
+MAX_WEB_ABSENCE = 3
+"""Seconds after a request within which its client must listen for the result."""

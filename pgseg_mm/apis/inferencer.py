@@ -16,8 +16,10 @@ from mmseg.structures import SegDataSample
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pgseg_mm import limits
 from pgseg_mm.datasets.skips import MISSING_IMAGE, UnusableSample, run_pipeline
 from pgseg_mm.models import PGSeg
+from pgseg_mm.utils.messages import MAX_QUOTED, quoted
 from pgseg_mm.utils.vocabulary import Vocabulary
 from pgseg_mm.visualization import draw_segmentation, groups_of
 
@@ -31,8 +33,8 @@ from .writing import ResultWriter
 DEFAULT_THRESHOLD = 0.95
 """Threshold of the background where neither the user nor the config names one, as published for
 the 20 classes of VOC. For 80 classes it is 0.85, for hundreds 0.11."""
-MAX_PIXELS = 178_956_970
-"""Pixels of an image file at most, by default: Pillow's limit for decompression bombs."""
+MAX_PIXELS = limits.MAX_IMAGE_PIXELS
+"""Pixels of an image file at most, by default."""
 MAX_DENSE_BYTES = 2**32
 """Bytes that the dense scores of an image may take."""
 MAX_VIEWS = 8
@@ -244,7 +246,7 @@ class PGSegInferencer:
             del self._views[next(iter(self._views))]
         return view
 
-    def read(self, image: Image, name: str | None = None) -> NDArray[np.uint8]:
+    def read(self, image: Image | bytes, name: str | None = None) -> NDArray[np.uint8]:
         """Read an image as it is read for segmentation.
 
         Args:
@@ -372,9 +374,9 @@ def _check_options(
         )
     if len(words) - words.has_background == 1:
         print_log(
-            f'{words.names[-1]!r} is the only class, so it takes every pixel, of the background, '
-            'too: scores compare classes. Name what else there may be, such as '
-            f"'{words.names[-1]} . grass . sky'.",
+            f'{quoted(words.names[-1])} is the only class, so it takes every pixel, of the '
+            'background, too: scores compare classes. Name what else there may be, such as '
+            f"'{words.names[-1][:MAX_QUOTED]} . grass . sky'.",
             logger='current',
             level=logging.WARNING,
         )

@@ -5,11 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from os import PathLike
 from typing import Any
 
+from pgseg_mm.utils.messages import MAX_QUOTED, quoted
 from pgseg_mm.utils.vocabulary import Vocabulary
 
 BACKGROUND = 'background'
 SEPARATOR = re.compile(r'\s*(?:[,;\n]|(?<=\s)\.|\.(?=\s|$))\s*')
 """Commas, semicolons, line ends, and dots beside a blank."""
+BLANKS = re.compile(r'\s+')
+MANY_BLANKS = 16
 
 Classes = (
     Vocabulary | str | Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str] | None]
@@ -26,17 +29,26 @@ def parse_words(text: str) -> list[str]:
     Raises:
         ValueError: There is no word, or none between two separators.
     """
-    words = [word.strip() for word in SEPARATOR.split(text.strip())]
+    # the separator's time grows with the square of the blanks in a row
+    text = BLANKS.sub(_fewer_blanks, text.strip())
+    words = [word.strip() for word in SEPARATOR.split(text)]
     if not any(words):
         raise ValueError("There is no word to look for; write some, such as 'dog . red car'.")
     if words[-1] == '':
         words.pop()
     if '' in words:
         raise ValueError(
-            f'There is no word between two separators in {text!r}; write one, or take a separator '
-            'away.'
+            f'There is no word between two separators in {quoted(text)}; write one, or take a '
+            'separator away.'
         )
     return words
+
+
+def _fewer_blanks(found: re.Match[str]) -> str:
+    blanks = found[0]
+    if len(blanks) <= MANY_BLANKS:
+        return blanks
+    return '\n' if '\n' in blanks else ' '
 
 
 def make_vocabulary(classes: Classes) -> Vocabulary:
@@ -58,10 +70,10 @@ def make_vocabulary(classes: Classes) -> Vocabulary:
         if not isinstance(entry, str):
             words.append(_synonyms(entry))
         elif ',' in entry:
-            several = ', '.join(repr(word.strip()) for word in entry.split(','))
+            several = ', '.join(repr(word.strip()) for word in entry[:MAX_QUOTED].split(','))
             raise ValueError(
-                f'There is a comma in the class {entry!r}: write {several} for classes of their '
-                f'own, or ({several}) for synonyms of one class.'
+                f'There is a comma in the class {quoted(entry)}: write {several} for classes of '
+                f'their own, or ({several}) for synonyms of one class.'
             )
         else:
             words.append((entry,))

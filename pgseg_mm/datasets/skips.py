@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import cv2
-import mmengine.fileio as fileio
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import Compose
 from mmengine.logging import print_log
-from PIL import Image
 
-from .transforms.loading import UnreadableImage
+from pgseg_mm import limits
+from pgseg_mm.utils.image_files import (
+    TooManyPixels,
+    UnreadableImage,
+    read_header,
+    read_image_file,
+)
 
 BROKEN_IMAGE = 'broken image'
 TOO_SMALL = 'too small'
@@ -43,8 +45,8 @@ REASONS = (
 )
 """All reasons for which a pair, or the rest of a shard, is skipped."""
 
-MAX_PIXELS = 2**26
-"""Default of the largest number of pixels of an image: 8192 x 8192."""
+MAX_PIXELS = limits.MAX_PAIR_PIXELS
+"""Default of the largest number of pixels of an image."""
 
 DECODE_ERRORS = (AssertionError, AttributeError, OSError, SyntaxError, cv2.error)
 """What mmcv's loading raises for bytes that are no image, depending on its backend and version."""
@@ -127,22 +129,13 @@ def check_size(image: bytes, name: str, min_pixels: int, max_pixels: int) -> Non
     if not image:
         raise UnusableSample(BROKEN_IMAGE, f'{name} cannot be read as an image: it is empty.')
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of large images; the limit here is the user's.
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(image)) as opened:
-                width, height = opened.size
-    except Image.DecompressionBombError as error:
-        raise UnusableSample(TOO_LARGE, f'{name} is too large: {error}') from error
-    except MemoryError:
-        raise
-    except Exception as error:  # each of Pillow's formats fails in its own ways
+        header = read_header(image, name, max_pixels)
+    except TooManyPixels as error:
+        raise UnusableSample(TOO_LARGE, str(error)) from error
+    except UnreadableImage as error:
         raise UnusableSample(BROKEN_IMAGE, f'{name} cannot be read as an image.') from error
+    width, height = header.width, header.height
     pixels = width * height
-    if pixels > max_pixels:
-        raise UnusableSample(
-            TOO_LARGE, f'{name} has {width} x {height} pixels, more than max_pixels={max_pixels}.'
-        )
     if pixels < min_pixels:
         raise UnusableSample(
             TOO_SMALL, f'{name} has {width} x {height} pixels, less than min_pixels={min_pixels}.'
@@ -185,7 +178,7 @@ def _load_image(
 ) -> Any:
     try:
         if 'img_bytes' not in results:
-            results['img_bytes'] = fileio.get(results['img_path'], load.backend_args)
+            results['img_bytes'] = read_image_file(results['img_path'], load.backend_args)
         check_size(results['img_bytes'], name, min_pixels, max_pixels)
         loaded = load(results)
     except FileNotFoundError as error:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
+from .messages import MAX_QUOTED, quoted
+
 MAX_LISTED_DIFFERENCES = 3
 SHIPPED = Path(__file__).parents[1] / 'datasets' / 'vocabularies'
 IMAGENET1K = 'imagenet1k'
@@ -59,7 +61,7 @@ class Vocabulary:
             names: Class names in label order, taken as they are: a comma does not split a name.
         """
         if isinstance(names, str):
-            raise ValueError(f'Class names must be a list, got the single string {names!r}.')
+            raise ValueError(f'Class names must be a list, got the single string {quoted(names)}.')
         return cls(tuple((name,) for name in names))
 
     @classmethod
@@ -168,7 +170,7 @@ class Vocabulary:
         if len(self) == len(classes):
             return
         differences = [
-            f'label {label}: {ours!r} here, {theirs!r} in the data set'
+            f'label {label}: {quoted(ours)} here, {quoted(theirs)} in the data set'
             for label, (ours, theirs) in enumerate(zip_longest(self.names, classes))
             if ours is None or theirs is None or ours.casefold() != theirs.strip().casefold()
         ]
@@ -181,11 +183,12 @@ class Vocabulary:
 
 def _stripped(synonyms: Sequence[str], place: str) -> tuple[str, ...]:
     if isinstance(synonyms, str):
-        raise ValueError(f'The words of {place} must be a list, got the string {synonyms!r}.')
+        raise ValueError(f'The words of {place} must be a list, got the string {quoted(synonyms)}.')
     for word in synonyms:
         if not isinstance(word, str):
             raise ValueError(
-                f'A word of {place} is {word!r} of type {type(word).__name__}; expected a string.'
+                f'A word of {place} is {quoted(word)} of type {type(word).__name__}; expected a '
+                'string.'
             )
     return tuple(word.strip() for word in synonyms)
 
@@ -208,7 +211,9 @@ def _check_words(
             earlier = first_place.setdefault(word.casefold(), place)
             if earlier is not place and not repeats:
                 raise ValueError(
-                    f'{word!r} stands in {earlier} and in {place}; a word may name only one class.'
+                    f'{quoted(word)} stands in {earlier} and in {place}; a word may name only one '
+                    'class.'
                 )
         if len({word.casefold() for word in synonyms}) < len(synonyms):
-            raise ValueError(f'A word stands twice in {place}: {", ".join(synonyms)}.')
+            listed = ', '.join(synonyms)[:MAX_QUOTED]
+            raise ValueError(f'A word stands twice in {place}: {listed}.')

@@ -1,11 +1,14 @@
 """Text of a given width in pixels."""
 
+from bisect import bisect_left
 from functools import cache
 from pathlib import Path
 
 import matplotlib
 from PIL import ImageFont
 
+LETTERS_A_PIXEL = 4
+"""More of them, and a line is too wide without being measured."""
 FONT = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf'
 
 
@@ -30,9 +33,14 @@ def shorten(text: str, size: int, width: int) -> str:
     Returns:
         The line, or nothing where no letter has room.
     """
-    if width_of(text, size) <= width:
+    # laying out brackets takes the square of their number
+    is_long = len(text) > LETTERS_A_PIXEL * width
+    text = text[: LETTERS_A_PIXEL * width]
+    if not is_long and width_of(text, size) <= width:
         return text
-    kept = len(text)
-    while kept and width_of(f'{text[:kept].rstrip()}…', size) > width:
-        kept -= 1
+
+    def is_wide(kept: int) -> bool:
+        return width_of(f'{text[:kept].rstrip()}…', size) > width
+
+    kept = bisect_left(range(1, len(text) + 1), True, key=is_wide)
     return f'{text[:kept].rstrip()}…' if kept else ''

@@ -165,7 +165,7 @@ def test_what_is_skipped_on_resuming_is_neither_opened_nor_decoded(tmp_path, mon
         Path(record.key).parent.unlink(missing_ok=True)  # the shards before
     decoded = []
     monkeypatch.setattr(
-        'pgseg_mm.datasets.transforms.loading.mmcv.imfrombytes',
+        'mmcv.imfrombytes',
         lambda image, **_: decoded.append(image) or np.zeros((32, 40, 3), np.uint8),
     )
 

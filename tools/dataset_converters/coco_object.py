@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from segment_maps import (
     AnnotationError,
     add_arguments,
@@ -26,6 +25,8 @@ from segment_maps import (
     save_map,
     write_maps,
 )
+
+from pgseg_mm.utils.image_files import open_image
 
 SUFFIX = '_instanceTrainIds.png'
 UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}
@@ -70,9 +71,9 @@ def convert_map(path: Path, folder: Path) -> Counter[str]:
 
     Raises:
         AnnotationError: If it is none.
+        UnreadableImage: If it is damaged.
     """
-    with Image.open(path) as image:
-        values = np.asarray(image)
+    values = np.asarray(open_image(path))
     if values.ndim != 2 or values.dtype != np.uint8:
         raise AnnotationError(f'{path} is not a map of one channel with 8 bits')
     label_map = label_of_stuff_value()[values]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import metadata
@@ -13,6 +12,8 @@ import numpy as np
 import resvg_py
 from emoji_scene_words import Placed, TextureClass, Vocabulary, make_caption
 from PIL import Image, ImageFilter
+
+from pgseg_mm.utils.image_files import open_image
 
 SCENE_STREAM, CAPTION_STREAM, ORDER_STREAM = 1, 2, 3  # last places of the random seeds
 MAX_ROTATION = 25.0  # degrees
@@ -168,7 +169,7 @@ def render_glyph(stem: str, side: int) -> Image.Image:
     data = resvg_py.svg_to_bytes(
         svg_string=path.read_text(encoding='utf-8'), width=side, height=side, skip_system_fonts=True
     )
-    glyph = Image.open(io.BytesIO(data)).convert('RGBA')
+    glyph = open_image(data, stem).convert('RGBA')
     box = glyph.getchannel('A').point(lambda a: 255 * (a > 16)).getbbox()
     if box is None:
         raise ValueError(f'the graphic {stem}.svg renders empty')

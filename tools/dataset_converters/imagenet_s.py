@@ -16,8 +16,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from segment_maps import AnnotationError, add_arguments, check_workers, in_processes, run
+
+from pgseg_mm.utils.image_files import (
+    UnreadableImage,
+    open_image,
+    read_header,
+    read_image_file,
+)
 
 SUBSETS = {50: 752, 300: 4097, 919: 12419}
 """Number of validation images of each number of classes."""
@@ -87,9 +93,13 @@ def check_image(task: tuple[Path, Path, int, int]) -> Counter[str]:
     name = f'{image_path.parent.name}/{image_path.name}'
     if not mask_path.is_file():
         return Counter({f'no mask: {name}': 1})
-    with Image.open(image_path) as image, Image.open(mask_path) as mask:
-        sizes = image.size, mask.size
-        channels = np.asarray(mask.convert('RGB'), dtype=np.int64)
+    try:
+        header = read_header(read_image_file(image_path), name)
+        mask = open_image(mask_path)
+    except UnreadableImage as error:
+        return Counter({f'unreadable: {error}': 1})
+    sizes = (header.width, header.height), mask.size
+    channels = np.asarray(mask.convert('RGB'), dtype=np.int64)
     labels = np.unique(channels[..., 0] + 256 * channels[..., 1])
     labels = labels[labels != IGNORED]
     if sizes[0] != sizes[1]:

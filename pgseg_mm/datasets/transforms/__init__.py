@@ -2,15 +2,17 @@
 
 from .array_or_file import LoadImageFromNDArray
 from .formatting import PackImageTextInputs
-from .loading import DecodeImage
+from .loading import DecodeImage, LoadKnownImage
 from .noun_prompts import NounPrompts
 from .resize import ResizeAnyShape
 from .text import TokenizeCaption
-from .wide_annotations import LoadWideAnnotations
+from .wide_annotations import LoadLabelMap, LoadWideAnnotations
 
 __all__ = [
     'DecodeImage',
     'LoadImageFromNDArray',
+    'LoadKnownImage',
+    'LoadLabelMap',
     'LoadWideAnnotations',
     'NounPrompts',
     'PackImageTextInputs',

@@ -12,6 +12,7 @@ from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 from mmseg.registry import TRANSFORMS
 
+from pgseg_mm import limits
 from pgseg_mm.utils import get_templates
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def find_nouns(text: str) -> list[str]:
     """Nouns of an English text, in order, each once whatever its case.
 
     Args:
-        text: One sentence or several.
+        text: One sentence or several, of which the first ``MAX_NOUN_LETTERS`` letters are read.
 
     Returns:
         Words of the text that nltk tags as nouns; signs and numbers are none.
@@ -98,7 +99,7 @@ def find_nouns(text: str) -> list[str]:
     """
     tokenizer, tagger = _noun_finder()
     nouns: dict[str, str] = {}
-    for sentence in SENTENCE_END.split(text):
+    for sentence in SENTENCE_END.split(text[: limits.MAX_NOUN_LETTERS]):
         for word, tag in tagger.tag(tokenizer.tokenize(sentence)):
             if tag.startswith('NN') and any(letter.isalpha() for letter in word):
                 nouns.setdefault(word.lower(), word)

@@ -1,16 +1,51 @@
-"""Label maps with more than 255 classes."""
+"""Label maps: those of up to 255 classes, and those of more."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import mmcv
-import mmengine.fileio as fileio
 import numpy as np
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
+from numpy.typing import NDArray
+
+from pgseg_mm.utils.image_files import decode_image, read_image_file
 
 LARGEST_LABEL = 65535
+IGNORED = 255
+"""Label that mmseg's data sets ignore."""
+
+
+# mmseg's own hands label maps to Pillow without a list of formats. Under its name, the safe one
+# serves every config that imports this package.
+@TRANSFORMS.register_module(name='LoadAnnotations', force=True)
+class LoadLabelMap(LoadAnnotations):
+    """mmseg's ``LoadAnnotations``, which reads label maps of the known formats only.
+
+    Required keys: ``seg_map_path``, ``reduce_zero_label``, ``seg_fields`` and optionally
+    ``label_map``, which mmseg's data sets give. Added key: ``gt_seg_map``, uint8 of shape
+    ``(H, W)``.
+
+    Args:
+        **kwargs: Those of mmseg's ``LoadAnnotations``.
+    """
+
+    def _load_seg_map(self, results: dict[str, Any]) -> None:
+        """Add the label map to the results.
+
+        Raises:
+            UnreadableImage: The file is no image, damaged, or too large.
+            ValueError: ``reduce_zero_label`` differs from the data set's.
+        """
+        labels = read_label_map(results['seg_map_path'], self.imdecode_backend, self.backend_args)
+        if self.reduce_zero_label not in (None, results['reduce_zero_label']):
+            raise ValueError(
+                f'LoadAnnotations has reduce_zero_label={self.reduce_zero_label}, its data set '
+                f'{results["reduce_zero_label"]}; set it in the data set only.'
+            )
+        labels = (labels.squeeze() if labels.ndim > 2 else labels).astype(np.uint8)
+        results['gt_seg_map'] = relabel(labels, results, IGNORED)
+        results['seg_fields'].append('gt_seg_map')
 
 
 @TRANSFORMS.register_module()
@@ -60,23 +95,12 @@ class LoadWideAnnotations(LoadAnnotations):
         """Add the label map to the results.
 
         Raises:
+            UnreadableImage: The file is no image, damaged, or too large.
             ValueError: The file has other channels than expected, or labels over 65535.
         """
         path = results['seg_map_path']
-        image = mmcv.imfrombytes(
-            fileio.get(path, backend_args=self.backend_args),
-            flag='unchanged',
-            backend=self.imdecode_backend,
-        )
-        labels = self._decode(image, path)
-        if results['reduce_zero_label']:
-            ignored = (labels == 0) | (labels == self.ignore_index)
-            labels = np.where(ignored, np.uint16(self.ignore_index), labels - 1)
-        if results.get('label_map') is not None:
-            table = np.arange(LARGEST_LABEL + 1, dtype=np.uint16)
-            table[list(results['label_map'])] = list(results['label_map'].values())
-            labels = table[labels]
-        results['gt_seg_map'] = labels
+        image = read_label_map(path, self.imdecode_backend, self.backend_args)
+        results['gt_seg_map'] = relabel(self._decode(image, path), results, self.ignore_index)
         results['seg_fields'].append('gt_seg_map')
 
     def _decode(self, image: np.ndarray, path: str) -> np.ndarray:
@@ -105,3 +129,38 @@ class LoadWideAnnotations(LoadAnnotations):
             f'{type(self).__name__}(ignore_index={self.ignore_index}, rgb={self.rgb}, '
             f"imdecode_backend='{self.imdecode_backend}', backend_args={self.backend_args})"
         )
+
+
+def read_label_map(path: str, backend: str, backend_args: dict | None) -> NDArray[Any]:
+    """The values of a label map, as its file has them.
+
+    Args:
+        path: The file.
+        backend: Decoder of mmcv.
+        backend_args: Arguments of mmengine's file backend.
+
+    Raises:
+        UnreadableImage: The file is no image, damaged, or too large.
+    """
+    content = read_image_file(path, backend_args)
+    return decode_image(content, str(path), flag='unchanged', backend=backend)
+
+
+def relabel(labels: NDArray[Any], results: dict[str, Any], ignored: int) -> NDArray[Any]:
+    """Labels as the data set wants them.
+
+    Args:
+        labels: (H, W), uint8 or uint16.
+        results: With ``reduce_zero_label``: whether each label is one less, and 0 is ignored; and
+            optionally ``label_map``: new labels by old ones.
+        ignored: The label that is ignored, which stays.
+    """
+    if results['reduce_zero_label']:
+        none = (labels == 0) | (labels == ignored)
+        labels = np.where(none, labels.dtype.type(ignored), labels - 1)
+    if results.get('label_map') is not None:
+        table = np.arange(np.iinfo(labels.dtype).max + 1)
+        known = {old: new for old, new in results['label_map'].items() if old < len(table)}
+        table[list(known)] = list(known.values())
+        labels = table.astype(labels.dtype)[labels]
+    return labels

@@ -1,8 +1,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import mmcv
-from mmengine import fileio
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 from mmseg.engine.hooks import SegVisualizationHook
@@ -10,6 +8,7 @@ from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
 
 from pgseg_mm.models import PGSeg
+from pgseg_mm.utils.image_files import decode_image, read_image_file
 
 from ..models import unwrapped
 
@@ -71,10 +70,10 @@ class PGSegVisualizationHook(SegVisualizationHook):
             self._draw(sample, 'test', self._num_tested)
 
     def _draw(self, sample: SegDataSample, mode: str, step: int) -> None:
-        content = fileio.get(sample.img_path, backend_args=self.backend_args)
+        content = read_image_file(sample.img_path, self.backend_args)
         self._visualizer.add_datasample(
             f'{mode}_{Path(sample.img_path).name}',
-            mmcv.imfrombytes(content, channel_order='rgb'),
+            decode_image(content, sample.img_path)[..., ::-1],
             data_sample=sample,
             show=self.show,
             wait_time=self.wait_time,

@@ -1,0 +1,284 @@
+"""The one place where image files are opened: a list of formats, and limits before any decoder."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from os import PathLike, fspath
+from typing import Any, NamedTuple, NoReturn
+
+import cv2
+import mmcv
+import mmengine.fileio as fileio
+import numpy as np
+from numpy.typing import NDArray
+from PIL import EpsImagePlugin, Image, ImageOps
+
+from pgseg_mm import limits
+
+FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF')
+"""Formats that are read; MPO is the JPEG of phones with a second picture. AVIF needs a Pillow that
+has it. HEIC is none of them: Pillow has no decoder of its own."""
+BACKEND_FORMATS = {
+    'cv2': ('JPEG', 'MPO', 'PNG'),
+    'turbojpeg': ('JPEG', 'MPO'),
+    'tifffile': ('TIFF',),
+}
+"""What decoders other than Pillow are given. OpenCV has more, but only of these it is known that it
+and Pillow, by which the size is checked, see the same size."""
+START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
+PNG_SIZE = slice(16, 24)
+TILE_WIDTH, TILE_LENGTH = 322, 323
+BAND_PIXELS = 2**22
+CANVAS = (124, 117, 104)
+"""What is behind a grey image with transparency, as in mmcv."""
+
+# Loaders of other packages hand files to Pillow without a list of formats; in a process that uses
+# this package, they start no Ghostscript, either.
+EpsImagePlugin.gs_binary = False
+
+
+class UnreadableImage(OSError):
+    """An image that cannot be decoded.
+
+    Args:
+        where: The file.
+        reason: What the file is or has, such as 'is cut off'.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f'{where} {reason}.')
+        self.where = where
+        self.reason = reason
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.where, self.reason)
+
+
+class TooManyPixels(UnreadableImage):
+    """An image whose header says that it is larger than the limit; nothing of it was decoded."""
+
+
+class ImageHeader(NamedTuple):
+    """What the beginning of an image's file says."""
+
+    format: str
+    """One of :data:`FORMATS`."""
+    width: int
+    height: int
+
+
+@cache
+def known_formats() -> tuple[str, ...]:
+    """Those of :data:`FORMATS` that this Pillow has; its reader of JPEG is that of MPO, too."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def read_image_file(
+    path: str | PathLike[str], backend_args: Mapping[str, Any] | None = None
+) -> bytes:
+    """The content of an image's file, which may be longer than any image.
+
+    Args:
+        path: Where it is.
+        backend_args: Arguments of mmengine's file backend, for files that are not on the disk.
+
+    Raises:
+        UnreadableImage: It has more than ``MAX_IMAGE_BYTES``.
+        OSError: The system cannot read it.
+    """
+    if backend_args is None and '://' not in fspath(path):
+        with open(path, 'rb') as file:
+            content = file.read(limits.MAX_IMAGE_BYTES + 1)
+    else:
+        content = fileio.get(path, backend_args=backend_args)
+    if len(content) > limits.MAX_IMAGE_BYTES:
+        raise UnreadableImage(
+            fspath(path), f'has more than {limits.MAX_IMAGE_BYTES} bytes, the limit of an image'
+        )
+    return content
+
+
+def read_header(content: bytes, where: str, max_pixels: int | None = None) -> ImageHeader:
+    """Format and size of an image, without decoding it.
+
+    Args:
+        content: The file.
+        where: What to call it in messages.
+        max_pixels: Width times height at most, ``MAX_IMAGE_PIXELS`` by default.
+
+    Raises:
+        TooManyPixels: The image is larger than that.
+        UnreadableImage: The file is empty, cut off, or of none of the formats.
+    """
+    with _opened(content, where, max_pixels) as image:
+        return ImageHeader(image.format or '', *image.size)
+
+
+def open_image(
+    source: bytes | str | PathLike[str], where: str | None = None, max_pixels: int | None = None
+) -> Image.Image:
+    """A Pillow image, decoded, with the mode that the file has.
+
+    Args:
+        source: Content or path of the file.
+        where: What to call it in messages; by default its path.
+        max_pixels: Width times height at most, ``MAX_IMAGE_PIXELS`` by default.
+
+    Raises:
+        TooManyPixels: The image is larger than that; nothing was decoded.
+        UnreadableImage: The file is empty, cut off, damaged, or of none of the formats.
+        OSError: The system cannot read the file.
+    """
+    if not isinstance(source, bytes):
+        where = where or fspath(source)
+        source = read_image_file(source)
+    with _opened(source, where or 'The image', max_pixels) as image:
+        image.load()
+        return image.copy()
+
+
+def decode_image(
+    content: bytes,
+    where: str = 'The image',
+    flag: str = 'color',
+    backend: str = 'cv2',
+    max_pixels: int | None = None,
+) -> NDArray[Any]:
+    """An image as an array, as ``mmcv.imfrombytes`` returns it.
+
+    What the backend cannot decode, or is not given, is left to Pillow. Truncated JPEG files are
+    refused with any backend: OpenCV before 5 fills what is missing with grey.
+
+    Args:
+        content: The file.
+        where: What to call it in messages.
+        flag: ``'color'``, ``'grayscale'``, ``'unchanged'``, ``'color_ignore_orientation'`` or
+            ``'grayscale_ignore_orientation'``.
+        backend: ``'cv2'``, ``'pillow'``, ``'turbojpeg'`` or ``'tifffile'``.
+        max_pixels: Width times height at most, ``MAX_IMAGE_PIXELS`` by default.
+
+    Returns:
+        (H, W, 3), BGR, uint8; (H, W) if ``flag`` asks for grey; as the file has it for
+        ``'unchanged'``.
+
+    Raises:
+        TooManyPixels: The image is larger than that; nothing was decoded.
+        UnreadableImage: The file is empty, cut off, damaged, or of none of the formats.
+    """
+    if is_truncated_jpeg(content):
+        raise UnreadableImage(where, 'is cut off: the end of the JPEG image is missing')
+    header = read_header(content, where, max_pixels)
+    if header.format in BACKEND_FORMATS.get(backend, ()):
+        try:
+            image = mmcv.imfrombytes(content, flag=flag, backend=backend)
+        except (cv2.error, OSError, ValueError, RuntimeError):
+            image = None  # Pillow says what is wrong, or can do more
+        if image is not None and image.size:
+            return image
+    with _opened(content, where, max_pixels) as opened:
+        return _to_array(opened, flag)
+
+
+def is_truncated_jpeg(image: bytes) -> bool:
+    """Whether a file is a JPEG image without an end behind the last scan.
+
+    Args:
+        image: The file, of any format.
+    """
+    if not image.startswith(START_OF_IMAGE):
+        return False
+    end = image.rfind(END_OF_IMAGE)  # an embedded preview has one as well, before the scans
+    return end < 0 or image.find(START_OF_SCAN, end) >= 0
+
+
+@contextmanager
+def _opened(content: bytes, where: str, max_pixels: int | None) -> Iterator[Image.Image]:
+    """An image whose header has been read and held to the limits."""
+    if not content:
+        raise UnreadableImage(where, 'is empty')
+    with warnings.catch_warnings():
+        # Pillow warns of large images and of damaged meta data; the limits are those here.
+        warnings.simplefilter('ignore')
+        try:
+            with Image.open(io.BytesIO(content), formats=known_formats()) as image:
+                _check_size(image, content, where, max_pixels)
+                yield image
+        except (MemoryError, UnreadableImage):
+            raise
+        except Image.DecompressionBombError as error:
+            raise TooManyPixels(where, f'is too large: {error}') from error
+        except Exception as error:  # each of Pillow's formats fails in its own ways
+            _refuse(where, error)
+
+
+def _refuse(where: str, error: Exception) -> NoReturn:
+    if isinstance(error, Image.UnidentifiedImageError):
+        names = ', '.join(known_formats())
+        reason = f'cannot be decoded, or is cut off: cannot identify one of the formats {names}'
+    else:
+        what = str(error)[:200] or type(error).__name__
+        reason = f'cannot be decoded, or is cut off: {what}'
+    raise UnreadableImage(where, reason) from error
+
+
+def _check_size(image: Image.Image, content: bytes, where: str, max_pixels: int | None) -> None:
+    limit = limits.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
+    limit = int(limit * limits.SHARE_OF_PIXELS.get(image.format or '', 1))
+    width, height = image.size
+    if width * height > limit:
+        raise TooManyPixels(where, f'has {width} x {height} pixels, more than max_pixels={limit}')
+    if image.format == 'PNG':
+        # Pillow believes the last header, OpenCV the first one
+        first = content[PNG_SIZE]
+        if (int.from_bytes(first[:4], 'big'), int.from_bytes(first[4:], 'big')) != image.size:
+            raise UnreadableImage(where, 'is damaged: it has two headers, of different sizes')
+    if image.format == 'TIFF':
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        tile = tags.get(TILE_WIDTH, 1) * tags.get(TILE_LENGTH, 1)
+        if tile > max(limits.MAX_TILE_PIXELS, 2 * width * height):
+            raise UnreadableImage(where, f'is damaged: a tile has {tile} pixels, the image fewer')
+
+
+def _to_array(image: Image.Image, flag: str) -> NDArray[Any]:
+    if flag == 'unchanged':
+        array = np.array(image)
+        if array.ndim == 3 and array.shape[2] >= 3:
+            array[..., :3] = array[..., 2::-1]
+        return array
+    if flag in ('color', 'grayscale'):
+        image = _upright(image)
+    if flag.startswith('grayscale'):
+        return np.array(_to_rgb(image).convert('L'))
+    width, height = image.size
+    array = np.empty((height, width, 3), np.uint8)
+    rows = max(1, BAND_PIXELS // width)
+    for top in range(0, height, rows):  # at once, a large image would need twice the memory
+        bottom = min(height, top + rows)
+        part = image if rows >= height else image.crop((0, top, width, bottom))
+        cv2.cvtColor(np.asarray(_to_rgb(part)), cv2.COLOR_RGB2BGR, dst=array[top:bottom])
+    return array
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith('I'):  # 16 bits; Pillow would clip them to 8
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == 'LA':
+        canvas = Image.new('RGB', image.size, CANVAS)
+        canvas.paste(image.convert('RGB'), mask=image.getchannel('A'))
+        return canvas
+    return image if image.mode == 'RGB' else image.convert('RGB')
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation turns it, or as it is where that cannot be read."""
+    image.load()
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # damaged meta data fails in many ways, and the pixels are sound
+        return image
+    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
