@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import cv2
-import mmengine.fileio as fileio
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import Compose
 from mmengine.logging import print_log
 from PIL import Image
+
+from pgseg_mm.utils.messages import shown
+from pgseg_mm.utils.reading import UnusableFile, is_of_system, read_file
 
 from .transforms.loading import UnreadableImage
 
@@ -28,6 +30,9 @@ CAPTION_NOT_UTF8 = 'caption not UTF-8'
 BROKEN_JSON = 'broken JSON'
 DROPPED = 'dropped by a transform'
 BROKEN_SHARD = 'broken shard'
+NO_PATH = 'no file path'
+OUTSIDE = 'outside data_root'
+TOO_MANY_BYTES = 'too many bytes'
 
 REASONS = (
     BROKEN_IMAGE,
@@ -40,6 +45,9 @@ REASONS = (
     BROKEN_JSON,
     DROPPED,
     BROKEN_SHARD,
+    NO_PATH,
+    OUTSIDE,
+    TOO_MANY_BYTES,
 )
 """All reasons for which a pair, or the rest of a shard, is skipped."""
 
@@ -166,6 +174,7 @@ def run_pipeline(
         What the last transform returns.
 
     Raises:
+        FileAccessError: The system cannot read the image, several times where that may pass.
         UnusableSample: The image does not exist, is broken, or out of the limits, or a transform
             returned None.
     """
@@ -183,16 +192,27 @@ def run_pipeline(
 def _load_image(
     load: LoadImageFromFile, results: dict[str, Any], name: str, min_pixels: int, max_pixels: int
 ) -> Any:
+    if 'img_bytes' not in results:
+        results['img_bytes'] = _read_image(results['img_path'], load.backend_args, name)
+    check_size(results['img_bytes'], name, min_pixels, max_pixels)
     try:
-        if 'img_bytes' not in results:
-            results['img_bytes'] = fileio.get(results['img_path'], load.backend_args)
-        check_size(results['img_bytes'], name, min_pixels, max_pixels)
         loaded = load(results)
-    except FileNotFoundError as error:
-        raise UnusableSample(MISSING_IMAGE, f'{name} does not exist.') from error
     except DECODE_ERRORS as error:
-        why = f': it {error.reason}' if isinstance(error, UnreadableImage) else ''
+        if is_of_system(error):
+            raise
+        why = f': it {shown(error.reason)}' if isinstance(error, UnreadableImage) else ''
         raise UnusableSample(BROKEN_IMAGE, f'{name} cannot be read as an image{why}.') from error
     if loaded is not None:
         loaded.pop('img_bytes', None)
     return loaded
+
+
+def _read_image(path: str, backend_args: dict[str, Any] | None, name: str) -> bytes:
+    try:
+        return read_file(path, name, backend_args)
+    except FileNotFoundError as error:
+        raise UnusableSample(MISSING_IMAGE, f'{name} does not exist.') from error
+    except UnusableFile as error:
+        raise UnusableSample(
+            BROKEN_IMAGE, f'{name} cannot be read as an image: it {error.reason}.'
+        ) from error
