@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,11 @@ class RowPairs:
     """
 
     def __init__(self, path: Path, image_key: str, caption_key: str, paths: RowPaths) -> None:
-        self._path = path
+        self._path, self._shown = path, shown(path)
         self._image_key, self._caption_key = image_key, caption_key
         self._paths = paths
 
-    def pairs(self, row: dict[str, Any], place: str) -> Iterator[dict[str, Any] | UnusableSample]:
+    def pairs(self, row: dict[str, Any], place: str) -> list[dict[str, Any] | UnusableSample]:
         """The pairs of a row, one for each caption, or why there are none.
 
         Args:
@@ -42,21 +41,19 @@ class RowPairs:
         Raises:
             ValueError: A column is missing or holds something else, or the image path is empty.
         """
-        name = f'{shown(self._path)}, {place},'
         image = self._value(row, self._image_key, 'image_key', place)
         captions = self._captions(row, place)
+        name = f'{self._shown}, {place},'
         try:
             info = self._image(image, name, place)
         except UnusableSample as fault:
-            yield fault
-            return
+            return [fault]
         if not captions:
-            yield UnusableSample(EMPTY_CAPTION, f'{name} has an empty list of captions.')
-        for caption in captions:
-            yield (
-                _fault_of(caption, name)
-                or dict(img_path=info['img_path'], caption=caption, ann_row=place) | info
-            )
+            return [UnusableSample(EMPTY_CAPTION, f'{name} has an empty list of captions.')]
+        return [
+            _fault_of(caption, name) or {**info, 'caption': caption, 'ann_row': place}
+            for caption in captions
+        ]
 
     def _image(self, image: Any, name: str, place: str) -> dict[str, Any]:
         if isinstance(image, Embedded):
@@ -69,7 +66,7 @@ class RowPairs:
         if not isinstance(image, str):
             raise self._wrong_type(self._image_key, image, place)
         if not image.strip():
-            raise ValueError(f'{shown(self._path)}, {place}: the image path is empty.')
+            raise ValueError(f'{self._shown}, {place}: the image path is empty.')
         return dict(img_path=self._paths.join(image.strip(), name))
 
     def _captions(self, row: dict[str, Any], place: str) -> list[str]:
@@ -87,14 +84,14 @@ class RowPairs:
     def _value(self, row: dict[str, Any], key: str, argument: str, place: str) -> Any:
         if key not in row:
             raise ValueError(
-                f'{shown(self._path)}, {place}: there is no column {shown(repr(key))}, only '
+                f'{self._shown}, {place}: there is no column {shown(repr(key))}, only '
                 f'{listed(sorted(row))}; set {argument} to the right one.'
             )
         return row[key]
 
     def _wrong_type(self, key: str, value: Any, place: str) -> ValueError:
         return ValueError(
-            f'{shown(self._path)}, {place}: column {shown(repr(key))} is {described(value)}; '
+            f'{self._shown}, {place}: column {shown(repr(key))} is {described(value)}; '
             'expected a string.'
         )
 
@@ -105,7 +102,8 @@ def _fault_of(caption: str, name: str) -> UnusableSample | None:
     if len(caption) > MAX_ROW_CHARACTERS:
         return UnusableSample(TOO_MANY_BYTES, f'{name} has a caption of {len(caption)} characters.')
     try:
-        caption.encode()  # JSON may name halves of letters
+        if not caption.isascii():
+            caption.encode()  # JSON may name halves of letters
     except UnicodeEncodeError:
         return UnusableSample(CAPTION_NOT_UTF8, f'{name} has a caption that is no UTF-8 text.')
     return None

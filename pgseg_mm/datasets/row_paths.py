@@ -89,7 +89,8 @@ def _is_within(path: str, roots: Sequence[str]) -> bool:
 
 def _is_encodable(path: str) -> bool:
     try:
-        os.fsencode(path)
+        if not path.isascii():
+            os.fsencode(path)
     except UnicodeEncodeError:
         return False
     return True
