@@ -233,7 +233,7 @@ def _labels(rng: random.Random) -> bytes:
     }
     if rng.random() < 0.1:
         content.pop(rng.choice(list(content)))
-    return _dump(rng, content).encode()
+    return _dump(rng, content).encode('utf-8', 'surrogatepass')
 
 
 def _vocabulary(rng: random.Random) -> bytes:
@@ -247,4 +247,6 @@ def _vocabulary(rng: random.Random) -> bytes:
 
 def _vocabulary_json(rng: random.Random) -> bytes:
     words: list[Any] = [rng.choice([*WORDS, *VALUES]) for _ in range(rng.randint(0, 5))]
-    return _dump(rng, rng.choice([words, [words], {'words': words}, words[:1]])).encode()
+    return _dump(rng, rng.choice([words, [words], {'words': words}, words[:1]])).encode(
+        'utf-8', 'surrogatepass'
+    )
