@@ -9,7 +9,9 @@ from mmseg.registry import METRICS
 from pgseg_mm.evaluation import ZeroShotIoUMetric
 from pgseg_mm.utils.benchmark_data import image_folder, require_data
 from pgseg_mm.utils.launch import (
+    add_hook,
     add_launch_arguments,
+    data_errors,
     end_job,
     find_config,
     load_config,
@@ -128,7 +130,9 @@ def main() -> None:
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
 
-    Runner.from_cfg(cfg).test()
+    add_hook(cfg, {'type': 'CheckedLoadingHook'})
+    with data_errors():
+        Runner.from_cfg(cfg).test()
 
 
 if __name__ == '__main__':

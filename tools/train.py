@@ -9,7 +9,9 @@ from mmseg.registry import RUNNERS
 
 from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
+    add_hook,
     add_launch_arguments,
+    data_errors,
     end_job,
     find_config,
     load_config,
@@ -84,8 +86,10 @@ def main() -> None:
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
 
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.train()
+    add_hook(cfg, {'type': 'CheckedLoadingHook'})
+    with data_errors():
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner.train()
 
 
 if __name__ == '__main__':

@@ -4,13 +4,18 @@ import argparse
 import atexit
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as torch_dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.hub import get_config
+
+from .reading import DamagedFileError, FileAccessError
 
 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -181,6 +186,22 @@ def prepare_distributed(cfg: Config) -> None:
     )
     if torch_dist.get_rank() == 0:
         print('No accelerator found: the processes communicate over gloo, on CPUs.', flush=True)
+
+
+def add_hook(cfg: Config, hook: dict[str, Any]) -> None:
+    """Add a hook to those of a config, unless it has it already."""
+    hooks = cfg.get('custom_hooks') or []
+    if hook not in hooks:
+        cfg.custom_hooks = [*hooks, hook]
+
+
+@contextmanager
+def data_errors() -> Iterator[None]:
+    """Leave with a sentence, and status 1, where a file is damaged or the system cannot read it."""
+    try:
+        yield
+    except (DamagedFileError, FileAccessError) as error:
+        sys.exit(f'error: {error}')
 
 
 def end_job() -> None:

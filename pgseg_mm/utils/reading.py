@@ -53,6 +53,17 @@ class FileAccessError(OSError):
         super().__init__(own_words(self, message))
 
 
+class DamagedFileError(ValueError):
+    """A file of a data set under evaluation is missing or cannot be used.
+
+    Args:
+        message: A sentence that names file and data set.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(own_words(self, message))
+
+
 def own_words(error: Exception, message: str) -> str:
     """The message of an error that a worker of a data loader has raised, without its traceback."""
     return message.rsplit(f'{type(error).__name__}: ', 1)[-1].strip()
@@ -67,6 +78,8 @@ def is_absent(error: OSError) -> bool:
 
 def is_of_system(error: BaseException) -> bool:
     """Whether an error is the system's; decoders raise theirs without a number."""
+    if isinstance(error, FileAccessError):
+        return True
     if not isinstance(error, OSError) or error.errno is None:
         return False
     return error.errno not in SENSELESS and not is_absent(error)
