@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from pgseg_mm.datasets.skips import MISSING_IMAGE, UnusableSample, run_pipeline
 from pgseg_mm.models import PGSeg
+from pgseg_mm.utils.messages import shown
 from pgseg_mm.utils.vocabulary import Vocabulary
 from pgseg_mm.visualization import draw_segmentation, groups_of
 
@@ -260,7 +261,8 @@ class PGSegInferencer:
             return check_array(image, name or 'The image')
         try:
             load = self._pipeline.load
-            results = run_pipeline(load, {'img_path': path}, name or path, 0, self.max_pixels)
+            name = shown(name or path)
+            results = run_pipeline(load, {'img_path': path}, name, 0, self.max_pixels)
         except UnusableSample as error:
             kind = FileNotFoundError if error.reason == MISSING_IMAGE else ValueError
             raise kind(str(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,9 @@ from .skips import (
     UnusableSample,
     check_pixel_limits,
     describe_counts,
+    read_image,
     run_pipeline,
+    suffix_of,
 )
 
 ALWAYS_LEFT_OUT = (CAPTION_NOT_UTF8, EMPTY_CAPTION, MISSING_CAPTION, MISSING_IMAGE)
@@ -219,16 +222,40 @@ class ImageTextDataset(BaseDataset):
         results[READ_RECORD] = ReadRecord(
             self.source, f'{path} ({results["ann_row"]})', self._skipped.counts()
         )
-        name = f'Image {path} ({results["ann_row"]} of {shown(self._annotations)})'
-        row = results.pop('img_row', None)
-        if row is None:
-            self._paths.check_links(results['img_path'], name)
+        name = self._name_of(results)
+        if 'img_row' in results:
+            results['img_bytes'] = self._embedded_image(results)
+            del results['img_row']
         else:
-            image = self._parquet.image(row, self.image_key)
-            if image is None:
-                raise UnusableSample(MISSING_IMAGE, f'{name} is not in the file.')
-            results['img_bytes'] = image
+            self._paths.check_links(results['img_path'], name)
         return run_pipeline(self.pipeline, results, name, self.min_pixels, self.max_pixels)
+
+    def read_image(self, info: dict[str, Any]) -> tuple[bytes, str]:
+        """The file of an image, and the suffix of its name, in lower case and without the dot.
+
+        Args:
+            info: What ``get_data_info`` returned.
+
+        Raises:
+            FileAccessError: The system cannot read it, several times where that may pass.
+            UnusableSample: It is missing, or none to read, or a link leads out of the folders.
+        """
+        path = info['img_path']
+        if 'img_row' in info:
+            image = self._embedded_image(info)
+            return image, suffix_of(image, os.path.splitext(path.rpartition('#')[2])[1])
+        self._paths.check_links(path, self._name_of(info))
+        return read_image(path, None, self._name_of(info)), os.path.splitext(path)[1].lower()[1:]
+
+    def _name_of(self, info: dict[str, Any]) -> str:
+        path, place = shown(info['img_path']), info['ann_row']
+        return f'Image {path} ({place} of {shown(self._annotations)})'
+
+    def _embedded_image(self, info: dict[str, Any]) -> bytes:
+        image = self._parquet.image(info['img_row'], self.image_key)
+        if image is None:
+            raise UnusableSample(MISSING_IMAGE, f'{self._name_of(info)} is not in the file.')
+        return image
 
     @cached_property
     def _parquet(self) -> ParquetRows:

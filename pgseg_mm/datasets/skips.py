@@ -193,7 +193,7 @@ def _load_image(
     load: LoadImageFromFile, results: dict[str, Any], name: str, min_pixels: int, max_pixels: int
 ) -> Any:
     if 'img_bytes' not in results:
-        results['img_bytes'] = _read_image(results['img_path'], load.backend_args, name)
+        results['img_bytes'] = read_image(results['img_path'], load.backend_args, name)
     check_size(results['img_bytes'], name, min_pixels, max_pixels)
     try:
         loaded = load(results)
@@ -207,7 +207,27 @@ def _load_image(
     return loaded
 
 
-def _read_image(path: str, backend_args: dict[str, Any] | None, name: str) -> bytes:
+def suffix_of(image: bytes, suffix: str) -> str:
+    """Suffix of an image that has no file: that of its name, or else of its format."""
+    if suffix:
+        return suffix.lower().lstrip('.')
+    starts = {b'\xff\xd8': 'jpg', b'\x89PNG': 'png', b'GIF8': 'gif', b'BM': 'bmp', b'RIFF': 'webp'}
+    starts |= {b'II*\0': 'tif', b'MM\0*': 'tif'}
+    return next((kind for start, kind in starts.items() if image.startswith(start)), '')
+
+
+def read_image(path: str, backend_args: dict[str, Any] | None, name: str) -> bytes:
+    """The file of an image.
+
+    Args:
+        path: Where it is.
+        backend_args: Arguments of mmengine's file backend.
+        name: What to call it in messages.
+
+    Raises:
+        FileAccessError: The system cannot read it, several times where that may pass.
+        UnusableSample: It does not exist, or is no regular file, or too large.
+    """
     try:
         return read_file(path, name, backend_args)
     except FileNotFoundError as error:
