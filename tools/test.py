@@ -9,8 +9,8 @@ from mmseg.registry import METRICS
 from pgseg_mm.evaluation import ZeroShotIoUMetric
 from pgseg_mm.utils.benchmark_data import image_folder, require_data
 from pgseg_mm.utils.launch import (
-    add_hook,
     add_launch_arguments,
+    check_loading_of,
     data_errors,
     end_job,
     find_config,
@@ -130,7 +130,7 @@ def main() -> None:
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
 
-    add_hook(cfg, {'type': 'CheckedLoadingHook'})
+    check_loading_of(cfg)
     with data_errors():
         Runner.from_cfg(cfg).test()
 

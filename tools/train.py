@@ -9,8 +9,8 @@ from mmseg.registry import RUNNERS
 
 from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
-    add_hook,
     add_launch_arguments,
+    check_loading_of,
     data_errors,
     end_job,
     find_config,
@@ -86,7 +86,7 @@ def main() -> None:
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
 
-    add_hook(cfg, {'type': 'CheckedLoadingHook'})
+    check_loading_of(cfg)
     with data_errors():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         runner.train()

@@ -79,8 +79,8 @@ def folder_images(folder: str | PathLike[str]) -> list[str]:
     if others:
         listed = ', '.join(others[:MAX_LISTED]) + ', ...' * (len(others) > MAX_LISTED)
         print_log(
-            f'{len(others)} files in {shown(folder)} are left out, which have no suffix of an image: '
-            f'{listed}',
+            f'{len(others)} files in {shown(folder)} are left out, which have no suffix of an '
+            f'image: {listed}',
             logger='current',
             level=logging.WARNING,
         )

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as torch_dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.hub import get_config
 
+from .config_files import follow_settings, read_config_file
 from .reading import DamagedFileError, FileAccessError
 
 
@@ -112,6 +112,7 @@ def read_model_config(parser: argparse.ArgumentParser, args: argparse.Namespace)
     require_file(parser, 'checkpoint', args.checkpoint)
     cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
+    follow_settings(cfg)
     return cfg
 
 
@@ -132,6 +133,7 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    follow_settings(cfg)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -148,7 +150,7 @@ def read_config(config: str) -> Config:
     for folder in Path(config).resolve().parents:
         if folder.name == 'projects' and str(folder.parent) not in sys.path:
             sys.path.append(str(folder.parent))
-    return Config.fromfile(config)
+    return read_config_file(config)
 
 
 def prepare_distributed(cfg: Config) -> None:
@@ -188,11 +190,14 @@ def prepare_distributed(cfg: Config) -> None:
         print('No accelerator found: the processes communicate over gloo, on CPUs.', flush=True)
 
 
-def add_hook(cfg: Config, hook: dict[str, Any]) -> None:
-    """Add a hook to those of a config, unless it has it already."""
-    hooks = cfg.get('custom_hooks') or []
-    if hook not in hooks:
-        cfg.custom_hooks = [*hooks, hook]
+def check_loading_of(cfg: Config) -> None:
+    """Have evaluation by a config name damaged files, and do without labels where there are none.
+
+    Args:
+        cfg: The config, changed in place.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    cfg.default_hooks = {**hooks, 'checked_loading': {'type': 'CheckedLoadingHook'}}
 
 
 @contextmanager

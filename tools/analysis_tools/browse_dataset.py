@@ -16,6 +16,7 @@ from mmseg.registry import DATASETS, VISUALIZERS
 from mmseg.utils import register_all_modules
 from PIL import Image, ImageDraw, ImageFont
 
+from pgseg_mm.utils.config_files import follow_settings
 from pgseg_mm.utils.launch import find_config, read_config
 
 MIN_WIDTH = 448
@@ -91,6 +92,7 @@ def main() -> None:
         parser.error('--not-show without --output-dir leaves nothing to do')
     cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
+    follow_settings(cfg)
     register_all_modules()
     try:
         dataset = DATASETS.build(cfg[f'{args.split}_dataloader'].dataset)

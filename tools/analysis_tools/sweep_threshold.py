@@ -31,6 +31,8 @@ from benchmarking import write_json, write_text
 from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
     add_launch_arguments,
+    check_loading_of,
+    data_errors,
     end_job,
     find_config,
     load_config,
@@ -205,8 +207,10 @@ def main() -> None:
         prepare_distributed(cfg)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
-    runner = Runner.from_cfg(cfg)
-    rows = runner.test()
+    check_loading_of(cfg)
+    with data_errors():
+        runner = Runner.from_cfg(cfg)
+        rows = runner.test()
     if not is_main_process():
         return
     dataset = runner.test_dataloader.dataset

@@ -26,8 +26,11 @@ from mmengine.runner import Runner
 from benchmarking import versions, write_json, write_text
 from pgseg_mm.evaluation import ZeroShotIoUMetric
 from pgseg_mm.utils.benchmark_data import missing_data
+from pgseg_mm.utils.config_files import read_config_file
 from pgseg_mm.utils.launch import (
     add_launch_arguments,
+    check_loading_of,
+    data_errors,
     end_job,
     find_config,
     prepare_distributed,
@@ -151,8 +154,10 @@ def evaluate(cfg: Config, name: str) -> Measured:
     cfg.experiment_name = f'{name}_{time.time_ns()}'
     cfg.visualizer.name = cfg.experiment_name
     started = time.perf_counter()
-    runner = Runner.from_cfg(cfg)
-    metrics = runner.test()
+    check_loading_of(cfg)
+    with data_errors():
+        runner = Runner.from_cfg(cfg)
+        metrics = runner.test()
     seconds = time.perf_counter() - started
     dataset = runner.test_dataloader.dataset
     scores: dict[str, float | None] = {}
@@ -176,8 +181,8 @@ def run_one(name: str, file: Path, args: argparse.Namespace, thresholds: dict[st
     """Evaluate a benchmark, or find out why not."""
     folder = Path(args.work_dir) / name
     kept = folder / 'result.json'
-    benchmark = Config.fromfile(file)
-    cfg = benchmark_config(Config.fromfile(args.config), benchmark, name, thresholds)
+    benchmark = read_config_file(file)
+    cfg = benchmark_config(read_config_file(args.config), benchmark, name, thresholds)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     if missing := missing_data(cfg):
