@@ -30,7 +30,6 @@ from pgseg_mm.utils.config_files import read_config_file
 from pgseg_mm.utils.launch import (
     add_launch_arguments,
     check_loading_of,
-    data_errors,
     end_job,
     find_config,
     prepare_distributed,
@@ -155,9 +154,8 @@ def evaluate(cfg: Config, name: str) -> Measured:
     cfg.visualizer.name = cfg.experiment_name
     started = time.perf_counter()
     check_loading_of(cfg)
-    with data_errors():
-        runner = Runner.from_cfg(cfg)
-        metrics = runner.test()
+    runner = Runner.from_cfg(cfg)
+    metrics = runner.test()
     seconds = time.perf_counter() - started
     dataset = runner.test_dataloader.dataset
     scores: dict[str, float | None] = {}
