@@ -6,7 +6,7 @@ RUN    := $(VENV)/bin/python
 OPENMMLAB := .venv-openmmlab
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-openmmlab lint gpu-check gpu-bundle clean
+.PHONY: help demo test test-openmmlab fuzz lint gpu-check gpu-bundle clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ test: $(VENV)/.installed ## run the tests, e.g. ARGS="-k launch -x"
 
 test-openmmlab: $(OPENMMLAB)/.installed ## run the tests with OpenMMLab's own distribution; mmcv compiles first
 	$(OPENMMLAB)/bin/python -m pytest -q $(if $(ARGS),$(ARGS),tests)
+
+fuzz: $(VENV)/.installed ## attack what reads files and requests, e.g. ARGS="shards --seconds 3600 --seed 7"
+	$(RUN) tests/fuzz $(if $(ARGS),$(ARGS),--all)
 
 lint: $(VENV)/.installed ## check style, formatting and types
 	$(RUN) -m ruff check .

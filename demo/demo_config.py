@@ -6,6 +6,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from pgseg_mm.utils.config_files import read_config_file
+
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_CONFIG = Path('configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py')
 """Relative to the root of the repository."""
@@ -49,7 +51,7 @@ def make_config(
     Raises:
         ValueError: If the config has no ``data_root``, or trains by epochs.
     """
-    cfg = Config.fromfile(path)
+    cfg = read_config_file(path)
     if 'data_root' not in cfg:
         raise ValueError(f'{path} has no data_root, so its data set cannot be replaced')
     if 'max_iters' not in cfg.train_cfg:

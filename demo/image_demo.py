@@ -12,6 +12,7 @@ from tqdm import tqdm
 from pgseg_mm.apis import PGSegInferencer, Segmentation
 from pgseg_mm.apis.inferencer import MAX_PIXELS
 from pgseg_mm.utils.launch import add_model_options, find_device, read_model_config
+from pgseg_mm.utils.messages import shown
 
 MAX_LISTED = 6
 
@@ -68,7 +69,7 @@ def describe(result: Segmentation) -> str:
     areas = list(result.areas.items())
     words = [f'{name} {share:.1%}' for name, share in areas[:MAX_LISTED]]
     rest = [f'{len(areas) - MAX_LISTED} more'] if len(areas) > MAX_LISTED else []
-    return f'{result.name}: {", ".join(words + rest)}'
+    return f'{shown(result.name)}: {", ".join(words + rest)}'
 
 
 def can_be_written(path: Path) -> bool:

@@ -12,6 +12,8 @@ from pgseg_mm.utils.benchmark_data import image_folder, leaf_datasets, require_d
 from pgseg_mm.utils.launch import (
     add_checks,
     add_launch_arguments,
+    check_loading_of,
+    data_errors,
     drop_unused,
     end_job,
     find_config,
@@ -154,7 +156,8 @@ def main() -> None:
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
 
-    with refusals(parser):
+    check_loading_of(cfg)
+    with refusals(parser), data_errors():
         runner = Runner.from_cfg(cfg)
         build_test_loop(runner)
         runner.test()

@@ -12,6 +12,8 @@ from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
     add_checks,
     add_launch_arguments,
+    check_loading_of,
+    data_errors,
     drop_unused,
     end_job,
     find_config,
@@ -105,13 +107,16 @@ def main() -> int:
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
 
-    with refusals(parser):
+    check_loading_of(cfg)
+    with refusals(parser), data_errors():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         build_loops(runner)
         try:
             runner.train()
         except SystemExit as stop:  # of StopSignalHook, on all ranks
-            return int(stop.code or 0)
+            if not isinstance(stop.code, int):
+                raise
+            return stop.code
     return 0
 
 

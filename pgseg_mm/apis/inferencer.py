@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pgseg_mm import limits
 from pgseg_mm.datasets.skips import MISSING_IMAGE, UnusableSample, run_pipeline
 from pgseg_mm.models import PGSeg
-from pgseg_mm.utils.messages import MAX_QUOTED, quoted
+from pgseg_mm.utils.messages import MAX_QUOTED, quoted, shown
 from pgseg_mm.utils.vocabulary import Vocabulary
 from pgseg_mm.visualization import draw_segmentation, groups_of
 
@@ -275,7 +275,8 @@ class PGSegInferencer:
             source = {'img_path': path}
         try:
             load = self._pipeline.load
-            results = run_pipeline(load, source, name or str(path), 0, self.max_pixels)
+            name = shown(name or path)
+            results = run_pipeline(load, source, name, 0, self.max_pixels)
         except UnusableSample as error:
             kind = FileNotFoundError if error.reason == MISSING_IMAGE else ValueError
             raise kind(str(error)) from error

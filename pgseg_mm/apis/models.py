@@ -18,6 +18,7 @@ from torch import nn
 
 from pgseg_mm.checkpoints.fitting import load_fitting
 from pgseg_mm.models import PGSeg
+from pgseg_mm.utils.config_files import read_config_file
 from pgseg_mm.utils.loading import load_checkpoint
 from pgseg_mm.utils.vocabulary import Vocabulary
 
@@ -82,7 +83,7 @@ def read_config(config: str | PathLike[str] | Config | ConfigDict) -> Config | C
     if isinstance(config, (str, PathLike)):
         if not Path(config).is_file():
             raise FileNotFoundError(f'config file not found: {config}')
-        config = Config.fromfile(config)
+        config = read_config_file(config)
     if not isinstance(config, (Config, ConfigDict)):
         raise TypeError(
             f'The model must be the path of a config, a config or a model, got {type(config)}.'

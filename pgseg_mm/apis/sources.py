@@ -17,6 +17,8 @@ from PIL import ImageOps
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from pgseg_mm.utils.messages import shown
+
 SUFFIXES = (*IMG_EXTENSIONS, '.avif', '.gif', '.jfif')
 """Files of a folder that are taken for images."""
 MAX_LISTED = 5
@@ -179,17 +181,17 @@ def folder_images(folder: str | PathLike[str]) -> list[str]:
     """
     files = sorted(path for path in Path(folder).iterdir() if path.is_file())
     images = [str(path) for path in files if path.suffix.lower() in SUFFIXES]
-    others = [path.name for path in files if path.suffix.lower() not in SUFFIXES]
+    others = [shown(path.name) for path in files if path.suffix.lower() not in SUFFIXES]
     if not images:
         raise FileNotFoundError(
-            f'The folder {folder} holds no image: none of its {len(files)} files ends in '
+            f'The folder {shown(folder)} holds no image: none of its {len(files)} files ends in '
             f'{", ".join(SUFFIXES)}.'
         )
     if others:
         listed = ', '.join(others[:MAX_LISTED]) + ', ...' * (len(others) > MAX_LISTED)
         print_log(
-            f'{len(others)} files in {folder} are left out, which have no suffix of an image: '
-            f'{listed}',
+            f'{len(others)} files in {shown(folder)} are left out, which have no suffix of an '
+            f'image: {listed}',
             logger='current',
             level=logging.WARNING,
         )

@@ -134,4 +134,5 @@ def with_background(vocabulary: Vocabulary, background: bool | None) -> Vocabula
         raise ValueError('The classes name nothing but the background; add a class.')
     if background is None:
         background = len(others) < len(vocabulary)
-    return Vocabulary((*[(BACKGROUND,)] * background, *others))
+    words = (*[(BACKGROUND,)] * background, *others)
+    return Vocabulary(words, repeats=vocabulary.repeats)

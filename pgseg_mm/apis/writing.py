@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zlib
 from os import PathLike
 from pathlib import Path
 
@@ -10,6 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .results import Segmentation
+
+MAX_NAME_BYTES = 240
+"""Bytes of a file's name without its suffix; most file systems take 255 with it."""
 
 
 class ResultWriter:
@@ -44,8 +49,17 @@ class ResultWriter:
             names = [f'{int(result.name):08d}']
         else:
             path = Path(result.path)
-            names = [path.stem, path.name]
+            names = [_shortened(name) for name in (path.stem, path.name)]
         numbered = (f'{names[-1]}.{number}' for number in range(1, len(self._used) + 2))
         name = next(name for name in (*names, *numbered) if name not in self._used)
         self._used.add(name)
         return f'{name}.png'
+
+
+def _shortened(name: str) -> str:
+    """A name that leaves room for a number and a suffix in a file's name."""
+    name_bytes = os.fsencode(name)
+    if len(name_bytes) <= MAX_NAME_BYTES:
+        return name
+    kept = name_bytes[: MAX_NAME_BYTES - 9].decode(errors='ignore')
+    return f'{kept}-{zlib.crc32(name_bytes):08x}'

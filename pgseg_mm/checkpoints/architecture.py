@@ -5,12 +5,12 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from torch import nn
 
+from pgseg_mm.utils.config_files import read_config_file
 from pgseg_mm.utils.loading import CheckpointError
 
 Shape = tuple[int, ...]
@@ -260,7 +260,7 @@ def model_of_config(path: str) -> tuple[BaseModule, Architecture]:
     Raises:
         CheckpointError: If its model is no PGSeg.
     """
-    cfg = Config.fromfile(path)
+    cfg = read_config_file(path)
     if 'model' not in cfg:
         raise CheckpointError(f'{path} has no model')
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmseg')

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
-from .skips import CAPTION_NOT_UTF8, MISSING_CAPTION, MISSING_IMAGE, UnusableSample
+from pgseg_mm.limits import MAX_ROW_CHARACTERS, MAX_TEXT_MEMBER_BYTES
+from pgseg_mm.utils.messages import shown
+from pgseg_mm.utils.reading import UnusableFile, read_file, retrying
 
-IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+from .json_rows import JsonList, parse, read_lines, too_long
+from .parquet_rows import ParquetRows
+from .skips import (
+    CAPTION_NOT_UTF8,
+    MISSING_CAPTION,
+    MISSING_IMAGE,
+    OUTSIDE,
+    TOO_MANY_BYTES,
+    UnusableSample,
+)
+
+IMAGE_KINDS = 'jpg jpeg png webp avif bmp gif jfif tif tiff'
+IMAGE_SUFFIXES = tuple(f'.{kind}' for kind in IMAGE_KINDS.split(' '))
+"""Of images in folders and in shards; of two in one sample of a shard, the first here counts."""
 BATCH_ROWS = 65536
 
 Row = dict[str, Any] | UnusableSample
@@ -29,11 +44,13 @@ def read_rows(path: Path, image_key: str, caption_key: str) -> Iterator[Numbered
         caption_key: Column of the caption.
 
     Yields:
-        Where the row stands, and its columns; of a Parquet file and a folder these two only. A file
-        in a folder without its partner, or with a caption that is not UTF-8, comes as an
-        :class:`UnusableSample`.
+        Where the row stands, and its columns; of a Parquet file and a folder these two only, an
+        image that lies in the row as :class:`Embedded`. What cannot be used comes as an
+        :class:`UnusableSample`: a file in a folder without its partner, a caption that is not
+        UTF-8, JSON that is nested too deeply or too long.
 
     Raises:
+        FileAccessError: The system cannot read it.
         FileNotFoundError: There is no such file or folder.
         ImportError: The file is Parquet and pyarrow is not installed.
         ValueError: The file has another suffix or is malformed.
@@ -50,129 +67,144 @@ def read_rows(path: Path, image_key: str, caption_key: str) -> Iterator[Numbered
     suffix = path.suffix.lower()
     if suffix not in (*readers, '.parquet'):
         raise ValueError(
-            f'Annotation file {str(path)!r} has the suffix {path.suffix!r}; '
+            f'Annotation file {shown(path)} has the suffix {shown(repr(path.suffix))}; '
             f'expected one of {sorted((*readers, ".parquet"))}, or a folder.'
         )
     if not path.is_file():
         raise FileNotFoundError(
-            f'Annotation file {path} does not exist; check ann_file and data_root '
+            f'Annotation file {shown(path)} does not exist; check ann_file and data_root '
             '(a relative ann_file is joined to data_root).'
         )
+    retrying(lambda: path.open('rb').close(), f'Annotation file {shown(path)}')
     try:
         if suffix == '.parquet':
-            yield from _read_parquet(path, [image_key, caption_key])
+            yield from _read_parquet(path, image_key, caption_key)
         else:
             yield from readers[suffix](path)
     except UnicodeDecodeError as error:
-        raise ValueError(f'Annotation file {path} is not UTF-8 text; save it as UTF-8.') from error
+        raise ValueError(
+            f'Annotation file {shown(path)} is not UTF-8 text; save it as UTF-8.'
+        ) from error
 
 
 def _read_folder(folder: Path, image_key: str, caption_key: str) -> Iterator[NumberedRow]:
+    root = os.path.realpath(folder)
     files = sorted(file for file in folder.rglob('*') if file.is_file())
     images = {file for file in files if file.suffix.lower() in IMAGE_SUFFIXES}
     stems = {image.with_suffix('') for image in images}
     for file in files:
-        place = str(file.relative_to(folder))
+        place = shown(file.relative_to(folder))
         if file in images:
-            yield place, _sidecar_row(file, image_key, caption_key)
+            yield place, _sidecar_row(file, root, image_key, caption_key)
         elif file.suffix == '.txt' and file.with_suffix('') not in stems:
-            yield place, UnusableSample(MISSING_IMAGE, f'{file} has no image beside it.')
+            yield place, UnusableSample(MISSING_IMAGE, f'{shown(file)} has no image beside it.')
 
 
-def _sidecar_row(image: Path, image_key: str, caption_key: str) -> Row:
+def _sidecar_row(image: Path, root: str, image_key: str, caption_key: str) -> Row:
     text = image.with_suffix('.txt')
+    name = shown(text)
+    if text.is_symlink() and Path(root) not in Path(os.path.realpath(text)).parents:
+        return UnusableSample(OUTSIDE, f'{name} is a link that leads out of {shown(root)}.')
     try:
-        caption = text.read_text(encoding='utf-8-sig')
+        content = read_file(str(text), name, max_bytes=MAX_TEXT_MEMBER_BYTES)
+        caption = content.decode('utf-8-sig')
     except FileNotFoundError:
-        return UnusableSample(MISSING_CAPTION, f'{image} has no {text.name} beside it.')
+        return UnusableSample(MISSING_CAPTION, f'{shown(image)} has no {text.suffix} beside it.')
+    except UnusableFile as error:
+        return UnusableSample(TOO_MANY_BYTES, f'{name} {error.reason}.')
     except UnicodeDecodeError:
-        return UnusableSample(CAPTION_NOT_UTF8, f'{text} is not UTF-8 text.')
+        return UnusableSample(CAPTION_NOT_UTF8, f'{name} is not UTF-8 text.')
     return {image_key: str(image), caption_key: caption}
 
 
-def _read_parquet(path: Path, columns: list[str]) -> Iterator[NumberedRow]:
-    """Only the columns that are asked for, a batch of rows at a time."""
-    parquet = _import_parquet()
-    try:
-        file = parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors are derived from these
-        raise ValueError(f'{path} cannot be read as Parquet: {error}') from error
-    with file:
-        known = file.schema_arrow.names
-        columns = list(dict.fromkeys(column for column in columns if column in known))
-        if len(columns) < 2:
-            yield 'its schema', dict.fromkeys(known, '')
-        number = 0
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-            values = (column.to_pylist() for column in batch.columns)
-            for row in zip(*values, strict=True):
-                number += 1
-                yield f'row {number}', dict(zip(batch.schema.names, row, strict=True))
-
-
-def _import_parquet() -> ModuleType:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ImportError(
-            'Reading Parquet files needs pyarrow, which is not installed; '
-            'run: pip install "pgseg-mm[data]"'
-        ) from error
-    return parquet
+def _read_parquet(path: Path, image_key: str, caption_key: str) -> Iterator[NumberedRow]:
+    rows = ParquetRows(path)
+    if not {image_key, caption_key} <= set(rows.columns):
+        yield 'its schema', dict.fromkeys(rows.columns, '')
+        return
+    pairs = rows.pairs(image_key, caption_key, BATCH_ROWS)
+    for number, (image, caption) in enumerate(pairs, start=1):
+        yield f'row {number}', {image_key: image, caption_key: caption}
 
 
 def _read_json(path: Path) -> Iterator[NumberedRow]:
-    try:
-        rows = json.loads(path.read_text(encoding='utf-8-sig'))
-    except json.JSONDecodeError as error:
-        raise ValueError(f'{path}, line {error.lineno}: invalid JSON: {error.msg}.') from error
-    if not isinstance(rows, list):
-        raise ValueError(
-            f'{path} holds a JSON {type(rows).__name__}; expected a list with one object a pair.'
-        )
-    for number, row in enumerate(rows, start=1):
-        yield _checked_object(path, f'entry {number}', row)
+    with path.open(encoding='utf-8-sig') as file:
+        for number, row in enumerate(JsonList(file, shown(path)), start=1):
+            yield _checked_object(path, f'entry {number}', row)
 
 
 def _read_json_lines(path: Path) -> Iterator[NumberedRow]:
     with path.open(encoding='utf-8-sig') as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in read_lines(file):
+            place = f'{shown(path)}, line {number}'
+            if line is None:
+                yield f'line {number}', too_long(place)
+                continue
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse(line, place)
             except json.JSONDecodeError as error:
-                raise ValueError(f'{path}, line {number}: invalid JSON: {error.msg}.') from error
+                raise ValueError(f'{place}: invalid JSON: {error.msg}.') from error
             yield _checked_object(path, f'line {number}', row)
 
 
 def _checked_object(path: Path, place: str, row: Any) -> NumberedRow:
-    if not isinstance(row, dict):
+    if not isinstance(row, dict | UnusableSample):
         raise ValueError(
-            f'{path}, {place}: found a JSON {type(row).__name__}; '
+            f'{shown(path)}, {place}: found a JSON {type(row).__name__}; '
             'expected an object with the image and the caption.'
         )
     return place, row
 
 
+class _RowLines:
+    """Lines of a file for the reader of its rows, as long as a row is not too long."""
+
+    def __init__(self, file: TextIO, name: str) -> None:
+        self._file, self._name = file, name
+        self._left = MAX_ROW_CHARACTERS
+
+    def __iter__(self) -> _RowLines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(self._left)
+        self._left -= len(line)
+        if not line:
+            raise StopIteration
+        if self._left <= 0:
+            raise ValueError(
+                f'{self._name} has a row of more than {MAX_ROW_CHARACTERS} characters; '
+                'check the quoting.'
+            )
+        return line
+
+    def begin_row(self) -> None:
+        self._left = MAX_ROW_CHARACTERS
+
+
 def _read_csv(path: Path, delimiter: str = ',') -> Iterator[NumberedRow]:
     with path.open(encoding='utf-8-sig', newline='') as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        lines = _RowLines(file, shown(path))
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             columns = [column.strip() for column in next(reader, [])]
+            lines.begin_row()
             for row in reader:
+                lines.begin_row()
                 if not row:
                     continue
                 if len(row) != len(columns):
                     raise ValueError(
-                        f'{path}, line {reader.line_num}: {len(row)} fields, but the header has '
-                        f'{len(columns)}; put double quotes around a field that holds '
+                        f'{shown(path)}, line {reader.line_num}: {len(row)} fields, but the '
+                        f'header has {len(columns)}; put double quotes around a field that holds '
                         f'{delimiter!r}.'
                     )
                 yield f'line {reader.line_num}', dict(zip(columns, row, strict=True))
         except csv.Error as error:
             raise ValueError(
-                f'{path}, line {reader.line_num}: {error}; check the quoting '
+                f'{shown(path)}, line {reader.line_num}: {error}; check the quoting '
                 '(inside a quoted field a double quote is written twice).'
             ) from error
 

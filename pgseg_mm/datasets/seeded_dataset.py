@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from pgseg_mm.utils.random_state import seeded
 
+from .checked_loading import check_loading
 from .sample_key import SampleKey
 
 
@@ -29,6 +30,7 @@ class SeededDataset(Dataset):
 
     def __init__(self, dataset: dict[str, Any] | BaseDataset) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        check_loading(self.dataset)
 
     @property
     def metainfo(self) -> dict[str, Any]:

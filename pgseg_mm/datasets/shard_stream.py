@@ -9,10 +9,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from pgseg_mm.utils.messages import shown
 from pgseg_mm.utils.random_state import derive_seed
 
 from .shards import RawSample, read_shard
-from .skips import SkipCounter, UnusableSample, describe_counts
+from .skips import BROKEN_SHARD, SkipCounter, UnusableSample, describe_counts
+from .tar_files import most_held
 
 SHARDS, PASS, BLOCK, DRAWS = range(4)  # what a seed is for
 DRAWS_AT_A_TIME = 1024
@@ -124,11 +126,20 @@ class SourceStream:
     def _read_shard(self, number: int, start: Cursor) -> Iterator[Event]:
         passes, place, block, offset = start
         samples = read_shard(self._shards[number], skip=block * self.block_size)
+        limit = most_held(self._shards[number]) if self.block_size > 1 else float('inf')
         fault: UnusableSample | None = None
         while fault is None:
             raw: list[RawSample] = []
+            held = 0
             try:
                 for sample in islice(samples, self.block_size):
+                    held += sample.size
+                    if held > limit:
+                        raise UnusableSample(
+                            BROKEN_SHARD,
+                            f'Shard {shown(sample.shard)} unpacks to more than can be held, over '
+                            f'{limit} bytes for {self.block_size} samples; lower shuffle_block.',
+                        )
                     raw.append(sample)
             except UnusableSample as error:
                 fault = error

@@ -5,15 +5,24 @@ from __future__ import annotations
 import glob
 import json
 import tarfile
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import import_module
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
+from pgseg_mm.limits import (
+    MAX_MEMBER_BYTES,
+    MAX_PATH_CHARACTERS,
+    MAX_STATS_BYTES,
+    MAX_TEXT_MEMBER_BYTES,
+)
+from pgseg_mm.utils.messages import described, shown
+from pgseg_mm.utils.reading import FileAccessError, is_of_system, read_file, retrying
+
+from .pair_files import IMAGE_SUFFIXES
 from .skips import (
     BROKEN_JSON,
     BROKEN_SHARD,
@@ -21,13 +30,13 @@ from .skips import (
     EMPTY_CAPTION,
     MISSING_CAPTION,
     MISSING_IMAGE,
+    TOO_MANY_BYTES,
     UnusableSample,
 )
+from .tar_files import PIPE, READ_ERRORS, members, open_tar
 
-IMAGE_MEMBERS = ('jpg', 'jpeg', 'png', 'webp')
+IMAGE_MEMBERS = tuple(suffix.removeprefix('.') for suffix in IMAGE_SUFFIXES)
 MEMBERS = (*IMAGE_MEMBERS, 'txt', 'json')
-PIPE = 'pipe:'
-READ_ERRORS = (EOFError, OSError, tarfile.TarError, zlib.error)
 
 
 def import_webdataset() -> ModuleType:
@@ -105,8 +114,12 @@ def count_by_stats(shards: Sequence[str]) -> int | None:
         if shard.startswith(PIPE) or not stats.is_file():
             return None
         try:
-            total += int(json.loads(stats.read_text(encoding='utf-8'))['successes'])
-        except (KeyError, TypeError, ValueError) as error:
+            content = read_file(str(stats), str(stats), max_bytes=MAX_STATS_BYTES)
+            number = json.loads(content.decode())['successes']
+            if not isinstance(number, int) or number < 0:
+                raise ValueError(f'successes is {described(number)}')
+            total += number
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{stats} has no number of 'successes', as img2dataset writes it; correct or "
                 'remove it.'
@@ -127,11 +140,33 @@ class RawSample:
     shard: str
     key: str
     members: dict[str, bytes]
+    refused: dict[str, str] = field(default_factory=dict)
+    """Why members were not read, by suffix."""
 
     @property
     def name(self) -> str:
-        """The shard and the key within it."""
-        return f'{self.shard}/{self.key}'
+        """The shard and the key within it, as they can be printed."""
+        return f'{shown(self.shard)}/{shown(self.key)}'
+
+    @property
+    def size(self) -> int:
+        """Bytes of all members."""
+        return sum(map(len, self.members.values()))
+
+    def has(self, suffix: str) -> bool:
+        """Whether there is a member with this suffix, read or refused."""
+        return suffix in self.members or suffix in self.refused
+
+    def add(self, suffix: str, archive: tarfile.TarFile | None, member: tarfile.TarInfo) -> None:
+        """Read a member, or note that it is too large or sparse; without an archive, skip it."""
+        limit = MAX_TEXT_MEMBER_BYTES if suffix in ('txt', 'json') else MAX_MEMBER_BYTES
+        if member.issparse():
+            self.refused[suffix] = f'is stored as a sparse file of {member.size} bytes'
+        elif member.size > limit:
+            self.refused[suffix] = f'has {member.size} bytes, more than {limit}'
+        else:
+            file = archive.extractfile(member) if archive is not None else None
+            self.members[suffix] = file.read() if file else b''
 
     def pair(self, caption_key: str) -> tuple[bytes, str]:
         """The image's file and the caption.
@@ -143,6 +178,9 @@ class RawSample:
             UnusableSample: Either is missing, or the caption is empty or not readable as text.
         """
         image = next((self.members[kind] for kind in IMAGE_MEMBERS if kind in self.members), None)
+        if self.refused and (image is None or not self.members.keys() & {'txt', 'json'}):
+            [suffix, fault], *_ = self.refused.items()
+            raise UnusableSample(TOO_MANY_BYTES, f'The .{suffix} of {self.name} {fault}.')
         if image is None:
             raise UnusableSample(MISSING_IMAGE, f'{self.name} has no image.')
         caption = self._caption(caption_key)
@@ -158,115 +196,109 @@ class RawSample:
                 return self.members['txt'].decode('utf-8-sig')
             if 'json' not in self.members:
                 return None
-            record = json.loads(self.members['json'].decode('utf-8-sig'))
-        except UnicodeDecodeError as error:
+            caption = caption_of(self.members['json'].decode('utf-8-sig'), caption_key)
+            if caption is not None:
+                caption.encode()  # JSON may name halves of letters
+            return caption
+        except UnicodeError as error:
             raise UnusableSample(
                 CAPTION_NOT_UTF8, f'The caption of {self.name} is not UTF-8 text.'
             ) from error
-        except json.JSONDecodeError as error:
+        except (RecursionError, ValueError) as error:
             raise UnusableSample(
-                BROKEN_JSON, f'The json of {self.name} is malformed: {error}.'
+                BROKEN_JSON, f'The json of {self.name} is malformed: {shown(error)}.'
             ) from error
-        caption = record.get(caption_key) if isinstance(record, dict) else None
-        return caption if isinstance(caption, str) else None
+
+
+def caption_of(text: str, caption_key: str) -> str | None:
+    """The caption in a JSON object, or None if there is none."""
+    record = json.loads(text)
+    caption = record.get(caption_key) if isinstance(record, dict) else None
+    return caption if isinstance(caption, str) else None
 
 
 def read_shard(shard: str, skip: int = 0) -> Iterator[RawSample]:
     """Samples of a shard, in their order; nothing is decoded.
 
     Consecutive members whose names agree up to the first dot form a sample, as in webdataset. Of a
-    file, the contents of what is left out are not even read.
+    file, the contents of what is left out are not even read; nor are sparse members, and those
+    above the limits of :mod:`pgseg_mm.limits`.
 
     Args:
         shard: Path of a tar file, or a command, ``pipe:...``, that writes one.
         skip: Samples to leave out at the beginning.
 
     Raises:
-        UnusableSample: The shard cannot be opened, is truncated or damaged, or its command failed.
-            A sample that is cut off does not come; those before have come.
+        FileAccessError: The system cannot read the file, several times where that may pass.
+        UnusableSample: The shard does not exist, is truncated or damaged, or its command failed. A
+            sample that is cut off does not come; those before have come.
     """
+    name = f'Shard {shown(shard)}'
+    samples: Iterator[RawSample] = iter(())
+
+    def first() -> list[RawSample]:
+        nonlocal samples
+        samples = _read_samples(shard, skip)
+        return list(islice(samples, 1))
+
+    def following() -> list[RawSample]:
+        """The next sample; where the system fails, the shard is opened anew and read up to it."""
+        try:
+            return list(islice(samples, 1))
+        except OSError as error:
+            if not is_of_system(error):
+                raise
+            return retrying(first, name, is_of_system)
+
+    read: Callable[[], list[RawSample]] = partial(retrying, first, name, is_of_system)
+    try:
+        while raw := read():
+            yield raw[0]
+            skip += 1
+            read = following
+    except FileAccessError:
+        raise
+    except FileNotFoundError as error:
+        raise UnusableSample(BROKEN_SHARD, f'{name} does not exist.') from error
+    except READ_ERRORS as error:
+        raise UnusableSample(BROKEN_SHARD, f'{name} cannot be read on: {shown(error)}') from error
+
+
+def _read_samples(shard: str, skip: int) -> Iterator[RawSample]:
     group: RawSample | None = None
     number = -1  # of the group's sample
     fault: Exception | None = None
     try:
-        with _open_shard(shard) as archive:
-            for member in iter(archive.next, None):
-                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all
+        with open_tar(shard) as archive:
+            for member in members(archive):
                 key, suffix = _split_name(member)
                 if key is None:
                     continue
-                if group is None or key != group.key or suffix in group.members:
+                if group is None or key != group.key or group.has(suffix):
                     if group is not None and number >= skip:
                         yield group
                     group = RawSample(shard, key, {})
                     number += 1
                 if suffix in MEMBERS:
-                    file = archive.extractfile(member) if number >= skip else None
-                    group.members[suffix] = file.read() if file else b''
+                    group.add(suffix, archive if number >= skip else None, member)
     except READ_ERRORS as error:
         fault = error
+    if fault is not None and is_of_system(fault):
+        raise fault
     if group is not None and number >= skip and (fault is None or _is_pair(group)):
         yield group
     if fault is not None:
-        raise UnusableSample(BROKEN_SHARD, f'Shard {shard} cannot be read on: {fault}') from fault
+        raise fault
 
 
 def _split_name(member: tarfile.TarInfo) -> tuple[str | None, str]:
-    if not member.isreg() or member.name.startswith('__'):
+    name = member.name
+    if not member.isreg() or name.startswith('__') or len(name) > MAX_PATH_CHARACTERS:
         return None, ''
-    key, suffix = import_webdataset().tariterators.base_plus_ext(member.name)
+    key, suffix = import_webdataset().tariterators.base_plus_ext(name)
     return key, (suffix or '').lower()
 
 
 def _is_pair(sample: RawSample) -> bool:
     kinds = sample.members.keys()
     return bool(kinds & set(IMAGE_MEMBERS) and kinds & {'txt', 'json'})
-
-
-class _StrictTarInfo(tarfile.TarInfo):
-    """Where tarfile ends quietly at a damaged header or without an end marker, an error."""
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> _StrictTarInfo:
-        try:
-            return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f'{error} at byte {archive.offset}') from error
-
-
-@contextmanager
-def _open_shard(shard: str) -> Iterator[tarfile.TarFile]:
-    if shard.startswith(PIPE):
-        with _open_pipe(shard) as archive:
-            yield archive
-    else:
-        with tarfile.open(shard, 'r:*', tarinfo=_StrictTarInfo) as archive:
-            yield archive
-
-
-@contextmanager
-def _open_pipe(shard: str) -> Iterator[tarfile.TarFile]:
-    # The package has a function of the module's name.
-    gopen = import_module('webdataset.gopen')
-    stream = gopen.gopen(shard)
-    # Its exit status is looked at in the end: before, how much was read would depend on timing.
-    gopen.set_options(stream, ignore_errors=True)
-    fault: Exception | None = None
-    try:
-        with tarfile.open(fileobj=stream, mode='r|*', tarinfo=_StrictTarInfo) as archive:
-            yield archive
-    except READ_ERRORS as error:
-        fault = error
-    except BaseException:  # the reader has gone
-        stream.proc.terminate()
-        stream.close()
-        raise
-    while stream.read(2**20):  # the padding behind the end
-        pass
-    stream.close()
-    if stream.status != 0:
-        raise OSError(f'the command ended with exit status {stream.status}') from fault
-    if fault is not None:
-        raise fault

@@ -17,8 +17,9 @@ from pgseg_mm.utils.image_files import (
     TooManyPixels,
     UnreadableImage,
     read_header,
-    read_image_file,
 )
+from pgseg_mm.utils.messages import shown
+from pgseg_mm.utils.reading import UnusableFile, is_of_system, read_file
 
 BROKEN_IMAGE = 'broken image'
 TOO_SMALL = 'too small'
@@ -30,6 +31,9 @@ CAPTION_NOT_UTF8 = 'caption not UTF-8'
 BROKEN_JSON = 'broken JSON'
 DROPPED = 'dropped by a transform'
 BROKEN_SHARD = 'broken shard'
+NO_PATH = 'no file path'
+OUTSIDE = 'outside data_root'
+TOO_MANY_BYTES = 'too many bytes'
 
 REASONS = (
     BROKEN_IMAGE,
@@ -42,6 +46,9 @@ REASONS = (
     BROKEN_JSON,
     DROPPED,
     BROKEN_SHARD,
+    NO_PATH,
+    OUTSIDE,
+    TOO_MANY_BYTES,
 )
 """All reasons for which a pair, or the rest of a shard, is skipped."""
 
@@ -159,6 +166,7 @@ def run_pipeline(
         What the last transform returns.
 
     Raises:
+        FileAccessError: The system cannot read the image, several times where that may pass.
         UnusableSample: The image does not exist, is broken, or out of the limits, or a transform
             returned None.
     """
@@ -176,16 +184,47 @@ def run_pipeline(
 def _load_image(
     load: LoadImageFromFile, results: dict[str, Any], name: str, min_pixels: int, max_pixels: int
 ) -> Any:
+    if 'img_bytes' not in results:
+        results['img_bytes'] = read_image(results['img_path'], load.backend_args, name)
+    check_size(results['img_bytes'], name, min_pixels, max_pixels)
     try:
-        if 'img_bytes' not in results:
-            results['img_bytes'] = read_image_file(results['img_path'], load.backend_args)
-        check_size(results['img_bytes'], name, min_pixels, max_pixels)
         loaded = load(results)
-    except FileNotFoundError as error:
-        raise UnusableSample(MISSING_IMAGE, f'{name} does not exist.') from error
     except DECODE_ERRORS as error:
-        why = f': it {error.reason}' if isinstance(error, UnreadableImage) else ''
+        if is_of_system(error):
+            raise
+        why = f': it {shown(error.reason)}' if isinstance(error, UnreadableImage) else ''
         raise UnusableSample(BROKEN_IMAGE, f'{name} cannot be read as an image{why}.') from error
     if loaded is not None:
         loaded.pop('img_bytes', None)
     return loaded
+
+
+def suffix_of(image: bytes, suffix: str) -> str:
+    """Suffix of an image that has no file: that of its name, or else of its format."""
+    if suffix:
+        return suffix.lower().lstrip('.')
+    starts = {b'\xff\xd8': 'jpg', b'\x89PNG': 'png', b'GIF8': 'gif', b'BM': 'bmp', b'RIFF': 'webp'}
+    starts |= {b'II*\0': 'tif', b'MM\0*': 'tif'}
+    return next((kind for start, kind in starts.items() if image.startswith(start)), '')
+
+
+def read_image(path: str, backend_args: dict[str, Any] | None, name: str) -> bytes:
+    """The file of an image.
+
+    Args:
+        path: Where it is.
+        backend_args: Arguments of mmengine's file backend.
+        name: What to call it in messages.
+
+    Raises:
+        FileAccessError: The system cannot read it, several times where that may pass.
+        UnusableSample: It does not exist, or is no regular file, or too large.
+    """
+    try:
+        return read_file(path, name, backend_args)
+    except FileNotFoundError as error:
+        raise UnusableSample(MISSING_IMAGE, f'{name} does not exist.') from error
+    except UnusableFile as error:
+        raise UnusableSample(
+            BROKEN_IMAGE, f'{name} cannot be read as an image: it {error.reason}.'
+        ) from error

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple, NoReturn
 
 import cv2
 import mmcv
-import mmengine.fileio as fileio
 import numpy as np
 from numpy.typing import NDArray
 from PIL import EpsImagePlugin, Image, ImageOps
 
 from pgseg_mm import limits
+
+from .reading import UnusableFile, read_file
 
 FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF')
 """Formats that are read; MPO is the JPEG of phones with a second picture. AVIF needs a Pillow that
@@ -81,26 +82,21 @@ def known_formats() -> tuple[str, ...]:
 def read_image_file(
     path: str | PathLike[str], backend_args: Mapping[str, Any] | None = None
 ) -> bytes:
-    """The content of an image's file, which may be longer than any image.
+    """The content of an image's file.
 
     Args:
         path: Where it is.
         backend_args: Arguments of mmengine's file backend, for files that are not on the disk.
 
     Raises:
-        UnreadableImage: It has more than ``MAX_IMAGE_BYTES``.
-        OSError: The system cannot read it.
+        UnreadableImage: It is no regular file, or has more than ``MAX_IMAGE_BYTES``.
+        FileAccessError: The system cannot read it.
+        FileNotFoundError: There is no such file.
     """
-    if backend_args is None and '://' not in fspath(path):
-        with open(path, 'rb') as file:
-            content = file.read(limits.MAX_IMAGE_BYTES + 1)
-    else:
-        content = fileio.get(path, backend_args=backend_args)
-    if len(content) > limits.MAX_IMAGE_BYTES:
-        raise UnreadableImage(
-            fspath(path), f'has more than {limits.MAX_IMAGE_BYTES} bytes, the limit of an image'
-        )
-    return content
+    try:
+        return read_file(fspath(path), fspath(path), backend_args, limits.MAX_IMAGE_BYTES)
+    except UnusableFile as error:
+        raise UnreadableImage(fspath(path), error.reason) from error
 
 
 def read_header(content: bytes, where: str, max_pixels: int | None = None) -> ImageHeader:

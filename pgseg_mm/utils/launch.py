@@ -16,9 +16,11 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.hub import get_config
 
+from .config_files import follow_settings, read_config_file
 from .folders import check_writable_file
 from .loading import CheckpointError
 from .problem import PreflightError
+from .reading import DamagedFileError, FileAccessError
 
 MMENGINE_HOOKS = (
     'runtime_info',
@@ -136,6 +138,7 @@ def read_model_config(parser: argparse.ArgumentParser, args: argparse.Namespace)
     require_file(parser, 'checkpoint', args.checkpoint)
     cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
+    follow_settings(cfg)
     return cfg
 
 
@@ -159,6 +162,7 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.launcher = 'none'
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    follow_settings(cfg)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -175,7 +179,7 @@ def read_config(config: str) -> Config:
     for folder in Path(config).resolve().parents:
         if folder.name == 'projects' and str(folder.parent) not in sys.path:
             sys.path.append(str(folder.parent))
-    return Config.fromfile(config)
+    return read_config_file(config)
 
 
 def add_checks(cfg: Config, allow_partial: bool = False, new_schedule: bool = False) -> None:
@@ -359,6 +363,25 @@ def prepare_distributed(cfg: Config) -> None:
     )
     if torch_dist.get_rank() == 0:
         print('No accelerator found: the processes communicate over gloo, on CPUs.', flush=True)
+
+
+def check_loading_of(cfg: Config) -> None:
+    """Have evaluation by a config name damaged files, and do without labels where there are none.
+
+    Args:
+        cfg: The config, changed in place.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    cfg.default_hooks = {**hooks, 'checked_loading': {'type': 'CheckedLoadingHook'}}
+
+
+@contextmanager
+def data_errors() -> Iterator[None]:
+    """Leave with a sentence, and status 1, where a file is damaged or the system cannot read it."""
+    try:
+        yield
+    except (DamagedFileError, FileAccessError) as error:
+        sys.exit(f'error: {error}')
 
 
 def end_job(status: int = 0) -> None:

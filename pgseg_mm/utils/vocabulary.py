@@ -10,10 +10,12 @@ from pathlib import Path
 
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
-from .messages import MAX_QUOTED, quoted
+from .messages import described, quoted, shown
+from .vocabulary_files import read_word_file
 
 MAX_LISTED_DIFFERENCES = 3
 SHIPPED = Path(__file__).parents[1] / 'datasets' / 'vocabularies'
+SCLIP_PREFIX = 'cls_'
 IMAGENET1K = 'imagenet1k'
 """Name of the vocabulary of open_clip's names for ImageNet-1k, which is no file."""
 
@@ -61,7 +63,9 @@ class Vocabulary:
             names: Class names in label order, taken as they are: a comma does not split a name.
         """
         if isinstance(names, str):
-            raise ValueError(f'Class names must be a list, got the single string {quoted(names)}.')
+            raise ValueError(
+                f'Class names must be a list, got the single string {shown(repr(names))}.'
+            )
         return cls(tuple((name,) for name in names))
 
     @classmethod
@@ -71,13 +75,15 @@ class Vocabulary:
         Args:
             path: Name of a vocabulary that comes with the package, such as ``voc21``, or path of
                 a file: UTF-8 text with one class a line in label order, synonyms separated by
-                commas. Lines that start with ``#`` are comments. ``imagenet1k`` is open_clip's list
-                of names, some of which stand for two classes.
+                commas, or a JSON list; see :func:`read_word_file`. Classes may share a word in
+                files called ``cls_*``, as SCLIP has them. ``imagenet1k`` is open_clip's list of
+                names, some of which stand for two classes.
 
         Raises:
+            FileAccessError: The system cannot read the file.
             FileNotFoundError: There is no such file.
-            ValueError: The file is not UTF-8 or empty, a line is blank, or a word is empty or
-                stands twice.
+            ValueError: The file is not UTF-8 or empty, a line is blank or not understood, or a word
+                is empty or stands twice.
         """
         name, path = path, Path(path)
         shipped = SHIPPED / f'{name}.txt'
@@ -88,34 +94,23 @@ class Vocabulary:
         if not path.is_file():
             names = ', '.join(sorted([IMAGENET1K, *(file.stem for file in SHIPPED.glob('*.txt'))]))
             raise FileNotFoundError(
-                f'Vocabulary file {path} does not exist; give a text file with one class a line, '
-                f'or one of those that come with the package: {names}.'
+                f'Vocabulary file {shown(path)} does not exist; give a text file with one class a '
+                f'line, or one of those that come with the package: {names}.'
             )
-        try:
-            lines = path.read_text(encoding='utf-8-sig').rstrip().splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f'Vocabulary file {path} is not UTF-8 text; save it as UTF-8.'
-            ) from error
-        words, places = [], []
-        for number, line in enumerate(lines, start=1):
-            place = f'line {number} of {path}'
-            if line.lstrip().startswith('#'):
-                continue
-            if not line.strip():
-                raise ValueError(
-                    f'Blank {place}: it would shift the labels of the classes after it; '
-                    'remove the line or name the class.'
-                )
-            words.append(_stripped(line.split(','), place))
-            places.append(place)
-        _check_words(words, places, source=f'file {path}')
-        return cls(tuple(words))
+        words, places = read_word_file(path)
+        # SCLIP's name background by what is there, some of which are classes as well
+        repeats = path.name.startswith(SCLIP_PREFIX)
+        stripped = [
+            _stripped(synonyms, place) for synonyms, place in zip(words, places, strict=True)
+        ]
+        _check_words(stripped, places, source=f'file {shown(path)}', repeats=repeats)
+        return cls(tuple(stripped), repeats=repeats and _has_repeats(stripped))
 
     @classmethod
     def from_list(cls, words: Sequence[Sequence[str]]) -> Vocabulary:
         """Restore a vocabulary from what :meth:`to_list` returned."""
-        return cls(tuple(tuple(synonyms) for synonyms in words))
+        restored = tuple(tuple(synonyms) for synonyms in words)
+        return cls(restored, repeats=_has_repeats(restored))
 
     def to_list(self) -> list[list[str]]:
         """Return the words as plain lists, fit for a checkpoint or JSON."""
@@ -183,13 +178,12 @@ class Vocabulary:
 
 def _stripped(synonyms: Sequence[str], place: str) -> tuple[str, ...]:
     if isinstance(synonyms, str):
-        raise ValueError(f'The words of {place} must be a list, got the string {quoted(synonyms)}.')
+        raise ValueError(
+            f'The words of {place} must be a list, got the string {shown(repr(synonyms))}.'
+        )
     for word in synonyms:
         if not isinstance(word, str):
-            raise ValueError(
-                f'A word of {place} is {quoted(word)} of type {type(word).__name__}; expected a '
-                'string.'
-            )
+            raise ValueError(f'A word of {place} is {described(word)}; expected a string.')
     return tuple(word.strip() for word in synonyms)
 
 
@@ -211,9 +205,14 @@ def _check_words(
             earlier = first_place.setdefault(word.casefold(), place)
             if earlier is not place and not repeats:
                 raise ValueError(
-                    f'{quoted(word)} stands in {earlier} and in {place}; a word may name only one '
-                    'class.'
+                    f'{shown(repr(word))} stands in {earlier} and in {place}; '
+                    'a word may name only one class.'
                 )
         if len({word.casefold() for word in synonyms}) < len(synonyms):
-            listed = ', '.join(synonyms)[:MAX_QUOTED]
-            raise ValueError(f'A word stands twice in {place}: {listed}.')
+            raise ValueError(f'A word stands twice in {place}: {shown(", ".join(synonyms))}.')
+
+
+def _has_repeats(words: Sequence[tuple[str, ...]]) -> bool:
+    """Whether classes share a word."""
+    distinct = [{str(word).casefold() for word in synonyms} for synonyms in words]
+    return len(set().union(*distinct)) < sum(map(len, distinct))

@@ -1,8 +1,11 @@
 import json
 import logging
+import os
 import pickle
+import shutil
 import sys
 import tracemalloc
+import urllib.error
 
 import numpy as np
 import pyarrow
@@ -18,7 +21,9 @@ from torch.utils.data import DataLoader
 from pgseg_mm.datasets import ImageTextDataset
 from pgseg_mm.datasets.sample_key import READ_RECORD, ReadRecord
 from pgseg_mm.models.data_preprocessor import PGSegDataPreProcessor
+from pgseg_mm.utils import reading
 from pgseg_mm.utils.random_state import seeded
+from pgseg_mm.utils.reading import FileAccessError
 from shard_zoo import bomb
 
 LOAD = [dict(type='mmcv.LoadImageFromFile')]
@@ -364,3 +369,192 @@ def test_many_rows_are_never_held_as_dictionaries(root):
     assert dataset.get_data_info(number - 1)['caption'] == captions[-1]
     # 5 MB as pickled; the largest batch of rows, all of them here, comes on top.
     assert peak < 400 * number
+
+
+PICTURE = 'cat.png'
+
+
+def struct_rows(root):
+    image = (root / 'images' / PICTURE).read_bytes()
+    return [
+        dict(bytes=image, path='inside.png'),
+        dict(bytes=None, path=PICTURE),
+        dict(bytes=image, path=None),
+    ]
+
+
+@pytest.mark.parametrize('statistics', [True, False])
+@pytest.mark.parametrize('kind', ['struct', 'bytes', 'large bytes'])
+def test_images_that_lie_in_parquet_are_read(root, kind, statistics):
+    rows = struct_rows(root)
+    if kind != 'struct':
+        binary = pyarrow.binary() if kind == 'bytes' else pyarrow.large_binary()
+        rows = pyarrow.array([row['bytes'] or rows[0]['bytes'] for row in rows], binary)
+    table = pyarrow.table(dict(image=rows, caption=['a', 'b', 'c']))
+    pyarrow.parquet.write_table(
+        table, root / 'a.parquet', row_group_size=2, write_statistics=statistics
+    )
+    dataset = pickle.loads(pickle.dumps(make(root, 'a.parquet', pipeline=LOAD_SAFELY)))
+
+    items = [dataset[n] for n in (2, 0, 1)]
+    assert [item['caption'] for item in items] == ['c', 'a', 'b']
+    assert all(item['img'].shape == (6, 8, 3) for item in items)
+    assert not {'img_bytes', 'img_row'} & items[0].keys()
+    if kind == 'struct':
+        assert items[1]['img_path'] == f'{root}/a.parquet#inside.png'
+        assert items[2]['img_path'] == f'{root}/images/cat.png'
+
+
+LOAD_SAFELY = [dict(type='DecodeImage')]
+
+
+def test_an_image_that_is_broken_in_parquet_is_named(root):
+    name = write_parquet(root, image=[b'x', None], caption=['a', 'b'])
+    with pytest.raises(ValueError, match='row 2: the image path is empty'):
+        make(root, name)
+    name = write_parquet(root, image=[b'x'], caption=['a'])
+    with pytest.raises(ValueError, match=r'a?.parquet#row 1 \(row 1 of .* cannot be read'):
+        make(root, name, pipeline=LOAD_SAFELY, skip_broken=False)[0]
+
+
+@pytest.mark.parametrize('name', ['pairs.parquet', 'pairs.json'])
+def test_a_list_of_captions_makes_a_pair_each(root, name):
+    captions = [['a cat', 'one cat', ''], [], ['a dog']]
+    images = ['cat.png', 'cat.png', 'dog.png']
+    if name.endswith('json'):
+        rows = [dict(image=i, caption=c) for i, c in zip(images, captions, strict=True)]
+        write(root, name, json.dumps(rows))
+    else:
+        write_parquet(root, name, image=images, caption=captions)
+    dataset = make(root, name)
+
+    assert [dataset[n]['caption'] for n in range(len(dataset))] == ['a cat', 'one cat', 'a dog']
+    assert dataset.left_out == {f'{root}/{name}': {'empty caption': 2}}
+
+
+@pytest.mark.parametrize(
+    ('name', 'text'),
+    [
+        ('a.json', '[{"image": "cat.png", "caption": NaN}, {"image": "dog.png", "caption": "x"}]'),
+        ('a.jsonl', '{"image": "cat.png", "caption": NaN}\n{"image": "dog.png", "caption": "x"}'),
+        ('a.csv', 'image,caption\ncat.png,NaN\ndog.png,x\n'),
+        ('a.csv', 'image,caption\ncat.png,nan\ndog.png,x\n'),
+        ('a.tsv', 'image\tcaption\ncat.png\t<NA>\ndog.png\tx\n'),
+    ],
+)
+def test_what_pandas_writes_for_no_value_is_an_empty_caption(root, name, text):
+    dataset = make(root, write(root, name, text))
+
+    assert [dataset[n]['caption'] for n in range(len(dataset))] == ['x']
+    assert dataset.left_out == {f'{root}/{name}': {'empty caption': 1}}
+
+
+def test_captions_of_numbers_are_empty_or_refused_in_parquet(root):
+    with pytest.raises(ValueError, match='left out: 2 empty caption'):
+        make(root, write_parquet(root, image=['a', 'b'], caption=[float('nan'), None]))
+
+
+@pytest.mark.parametrize(
+    ('image', 'caption'),
+    [
+        ('x' * 10**6, {'a' * 10**6: 1}),
+        ({'bytes': 'x' * 10**6}, 'a'),
+        (['x' * 10**6] * 3, 'a'),
+        (10**4000, 'a'),
+        ('a.png', [['x' * 10**6]]),
+        ('a.png', 10**4000),
+    ],
+)
+def test_a_value_is_told_by_its_kind_and_not_printed(root, image, caption):
+    name = write(root, 'a.jsonl', json.dumps(dict(image=image, caption=caption)))
+    with pytest.raises(ValueError) as error:
+        make(root, name)
+    assert len(str(error.value)) < 600
+
+    bad = dict(image='cat.png', caption='x', more=1) | {'k' * 10**6: 1}
+    with pytest.raises(ValueError, match='no column') as error:
+        make(root, write(root, 'a.jsonl', json.dumps(bad)), image_key='nothing')
+    assert len(str(error.value)) < 600
+
+
+SYSTEM_ERRORS = [
+    (PermissionError(13, 'Permission denied'), 1, r'\[Errno 13\] Permission denied; tried 1 times'),
+    (OSError(24, 'Too many open files'), 4, r'\[Errno 24\] Too many open files; tried 4 times'),
+    (ConnectionRefusedError(111, 'Connection refused'), 4, r'\[Errno 111\] Connection refused'),
+    (OSError(28, 'No space left on device'), 1, r'\[Errno 28\] No space left'),
+    (OSError(5, 'Input/output error'), 4, r'\[Errno 5\] Input/output error'),
+]
+
+
+@pytest.mark.parametrize('skip_broken', [True, False])
+@pytest.mark.parametrize(('fault', 'tries', 'message'), SYSTEM_ERRORS)
+def test_the_systems_errors_stop_the_run_and_say_so(
+    root, monkeypatch, fault, tries, message, skip_broken
+):
+    calls, pauses = [], []
+
+    def failing(path, max_bytes):
+        calls.append(path)
+        raise fault
+
+    name = write(root, 'pairs.json', FILES['pairs.json'])
+    dataset = make(root, name, pipeline=LOAD_SAFELY, skip_broken=skip_broken)
+    monkeypatch.setattr('pgseg_mm.utils.reading._read_regular', failing)
+    monkeypatch.setattr('pgseg_mm.utils.reading.time.sleep', pauses.append)
+
+    with pytest.raises(FileAccessError, match=message) as error:
+        dataset[0]
+    assert 'cat.png (entry 1' in str(error.value) and 'remove the row' not in str(error.value)
+    assert len(calls) == tries == len(pauses) + 1
+    assert dataset._skipped.counts() == {}
+
+
+def test_what_passes_is_tried_again(root, monkeypatch):
+    read, failures = reading._read_regular, [OSError(24, 'Too many open files')] * 2
+
+    def sometimes(path, max_bytes):
+        if failures:
+            raise failures.pop()
+        return read(path, max_bytes)
+
+    name = write(root, 'pairs.json', FILES['pairs.json'])
+    dataset = make(root, name, pipeline=LOAD_SAFELY)
+    monkeypatch.setattr(reading, '_read_regular', sometimes)
+    monkeypatch.setattr('pgseg_mm.utils.reading.time.sleep', lambda seconds: None)
+
+    assert dataset[0][READ_RECORD].skipped == {}
+
+
+def test_a_refused_connection_of_a_backend_is_no_broken_image(root, monkeypatch):
+    refused = urllib.error.URLError(ConnectionRefusedError(111, 'Connection refused'))
+
+    def fetch(*_):
+        raise refused
+
+    monkeypatch.setattr('pgseg_mm.utils.reading.fileio.get', fetch)
+    monkeypatch.setattr('pgseg_mm.utils.reading.time.sleep', lambda seconds: None)
+    name = write(root, 'pairs.json', FILES['pairs.json'])
+    stored = [dict(type='DecodeImage', backend_args=dict(backend='local'))]
+    dataset = make(root, name, pipeline=stored)
+
+    with pytest.raises(FileAccessError, match='Connection refused'):
+        dataset[0]
+    refused = urllib.error.HTTPError('http://store', 404, 'Not found', None, None)
+    with pytest.raises(RuntimeError, match='missing image'):
+        dataset.max_refetch = 2
+        dataset[0]
+
+
+def test_names_that_are_no_utf8_or_very_long_are_shown_escaped_and_read(root):
+    names = [os.fsdecode(b'caf\xe9.png'), 'a\nb\x1b[31m.png', 'x' * 250 + '.png']
+    for name in names:
+        (root / 'images' / 'cat.png').rename(root / 'images' / name)
+        (root / 'images' / name).with_suffix('.txt').write_text('a cat')
+        shutil.copy(root / 'images' / name, root / 'images' / 'cat.png')
+    (root / 'images' / 'cat.png').unlink()
+    dataset = make(root, 'images', pipeline=LOAD_SAFELY)
+
+    keys = sorted(dataset[n][READ_RECORD].key for n in range(3))
+    assert all(key.isprintable() and len(key) < 600 for key in keys)
+    assert any('caf\\xe9.png' in key for key in keys)
+    assert any('a\\nb\\x1b[31m.png' in key for key in keys)

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, Sampler
 
 from pgseg_mm.datasets import WebImageTextDataset
 from pgseg_mm.datasets.sample_key import READ_RECORD, SampleKey
+from pgseg_mm.datasets.shards import RawSample, read_shard
+from pgseg_mm.utils.reading import FileAccessError
 from shard_zoo import damage, jpeg, sound, write_damaged_shards, write_shards, write_tar
 
 PIPELINE = [
@@ -390,3 +392,38 @@ def test_without_webdataset_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'webdataset', None)
     with pytest.raises(ImportError, match=r'pgseg-mm\[data\]'):
         make('a.tar')
+
+
+def test_the_systems_errors_are_not_those_of_a_shard(tmp_path, monkeypatch):
+    pattern = write_shards(tmp_path, 1, 4)
+    shard = Path(pattern.replace('{00000..00000}', '00000'))
+    monkeypatch.setattr('pgseg_mm.utils.reading.time.sleep', lambda seconds: None)
+    opened = open
+    faults = [OSError(24, 'Too many open files')] * 2
+
+    def failing(path, *args, **kwargs):
+        if str(path) == str(shard) and faults:
+            raise faults.pop()
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr('pgseg_mm.datasets.tar_files.open', failing, raising=False)
+    assert len(list(read_shard(str(shard)))) == 4
+    faults.extend([PermissionError(13, 'Permission denied')] * 9)
+    with pytest.raises(FileAccessError, match=r'0.tar could not be read .*Errno 13.*tried 1 times'):
+        list(read_shard(str(shard)))
+
+
+def test_a_shard_is_read_on_where_the_system_failed(tmp_path, monkeypatch):
+    pattern = write_shards(tmp_path, 1, 4)
+    monkeypatch.setattr('pgseg_mm.utils.reading.time.sleep', lambda seconds: None)
+    read, calls = RawSample.add, []
+
+    def failing(self, *args):
+        calls.append(args)
+        if len(calls) == 6:
+            raise OSError(5, 'Input/output error')
+        return read(self, *args)
+
+    monkeypatch.setattr(RawSample, 'add', failing)
+    keys = [sample.key for sample in read_shard(pattern.replace('{00000..00000}', '00000'))]
+    assert keys == [f'{number:05d}' for number in range(4)]

@@ -1,5 +1,6 @@
 """demo/image_demo.py on images of all kinds."""
 
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -93,3 +94,26 @@ def test_errors_are_sentences(place, monkeypatch, capsys, image, options, messag
     assert run(monkeypatch, image, *options) in (1, 2)
     shown = capsys.readouterr().err
     assert message in shown and 'Traceback' not in shown
+
+
+def test_a_folder_with_odd_names_is_gone_through(place, monkeypatch, capsys):
+    folder = Path('pictures')
+    folder.mkdir()
+    names = [
+        os.fsdecode(b'caf\xe9.png'),
+        'a\nb\x1b[31m.png',
+        'x' * 250 + '.bmp',
+        'x' * 250 + '.png',
+    ]
+    for name in names:
+        picture().save(folder / name)
+    broken = os.fsdecode(b'caf\xe8.png')
+    (folder / broken).write_bytes(b'no image')
+    (folder / os.fsdecode(b'caf\xe7.txt')).write_bytes(b'')
+
+    assert run(monkeypatch, 'pictures', '--out-dir', 'out') == 1
+    said = capsys.readouterr()
+    assert 'caf\\xe9.png: ' in said.out and 'a\\nb\\x1b[31m.png: ' in said.out
+    assert 'failed: pictures/caf\\xe8.png cannot be read as an image' in said.out
+    assert 'Traceback' not in said.err + said.out
+    assert len(list(Path('out/pred').iterdir())) == 4

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from pgseg_mm.datasets import ImageTextDataset
 from pgseg_mm.datasets.shards import read_shard
 from shard_zoo import write_damaged_shards, write_shards
 
@@ -129,3 +131,72 @@ def test_more_shards_than_pairs_are_refused(run, tmp_path):
 
 def test_sound_shards_pass_without_allowance(run, tmp_path):
     assert run('verify_shards.py', write_shards(tmp_path, 2, 3), '--limit', 0).returncode == 0
+
+
+def test_all_formats_are_packed_and_the_rest_is_counted_and_named(run, tmp_path):
+    rows = []
+    for suffix in ('jpg', 'png', 'webp', 'bmp', 'tif', 'tiff', 'gif', 'JPEG'):
+        Image.new('RGB', (8, 6), (9, 0, 0)).save(tmp_path / f'picture.{suffix}')
+        rows.append(dict(image=f'picture.{suffix}', caption=suffix))
+    (tmp_path / 'picture.png').rename(tmp_path / 'picture.odd')
+    rows[1]['image'] = 'picture.odd'
+    rows.append(dict(image='/etc/hostname', caption='outside'))
+    (tmp_path / 'pairs.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    out = tmp_path / 'out'
+    result = run(
+        'pairs_to_shards.py', tmp_path / 'pairs.jsonl', out, '--shards', 1, '--image-root', tmp_path
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert 'tar: 7 pairs; left out: ' in result.stdout
+    assert '1 broken image' in result.stdout and '1 outside data_root' in result.stdout
+    pairs = [sample.pair('caption') for sample in read_shard(str(out / '00000.tar'))]
+    assert {caption for _, caption in pairs} == {row['caption'] for row in rows[:-1]} - {'png'}
+    assert run('verify_shards.py', out / '*.tar', '--limit', 0).returncode == 0
+
+
+def test_what_was_begun_is_gone_on_with_by_the_same_command_and_no_other(
+    run, tmp_path, monkeypatch
+):
+    pairs = make_pairs(tmp_path, 11)
+    whole, cut = tmp_path / 'whole', tmp_path / 'cut'
+    options = ['--shards', 4, '--image-root', tmp_path]
+    expected = run('pairs_to_shards.py', pairs, whole, *options).stdout
+    read = ImageTextDataset.read_image
+    reads = []
+
+    def full(self, info):
+        reads.append(info)
+        if len(reads) == 8:
+            raise OSError(28, 'No space left on device')
+        return read(self, info)
+
+    monkeypatch.setattr(ImageTextDataset, 'read_image', full)
+    stopped = run('pairs_to_shards.py', pairs, cut, *options)
+    assert stopped.returncode == 1
+    assert 'No space left on device' in stopped.stderr and 'goes on' in stopped.stderr
+    assert not list(cut.glob('.*.tar.*'))
+    done = sorted(path.name for path in cut.glob('*.tar'))
+    assert 0 < len(done) < 4
+    other = run('pairs_to_shards.py', pairs, cut, '--shards', 3, '--image-root', tmp_path)
+    assert other.returncode == 1 and 'holds shards already' in other.stderr
+    (cut / '.00003.tar.killed.tar').write_bytes(b'half a shard')
+    reads.extend([None] * 8)
+    result = run('pairs_to_shards.py', pairs, cut, *options)
+
+    assert result.stdout == expected.replace('whole', 'cut')
+    files = {path.name: path.read_bytes() for path in whole.iterdir()}
+    assert {path.name: path.read_bytes() for path in cut.iterdir()} == files
+
+
+def test_images_in_parquet_are_packed(run, tmp_path):
+    Image.new('RGB', (8, 6)).save(tmp_path / 'a.png')
+    image = (tmp_path / 'a.png').read_bytes()
+    rows = [dict(bytes=image, path='a.PNG'), dict(bytes=image, path=None)]
+    table = pyarrow.table(dict(image=rows, caption=['one', 'two']))
+    pyarrow.parquet.write_table(table, tmp_path / 'a.parquet')
+    result = run('pairs_to_shards.py', tmp_path / 'a.parquet', tmp_path / 'out', '--shards', 1)
+
+    assert result.returncode == 0, result.stderr
+    samples = list(read_shard(str(tmp_path / 'out' / '00000.tar')))
+    assert [sample.members['png'] for sample in samples] == [image, image]

@@ -16,6 +16,7 @@ from mmseg.registry import DATASETS, VISUALIZERS
 from mmseg.utils import register_all_modules
 from PIL import Image, ImageDraw, ImageFont
 
+from pgseg_mm.utils.config_files import follow_settings
 from pgseg_mm.utils.launch import find_config, read_config
 
 MIN_WIDTH = 448
@@ -95,6 +96,7 @@ def main() -> None:
     cfg.merge_from_dict(args.cfg_options or {})
     if cfg.get(f'{args.split}_dataloader') is None:
         parser.error(f'the config has no {args.split}_dataloader')
+    follow_settings(cfg)
     register_all_modules()
     try:
         dataset = DATASETS.build(cfg[f'{args.split}_dataloader'].dataset)

@@ -33,6 +33,8 @@ from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
     add_checks,
     add_launch_arguments,
+    check_loading_of,
+    data_errors,
     drop_unused,
     end_job,
     find_config,
@@ -217,7 +219,8 @@ def main() -> None:
         prepare_distributed(cfg)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
-    with refusals(parser):
+    check_loading_of(cfg)
+    with refusals(parser), data_errors():
         runner = Runner.from_cfg(cfg)
         build_test_loop(runner)
         rows = runner.test()

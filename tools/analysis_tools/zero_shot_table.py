@@ -28,9 +28,11 @@ from pgseg_mm.engine.preflight import check_writable
 from pgseg_mm.evaluation import ZeroShotIoUMetric
 from pgseg_mm.utils.atomic_files import read_state, write_json, write_text
 from pgseg_mm.utils.benchmark_data import missing_data
+from pgseg_mm.utils.config_files import read_config_file
 from pgseg_mm.utils.launch import (
     add_checks,
     add_launch_arguments,
+    check_loading_of,
     end_job,
     find_config,
     prepare_distributed,
@@ -155,6 +157,7 @@ def evaluate(cfg: Config, name: str) -> Measured:
     cfg.experiment_name = f'{name}_{time.time_ns()}'
     cfg.visualizer.name = cfg.experiment_name
     started = time.perf_counter()
+    check_loading_of(cfg)
     runner = Runner.from_cfg(cfg)
     metrics = runner.test()
     seconds = time.perf_counter() - started
@@ -180,8 +183,8 @@ def run_one(name: str, file: Path, args: argparse.Namespace, thresholds: dict[st
     """Evaluate a benchmark, or find out why not."""
     folder = Path(args.work_dir) / name
     kept = folder / 'result.json'
-    benchmark = Config.fromfile(file)
-    cfg = benchmark_config(Config.fromfile(args.config), benchmark, name, thresholds)
+    benchmark = read_config_file(file)
+    cfg = benchmark_config(read_config_file(args.config), benchmark, name, thresholds)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     if missing := missing_data(cfg):

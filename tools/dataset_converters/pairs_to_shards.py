@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,71 +19,137 @@ import numpy as np
 from tqdm import tqdm
 
 from pgseg_mm.datasets import ImageTextDataset
+from pgseg_mm.datasets.pair_files import IMAGE_KINDS
 from pgseg_mm.datasets.shards import IMAGE_MEMBERS, import_webdataset
 from pgseg_mm.datasets.skips import (
+    BROKEN_IMAGE,
     MAX_PIXELS,
-    MISSING_IMAGE,
     UnusableSample,
     check_size,
     describe_counts,
 )
+from pgseg_mm.utils.loading import write_atomically
+from pgseg_mm.utils.messages import shown
+
+UNFINISHED = '.unfinished.json'
+"""Notes in the folder what is being written."""
 
 
-def read_sample(info: dict[str, Any], key: str, max_pixels: int) -> dict[str, Any]:
+def read_sample(
+    info: dict[str, Any], key: str, dataset: ImageTextDataset, max_pixels: int
+) -> dict[str, Any]:
     """Members of a pair.
 
     Raises:
-        UnusableSample: The image is missing, broken or too large.
-        ValueError: It has a suffix that shards do not have.
+        FileAccessError: The system cannot read the image.
+        UnusableSample: The image is missing, broken or too large, or no member of shards.
     """
-    path = Path(info['img_path'])
-    suffix = path.suffix.lower().lstrip('.')
+    image, suffix = dataset.read_image(info)
+    name = shown(info['img_path'])
+    check_size(image, name, 0, max_pixels)
     if suffix not in IMAGE_MEMBERS:
-        raise ValueError(f'{path} ends in .{suffix}; expected one of {list(IMAGE_MEMBERS)}.')
-    try:
-        image = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UnusableSample(MISSING_IMAGE, f'{path} does not exist.') from error
-    check_size(image, str(path), 0, max_pixels)
-    meta = {'caption': info['caption'], 'path': str(path), 'row': info['ann_row']}
+        raise UnusableSample(
+            BROKEN_IMAGE, f'{name} has the suffix .{shown(suffix)}; shards have {IMAGE_KINDS}.'
+        )
+    meta = {'caption': info['caption'], 'path': shown(info['img_path']), 'row': info['ann_row']}
     return {'__key__': key, suffix: image, 'txt': info['caption'], 'json': meta}
 
 
 def write_shard(
-    path: Path, infos: Iterator[dict[str, Any]], first: int, max_pixels: int
+    path: Path, dataset: ImageTextDataset, part: Sequence[int], first: int, max_pixels: int
 ) -> Counter[str]:
-    """Write a shard and its statistics.
+    """Write a shard and then its statistics; either appears when it is complete.
 
     Returns:
         Number of pairs by what became of them, ``successes`` or a reason.
     """
     counts: Counter[str] = Counter()
-    # A fixed time makes the same pairs the same file.
-    with import_webdataset().TarWriter(str(path), mtime=0) as writer:
-        for number, info in enumerate(infos, start=first):
-            try:
-                writer.write(read_sample(info, f'{number:09d}', max_pixels))
-            except UnusableSample as fault:
-                counts[fault.reason] += 1
-                print(f'left out: {fault}', file=sys.stderr)
-            else:
-                counts['successes'] += 1
+
+    def write(temporary: Path) -> None:
+        # A fixed time makes the same pairs the same file.
+        with import_webdataset().TarWriter(str(temporary), mtime=0) as writer:
+            for number, index in enumerate(part, start=first):
+                info = dataset.get_data_info(int(index))
+                try:
+                    writer.write(read_sample(info, f'{number:09d}', dataset, max_pixels))
+                except UnusableSample as fault:
+                    counts[fault.reason] += 1
+                    print(f'left out: {fault}', file=sys.stderr)
+                else:
+                    counts['successes'] += 1
+
+    write_atomically(path, write)
     stats = {'count': counts.total(), 'successes': counts['successes']}
-    path.with_name(f'{path.stem}_stats.json').write_text(json.dumps(stats) + '\n')
+    text = json.dumps(stats) + '\n'
+    stats_file = path.with_name(f'{path.stem}_stats.json')
+    write_atomically(stats_file, lambda temporary: temporary.write_text(text))
     return counts
+
+
+class Progress:
+    """A note in the folder of what is being written, so that the same command can go on with it.
+
+    Args:
+        args: What the command was given.
+        pairs: Number of pairs.
+
+    Raises:
+        ValueError: The folder holds shards of something else.
+    """
+
+    def __init__(self, args: argparse.Namespace, pairs: int) -> None:
+        self._folder = args.out_dir
+        self._note = args.out_dir / UNFINISHED
+        self._plan = {name: str(value) for name, value in vars(args).items()} | {'pairs': pairs}
+        self._done: dict[str, dict[str, int]] = {}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        note = json.loads(self._note.read_text()) if self._note.is_file() else {}
+        if note.get('plan') == self._plan:
+            self._done = note['done']
+            for leftover in self._folder.glob('.*.tar.*'):
+                leftover.unlink()
+        elif any(self._folder.glob('*.tar')):
+            raise ValueError(
+                f'{shown(self._folder)} holds shards already; remove them or name another folder.'
+            )
+        self._write()
+
+    def counts(self, shard: Path) -> Counter[str] | None:
+        """What became of the pairs of a shard that is complete, or None."""
+        return Counter(self._done[shard.name]) if shard.name in self._done else None
+
+    def add(self, shard: Path, counts: Counter[str]) -> None:
+        """Note a shard that is complete."""
+        self._done[shard.name] = dict(counts)
+        self._write()
+
+    def end(self) -> None:
+        """Take the note away."""
+        self._note.unlink()
+
+    def _write(self) -> None:
+        text = json.dumps({'plan': self._plan, 'done': self._done})
+        write_atomically(self._note, lambda temporary: temporary.write_text(text))
 
 
 def write_shards(
-    dataset: ImageTextDataset, out_dir: Path, order: Sequence[int], shards: int, max_pixels: int
+    dataset: ImageTextDataset, args: argparse.Namespace, progress: Progress
 ) -> Counter[str]:
-    """Write the pairs in an order, evenly over some shards."""
-    counts: Counter[str] = Counter()
-    parts = np.array_split(np.asarray(order), shards)
+    """Write the pairs in their order, evenly over the shards; those that are there are kept."""
+    order = np.arange(len(dataset))
+    if not args.no_shuffle:
+        order = np.random.default_rng(args.seed).permutation(order)
+    total: Counter[str] = Counter()
+    parts = np.array_split(order, args.shards)
     for number, part in enumerate(tqdm(parts, unit='shard', disable=not sys.stderr.isatty())):
-        infos = (dataset.get_data_info(int(index)) for index in part)
-        first = sum(map(len, parts[:number]))
-        counts += write_shard(out_dir / f'{number:05d}.tar', infos, first, max_pixels)
-    return counts
+        shard = args.out_dir / f'{number:05d}.tar'
+        counts = progress.counts(shard)
+        if counts is None:
+            first = sum(map(len, parts[:number]))
+            counts = write_shard(shard, dataset, part, first, args.max_pixels)
+            progress.add(shard, counts)
+        total += counts
+    return total
 
 
 def parse_args() -> argparse.Namespace:
@@ -96,30 +162,34 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--caption-key', default='caption', help='column of the caption')
     parser.add_argument('--seed', type=int, default=0, help='seed of the order of the pairs')
     parser.add_argument('--no-shuffle', action='store_true', help='keep the order of the rows')
+    parser.add_argument(
+        '--allow-outside',
+        action='store_true',
+        help='pack images that absolute paths, .. or links place out of --image-root',
+    )
     parser.add_argument('--max-pixels', type=int, default=MAX_PIXELS, help='largest image')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    if any(args.out_dir.glob('*.tar')):
-        sys.exit(f'error: {args.out_dir} holds shards already; remove them or name another folder.')
+    progress = None
     try:
         dataset = ImageTextDataset(
             args.ann_file,
             image_key=args.image_key,
             caption_key=args.caption_key,
             data_prefix=dict(img_path=args.image_root),
+            allow_outside=args.allow_outside,
         )
         if not 1 <= args.shards <= len(dataset):
             raise ValueError(f'{len(dataset)} pairs do not fill {args.shards} shards.')
-        order = np.arange(len(dataset))
-        if not args.no_shuffle:
-            order = np.random.default_rng(args.seed).permutation(order)
-        args.out_dir.mkdir(parents=True, exist_ok=True)
-        counts = write_shards(dataset, args.out_dir, order, args.shards, args.max_pixels)
-    except (FileNotFoundError, ImportError, ValueError) as error:
-        sys.exit(f'error: {error}')
+        progress = Progress(args, len(dataset))
+        counts = write_shards(dataset, args, progress)
+        progress.end()
+    except (OSError, ImportError, ValueError) as error:
+        again = '' if progress is None else ' The same command goes on with what is done.'
+        sys.exit(f'error: {shown(error) if isinstance(error, OSError) else error}{again}')
     successes = counts.pop('successes', 0)
     for reasons in dataset.left_out.values():
         counts.update(reasons)

@@ -14,7 +14,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from pgseg_mm.datasets.skips import MAX_PIXELS
 from pgseg_mm.utils.loading import write_atomically
+from pgseg_mm.utils.messages import described, shown
 
 CHUNK = 16  # images that a process takes at a time
 EMPTY = 'segment without a pixel'
@@ -52,11 +54,11 @@ def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
     """
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:  # bad JSON, or bad UTF-8
-        raise AnnotationError(f'{path} is not JSON: {error}') from error
+    except (RecursionError, ValueError) as error:  # bad JSON, or bad UTF-8
+        raise AnnotationError(f'{shown(path)} is not JSON: {shown(error)}') from error
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise AnnotationError(f'{path} has no list "{key}"; give a file of instances')
+            raise AnnotationError(f'{shown(path)} has no list "{key}"; give a file of instances')
     return content
 
 
@@ -78,10 +80,7 @@ def group_by_image(
         AnnotationError: If there is no image, a category has no label, or an entry lacks a field.
     """
     try:
-        images = {
-            image['id']: ImageSegments(name_of(image), (image['height'], image['width']), [])
-            for image in content['images']
-        }
+        images = {image['id']: _empty(image, name_of(image)) for image in content['images']}
         for annotation in content['annotations']:
             image = images.get(annotation['image_id'])
             if image is None:
@@ -90,15 +89,27 @@ def group_by_image(
             category = annotation['category_id']
             if category not in labels:
                 raise AnnotationError(
-                    f'annotation {annotation.get("id")} is of category {category}, '
+                    f'annotation {shown(annotation.get("id"))} is of category {shown(category)}, '
                     'which the data set does not have'
                 )
             image.segments.append((labels[category], annotation['segmentation']))
     except KeyError as error:
-        raise AnnotationError(f'an image or annotation has no {error}') from error
+        raise AnnotationError(f'an image or annotation has no {shown(error)}') from error
+    except (AttributeError, TypeError) as error:
+        raise AnnotationError(f'an image or annotation is malformed: {shown(error)}') from error
     if not images:
         raise AnnotationError('the file lists no image')
     return list(images.values())
+
+
+def _empty(image: dict[str, Any], name: str) -> ImageSegments:
+    size = (image['height'], image['width'])
+    if not all(type(side) is int and side > 0 for side in size) or size[0] * size[1] > MAX_PIXELS:
+        raise AnnotationError(
+            f'image {shown(name)} is {described(size[0])} high and {described(size[1])} wide; '
+            f'expected pixels, at most {MAX_PIXELS} in all'
+        )
+    return ImageSegments(name, size, [])
 
 
 def draw(image: ImageSegments, dtype: type[np.generic]) -> tuple[np.ndarray, Counter[str]]:
@@ -133,20 +144,61 @@ def draw(image: ImageSegments, dtype: type[np.generic]) -> tuple[np.ndarray, Cou
 
 def _run_lengths(segmentation: Any, image: ImageSegments, mask_utils: Any) -> Any:
     """COCO's compressed run lengths of a segment; None if its polygons span no area."""
-    if isinstance(segmentation, dict):
-        if tuple(segmentation['size']) != image.size:
-            raise AnnotationError(
-                f'a segment of {image.name} is {tuple(segmentation["size"])} pixels high and wide, '
-                f'but the image {image.size}'
-            )
-        if isinstance(segmentation['counts'], list):
-            return mask_utils.frPyObjects(segmentation, *image.size)
-        return segmentation
-    # pycocotools would take four numbers for a box
-    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-    if not polygons:
-        return None
-    return mask_utils.merge(mask_utils.frPyObjects(polygons, *image.size))
+    try:
+        if isinstance(segmentation, dict):
+            return _checked_run_lengths(segmentation, image, mask_utils)
+        # pycocotools would take four numbers for a box
+        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        if not polygons:
+            return None
+        corners = np.concatenate([np.asarray(polygon, float) for polygon in polygons])
+        # pycocotools walks along each side pixel by pixel, also far out of the image
+        if not (np.abs(corners) <= 4 * max(image.size)).all():
+            raise ValueError('a corner lies far out of the image')
+        return mask_utils.merge(mask_utils.frPyObjects(polygons, *image.size))
+    except AnnotationError:
+        raise
+    except Exception as error:  # pycocotools fails in many ways
+        raise AnnotationError(
+            f'a segment of {shown(image.name)} is malformed: {shown(error)}'
+        ) from error
+
+
+def _checked_run_lengths(
+    segmentation: dict[str, Any], image: ImageSegments, mask_utils: Any
+) -> dict[str, Any]:
+    """Run lengths that end where the image does: pycocotools would write on."""
+    if tuple(segmentation['size']) != image.size:
+        raise AnnotationError(
+            f'a segment of {shown(image.name)} is {shown(tuple(segmentation["size"]))} pixels high '
+            f'and wide, but the image {image.size}'
+        )
+    counts = segmentation['counts']
+    if isinstance(counts, list):
+        runs = counts
+    else:
+        runs = _unpacked(counts.encode() if isinstance(counts, str) else counts)
+    if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != np.prod(image.size):
+        raise ValueError('its run lengths do not add up to the image')
+    return mask_utils.frPyObjects({**segmentation, 'counts': list(runs)}, *image.size)
+
+
+def _unpacked(counts: bytes) -> list[int]:
+    """Run lengths of COCO's text: 5 bits a letter, each number after the third a difference."""
+    runs: list[int] = []
+    at = 0
+    while at < len(counts):
+        number = shift = 0
+        more = True
+        while more:
+            bits = counts[at] - 48  # an IndexError where it is cut off
+            number |= (bits & 0x1F) << shift
+            more = bool(bits & 0x20)
+            at, shift = at + 1, shift + 5
+        if bits & 0x10:
+            number -= 1 << shift
+        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+    return runs
 
 
 def save_map(label_map: np.ndarray, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Hooks of mmengine's Runner."""
 
+from .checked_loading_hook import CheckedLoadingHook
 from .compile_hook import CompileHook
 from .data_state_hook import DataStateHook
 from .finite_loss_hook import FiniteLossHook
@@ -13,6 +14,7 @@ from .vocabulary_hook import VocabularyHook
 from .weights_hook import WeightsHook
 
 __all__ = [
+    'CheckedLoadingHook',
     'CompileHook',
     'DataStateHook',
     'FiniteLossHook',
