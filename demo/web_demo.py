@@ -25,7 +25,8 @@ os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # before gradio is imported
 
 import gradio as gr  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
-from web_guard import Guard, Hosts, Listeners, checks_of  # noqa: E402
+from web_guard import Guard, Listeners, checks_of  # noqa: E402
+from web_hosts import Hosts  # noqa: E402
 from web_uploads import UploadFolder  # noqa: E402
 
 LONGER_SIDE = (512, 1024)
