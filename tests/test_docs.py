@@ -21,7 +21,13 @@ PACKAGE = ROOT / 'pgseg_mm'
 FORMULAS, DESIGN, INDEX = (ROOT / 'docs' / f'{name}.md' for name in ('method', 'design', 'README'))
 FOLDERS = ('pgseg_mm', 'configs', 'tests', 'docs', 'tools', 'benchmarks', 'demo', 'projects')
 PAGES = sorted(
-    [*ROOT.glob('*.md')] + [page for folder in FOLDERS for page in (ROOT / folder).rglob('*.md')],
+    [*ROOT.glob('*.md')]
+    + [
+        page
+        for folder in FOLDERS
+        for page in (ROOT / folder).rglob('*.md')
+        if '.mim' not in page.parts
+    ],
     key=str,
 )
 FENCE = re.compile(r'^[ ]*```.*?^[ ]*```[ ]*$', re.MULTILINE | re.DOTALL)
