@@ -179,7 +179,7 @@ def test_global_batch_and_data_are_those_of_the_name(path):
 
 @pytest.mark.parametrize('path', PUBLISHED, ids=str)
 def test_rates_are_the_published_ones(path):
-    """METHOD 5, with epochs of 100 steps."""
+    """docs/method.md, 5, with epochs of 100 steps."""
     cfg = Config.fromfile(ROOT / path)
     steps = 100
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)

@@ -19,7 +19,7 @@ def rates(num_steps: int, base: float = 1e-4, **kwargs) -> list[float]:
 
 
 def test_published_rates():
-    """30 epochs with 10 of warm-up: 7.75e-5 of 1e-4 where the cosine takes over (METHOD 5)."""
+    """30 epochs, 10 of warm-up: 7.75e-5 of 1e-4 at the end of it (docs/method.md, 5)."""
     values = rates(30, warmup=10, warmup_start=1e-6, eta_min=1e-5, end=30)
     assert values[0] == pytest.approx(1e-6)
     assert values[5] == pytest.approx(1e-6 + (1e-4 - 1e-6) / 2)

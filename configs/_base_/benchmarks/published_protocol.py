@@ -1,5 +1,5 @@
-# How GroupViT and PGSeg were evaluated (METHOD 4): short side 448 px, unless the long one is over
-# 2048 px then. Windows of 448 px, 224 px apart, are the model's test_cfg.
+# How GroupViT and PGSeg were evaluated (docs/method.md, 4): short side 448 px, unless the long one
+# is over 2048 px then. Windows of 448 px, 224 px apart, are the model's test_cfg.
 # where runnable configs keep the embeddings of class names between runs
 class_embed_cache = '{{$PGSEG_CACHE:~/.cache/pgseg_mm}}'
 test_pipeline = [

@@ -1,4 +1,4 @@
-# No decay of biases, norms, other 1-D parameters and temperatures (METHOD 5)
+# No decay of biases, norms, other 1-D parameters and temperatures (docs/method.md, 5)
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),

@@ -25,7 +25,7 @@ SENTENCE_END = re.compile(r'(?<=[.!?])\s+')
 
 @TRANSFORMS.register_module()
 class NounPrompts(BaseTransform):
-    """Put nouns of the caption into prompts, for the multi-label contrast (METHOD 3).
+    """Put nouns of the caption into prompts, for the multi-label contrast (docs/method.md, 3.2).
 
     Nouns are found by nltk's English tagger (Penn tags NN, NNS, NNP and NNPS). Every noun is drawn
     once before any is drawn again. A caption without nouns is itself each of the prompts. Goes

@@ -10,7 +10,7 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
     """Linear warm-up to the base rate, then a cosine that has been counted from the start.
 
     At the end of the warm-up the rate is already on the cosine, as in the published recipe
-    (METHOD 5); mmengine's own schedulers in a row would begin the cosine there.
+    (docs/method.md, 5); mmengine's own schedulers in a row would begin the cosine there.
 
     Args:
         optimizer: Optimizer or wrapper.

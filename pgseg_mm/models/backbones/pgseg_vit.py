@@ -189,7 +189,7 @@ class PGSegViT(BaseModule):
         return tuple(i % num_stages for i in indices)
 
     def _reset_parameters(self) -> None:
-        """Initialise as published (METHOD 1.6); projections keep torch's default."""
+        """Initialise as published (docs/method.md, 1.6); projections keep torch's default."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         projections = {
             layer

@@ -32,7 +32,7 @@ class PGSegHead(BaseDecodeHead):
             a class may have several (see :func:`load_class_embeds`).
         background_threshold: If given, class 0 is the background: pixels whose best foreground
             affinity stays below this value, or below the largest affinity of the window if that is
-            smaller (METHOD 4.3).
+            smaller (docs/method.md, 4.3).
         top_classes: Number of classes that the whole image admits.
         loss_contrastive: Config of the image-text loss; its temperature scales class scores, too.
         loss_multi_label: Config of GroupViT's contrast of images and noun prompts, or ``None``; it
@@ -304,7 +304,7 @@ class PGSegHead(BaseDecodeHead):
     def classify_groups(
         self, features: GroupFeatures, thresholds: Sequence[float] | None = None
     ) -> Tensor:
-        """Affinity of groups and classes (METHOD 4.2 and 4.3).
+        """Affinity of groups and classes (docs/method.md, 4.2 and 4.3).
 
         Args:
             features: Groups of B windows.
@@ -335,7 +335,7 @@ class PGSegHead(BaseDecodeHead):
     def assign_pixels(
         self, features: GroupFeatures, size: tuple[int, int], stage: int = -1
     ) -> Tensor:
-        """Group of each pixel (METHOD 4.1).
+        """Group of each pixel (docs/method.md, 4.1).
 
         Args:
             features: Groups of B windows.

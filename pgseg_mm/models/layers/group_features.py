@@ -23,7 +23,7 @@ class GroupFeatures(NamedTuple):
     """Patch grid (height, width); their product is the number of tokens of the first stage."""
 
     def patch_assignment(self, stage: int = -1) -> Tensor:
-        """Soft assignment of patches to the groups of a stage (METHOD 4.1).
+        """Soft assignment of patches to the groups of a stage (docs/method.md, 4.1).
 
         Args:
             stage: Index of the grouping stage.

@@ -53,7 +53,7 @@ def hard_assignment(logits: Tensor, noise: bool) -> Tensor:
 
 
 class TokenAssignment(nn.Module):
-    """Assigns tokens to groups with one full-width head and pools them (METHOD 1.4).
+    """Assigns tokens to groups with one full-width head and pools them (docs/method.md, 1.4).
 
     Args:
         embed_dims: Channels C.

@@ -6,7 +6,7 @@ from torch import Tensor
 def resize_position_embedding(
     embedding: Tensor, grid_size: tuple[int, int], new_size: tuple[int, int]
 ) -> Tensor:
-    """Resize a grid of position embeddings (bicubic, no corner alignment; METHOD 1.1).
+    """Resize a grid of position embeddings (bicubic, no corner alignment; docs/method.md, 1.1).
 
     Args:
         embedding: (1, h * w, C).

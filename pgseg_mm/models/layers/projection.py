@@ -4,7 +4,7 @@ from .sync_batch_norm import SyncBatchNorm
 
 
 class ProjectionMLP(nn.Module):
-    """Linear, batch norm over all rows of all ranks, ReLU, linear (METHOD 1.3, 1.5 and 2).
+    """Linear, batch norm over the rows of all ranks, ReLU, linear (docs/method.md, 1.3, 1.5, 2).
 
     A linear layer over the channels is the published 1 x 1 convolution, with the same default
     initialisation.

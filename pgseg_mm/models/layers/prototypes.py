@@ -27,7 +27,7 @@ def soft_clusters(
     mask: Tensor | None = None,
     norm_dim: int = -1,
 ) -> PrototypeOutput:
-    """Cluster the tokens of each image softly (METHOD 1.3).
+    """Cluster the tokens of each image softly (docs/method.md, 1.3).
 
     Args:
         x: Tokens (B, N, C).
@@ -49,7 +49,7 @@ def soft_clusters(
 
 @MODELS.register_module()
 class NonLearnablePrototypes(nn.Module):
-    """Prototypes of an image's tokens by soft clustering, without gradient (METHOD 1.3).
+    """Prototypes of an image's tokens by soft clustering, no gradient (docs/method.md, 1.3).
 
     Every image's clustering starts at ``mu``, which follows the mean of the prototypes of the
     global batch by momentum, once a training step, and is saved with the model. The tokens may be

@@ -21,8 +21,8 @@ class TextPrototypes(nn.Module):
     """T-NPR: prototypes of a caption's words, and group centres mapped to the text's width.
 
     The prototypes are clusters of the text encoder's token features: start, words and end, no
-    padding (METHOD 3). Captions shorter than the number of prototypes have some close together,
-    which the rejection of :class:`NPRLoss` handles.
+    padding (docs/method.md, 3.5). Captions shorter than the number of prototypes have some close
+    together, which the rejection of :class:`NPRLoss` handles.
 
     Args:
         embed_dims: Channels of the group centres.
@@ -84,7 +84,7 @@ class ReleaseTextPrototypes(nn.Module):
     The end token's vector is clustered as if its C channels were C tokens of one number each,
     groups are averaged to one number each, and the cosine of single numbers is 1 or -1, so that no
     gradient reaches the groups. ``mu`` (1, G, 1) moves at every call, in evaluation mode, too
-    (METHOD 3). Where the release moves it whenever a text is encoded, here the loss does.
+    (docs/method.md, 6). Where the release moves it whenever a text is encoded, here the loss does.
 
     Args:
         num_prototypes: Number of prototypes, that of the last grouping stage's groups.

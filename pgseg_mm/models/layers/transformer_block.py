@@ -93,7 +93,7 @@ class TransformerBlocks(nn.Sequential):
 
 
 class CrossAttentionBlock(nn.Module):
-    """Cross-attention without pre-norm, then a pre-norm MLP, then a layer norm (METHOD 1.4).
+    """Cross-attention without pre-norm, pre-norm MLP, layer norm (docs/method.md, 1.4).
 
     Args:
         embed_dims: Channels C.

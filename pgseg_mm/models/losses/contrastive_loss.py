@@ -11,7 +11,7 @@ from .temperature import LearnedTemperature
 
 @MODELS.register_module()
 class ImageTextContrastiveLoss(LearnedTemperature):
-    """Symmetric contrast of images and texts over the global batch (METHOD 3).
+    """Symmetric contrast of images and texts over the global batch (docs/method.md, 3.1).
 
     Each rank compares its own images and texts with everybody's: no more than local batch times
     global batch logits are made, twice, and gradients flow through the gather to every rank.
@@ -51,7 +51,7 @@ class ImageTextContrastiveLoss(LearnedTemperature):
 
 
 def contrast(image_embeds: Tensor, text_embeds: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric contrast over the global batch, in float32 at least (METHOD 3).
+    """Symmetric contrast over the global batch, in float32 at least (docs/method.md, 3.1, 3.2).
 
     An image's K texts share its target equally; the target of each text is its image.
 

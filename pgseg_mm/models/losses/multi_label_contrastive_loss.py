@@ -6,7 +6,7 @@ from .contrastive_loss import contrast
 
 @MODELS.register_module()
 class MultiLabelContrastiveLoss(nn.Module):
-    """Symmetric contrast of images and the prompts made from their captions' nouns (METHOD 3).
+    """Symmetric contrast of images and prompts of their captions' nouns (docs/method.md, 3.2).
 
     Each image has K prompts, which share its target equally. GroupViT's option; the temperature is
     that of the image-text contrast, so the module has no parameters.

@@ -34,7 +34,7 @@ def _normalise(similarity: Tensor, dim: int, eps: float = 1e-6) -> Tensor:
 
 @MODELS.register_module()
 class NPRLoss(LearnedTemperature):
-    """Non-learnable prototypical regularisation: pulls groups to prototypes (METHOD 3).
+    """Non-learnable prototypical regularisation: pulls groups to prototypes (docs/method.md, 3.3).
 
     Groups and prototypes of an image are matched one-to-one, unsure pairs are rejected, and each
     kept group must tell its prototype from the others, and each kept prototype its group. One
@@ -45,8 +45,8 @@ class NPRLoss(LearnedTemperature):
     ``loss_weight`` over ``ramp`` steps. Steps are those of mmengine's Runner; without a Runner the
     weight is ``loss_weight``.
 
-    Three options give what the authors' release does instead of what the paper says (METHOD 3);
-    the other two deviations are ``NonLearnablePrototypes(momentum=None)`` and
+    Three options give what the authors' release does instead of what the paper says
+    (docs/method.md, 6); the other two deviations are ``NonLearnablePrototypes(momentum=None)`` and
     :class:`ReleaseTextPrototypes`.
 
     Args:

@@ -22,8 +22,9 @@ MAX_MAP_SIDE = 640
 def group_maps(backbone: nn.Module, head: PGSegHead, image: Tensor) -> dict[str, Tensor]:
     """Assign the pixels of a whole image to groups and prototypes.
 
-    A pixel's prototype is the nearest one (by the softmax of METHOD 1.3) of the patch; from the
-    second stage on, whose tokens are groups, it is that of the patch's groups.
+    A pixel's prototype is the nearest one of the patch, by the softmax over prototypes
+    (docs/method.md, 1.3); from the second stage on, whose tokens are groups, it is that of the
+    patch's groups.
 
     Args:
         backbone: Image encoder in evaluation mode.

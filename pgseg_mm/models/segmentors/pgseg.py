@@ -150,7 +150,7 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         data_samples: list[SegDataSample] | None = None,
         tokens: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of a batch of image-text pairs (METHOD 3)."""
+        """Losses of a batch of image-text pairs (docs/method.md, 3)."""
         if tokens is None:
             raise ValueError(
                 'PGSeg trains on image-text pairs, but the batch has no tokens; use '
@@ -187,7 +187,7 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         inputs: Tensor | list[Tensor],
         data_samples: list[SegDataSample] | None = None,
     ) -> list[SegDataSample]:
-        """Segment images by the vocabulary (METHOD 4).
+        """Segment images by the vocabulary (docs/method.md, 4).
 
         Windows of one size, of all images, go through the encoder in batches of
         ``window_batch_size``. An image that has no room for a patch is stretched to one.

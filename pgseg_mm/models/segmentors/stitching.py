@@ -148,8 +148,8 @@ def mean_logits(views: Sequence[StitchedScores], size: tuple[int, int]) -> Tenso
 def _contenders(tables: Sequence[Tensor]) -> Tensor:
     """Classes that can be the best of a mixture: those ever above the smallest score of a table.
 
-    Most classes have no score anywhere, because an image admits few (METHOD 4.2). Class 0 stays
-    for pixels where all are equal.
+    Most classes have no score anywhere, because an image admits few (docs/method.md, 4.2). Class 0
+    stays for pixels where all are equal.
     """
     above = torch.stack([(table > table.min()).any(dim=0) for table in tables]).any(dim=0)
     above[0] = True
@@ -189,7 +189,7 @@ def stitch(
     groups: Sequence[Tensor],
     scores: Sequence[Tensor],
 ) -> StitchedScores:
-    """Average the class scores of overlapping windows (METHOD 4.4).
+    """Average the class scores of overlapping windows (docs/method.md, 4.4).
 
     Args:
         size: (H, W) of the image.

@@ -103,7 +103,7 @@ class VocabularyMixin:
 
     @torch.no_grad()
     def embed_words(self, words: Sequence[str]) -> Tensor:
-        """Embed words by the prompt templates (METHOD 4).
+        """Embed words by the prompt templates (docs/method.md, 4).
 
         Args:
             words: W words or phrases.

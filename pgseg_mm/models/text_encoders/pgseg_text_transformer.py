@@ -23,7 +23,7 @@ class TextFeatures(NamedTuple):
 
 @MODELS.register_module()
 class PGSegTextTransformer(BaseModule):
-    """CLIP's causal text transformer in the published size (METHOD 2).
+    """CLIP's causal text transformer in the published size (docs/method.md, 2).
 
     Args:
         vocab_size: Number of token ids; the end token has the largest id of a row.
@@ -65,7 +65,7 @@ class PGSegTextTransformer(BaseModule):
         self._reset_parameters(num_layers)
 
     def _reset_parameters(self, num_layers: int) -> None:
-        """Initialise as CLIP does (METHOD 2)."""
+        """Initialise as CLIP does (docs/method.md, 2)."""
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
         width_std = self.embed_dims**-0.5

@@ -9,7 +9,7 @@ from pgseg_mm.models import ImageTextContrastiveLoss, MultiLabelContrastiveLoss
 
 
 def by_loops(images: np.ndarray, prompts: np.ndarray, scale: float) -> float:
-    """METHOD 3, one image and one prompt at a time."""
+    """docs/method.md, 3.2: one image and one prompt at a time."""
 
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
         return a @ b / math.sqrt((a @ a) * (b @ b))
