@@ -61,7 +61,8 @@ def write_pure_python(settings: dict, path: Path) -> Path:
     lines = ['from mmengine.config import read_base']
     for name in sorted(set(re.findall(r"'type': '([\w.]+)'", text))):
         kinds: list[Any] = [part for registry in registries if (part := registry.get(name))]
-        lines.append(f'from {kinds[0].__module__} import {kinds[0].__name__}')
+        kind, short = kinds[0], name.rpartition('.')[2]  # a class may be known by another name
+        lines.append(f'from {kind.__module__} import {kind.__name__} as {short}')
     text = re.sub(r"'type': '(?:\w+\.)?(\w+)'", r"'type': \1", text)
     path.write_text('\n'.join([*lines, text]))
     return path

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import mmcv
 import numpy as np
 from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmseg.datasets import BaseSegDataset
@@ -23,6 +22,7 @@ from pgseg_mm.utils.reading import (
 )
 
 from .transforms.loading import DecodeImage, UnreadableImage
+from .transforms.wide_annotations import LoadLabelMap, read_label_map
 
 IGNORED = 255
 IMAGE, LABELS = 'image', 'label map'
@@ -92,7 +92,9 @@ def _check_transforms(transforms: list[Any], dataset: Any) -> None:
         for inner in getattr(transform, 'subroutines', None) or ():  # TestTimeAug
             _check_transforms(inner.transforms, dataset)
         name = shown(type(dataset).__name__)
-        if type(transform) is SegLoadAnnotations:
+        if type(transform) is SegLoadAnnotations:  # named by its class, or by another scope
+            transform = _known_labels(transform)
+        if type(transform) is LoadLabelMap:
             transforms[number] = _NamedLoading(_ColourLoading(transform, dataset), LABELS, name)
         elif isinstance(transform, LoadAnnotations):
             transforms[number] = _NamedLoading(transform, LABELS, name)
@@ -102,8 +104,17 @@ def _check_transforms(transforms: list[Any], dataset: Any) -> None:
             transforms[number] = _NamedLoading(transform, IMAGE, name)
 
 
+def _known_labels(load: SegLoadAnnotations) -> LoadLabelMap:
+    """The same loading of label maps, of the known formats only."""
+    return LoadLabelMap(
+        reduce_zero_label=load.reduce_zero_label,
+        backend_args=load.backend_args,
+        imdecode_backend=load.imdecode_backend,
+    )
+
+
 def _decoding(load: LoadImageFromFile) -> DecodeImage:
-    """The same loading, but for images that are cut off, which OpenCV fills with grey."""
+    """The same loading of images, of the known formats only, and of none that are cut off."""
     return DecodeImage(
         to_float32=load.to_float32,
         color_type=load.color_type,
@@ -152,7 +163,7 @@ class _NamedLoading:
 class _ColourLoading:
     """mmseg's ``LoadAnnotations``, and label maps in the colours of the palette."""
 
-    def __init__(self, load: SegLoadAnnotations, dataset: Any) -> None:
+    def __init__(self, load: LoadLabelMap, dataset: Any) -> None:
         self._load = load
         meta = dataset.metainfo
         palette, classes = meta.get('palette') or (), meta.get('classes') or ()
@@ -169,12 +180,7 @@ class _ColourLoading:
         if 'seg_map_path' not in results:  # mmseg's inference_model
             return results
         path = results['seg_map_path']
-        content = read_file(path, f'The label map {shown(path)}', self._load.backend_args)
-        if not content:
-            raise UnusableFile('it is empty')
-        image = mmcv.imfrombytes(content, flag='unchanged', backend=self._load.imdecode_backend)
-        if image is None:
-            raise UnusableFile('it is of no known format')
+        image = read_label_map(path, self._load.imdecode_backend, self._load.backend_args)
         if image.squeeze().ndim == 2:
             return self._load(results)
         results['gt_seg_map'] = self._by_colour(image)

@@ -32,7 +32,7 @@ from .skips import (
     UnusableSample,
     check_pixel_limits,
     describe_counts,
-    read_image,
+    read_image_bytes,
     run_pipeline,
     suffix_of,
 )
@@ -230,7 +230,7 @@ class ImageTextDataset(BaseDataset):
             self._paths.check_links(results['img_path'], name)
         return run_pipeline(self.pipeline, results, name, self.min_pixels, self.max_pixels)
 
-    def read_image(self, info: dict[str, Any]) -> tuple[bytes, str]:
+    def read_image_bytes(self, info: dict[str, Any]) -> tuple[bytes, str]:
         """The file of an image, and the suffix of its name, in lower case and without the dot.
 
         Args:
@@ -245,7 +245,9 @@ class ImageTextDataset(BaseDataset):
             image = self._embedded_image(info)
             return image, suffix_of(image, os.path.splitext(path.rpartition('#')[2])[1])
         self._paths.check_links(path, self._name_of(info))
-        return read_image(path, None, self._name_of(info)), os.path.splitext(path)[1].lower()[1:]
+        return read_image_bytes(path, None, self._name_of(info)), os.path.splitext(path)[1].lower()[
+            1:
+        ]
 
     def _name_of(self, info: dict[str, Any]) -> str:
         path, place = shown(info['img_path']), info['ann_row']

@@ -185,7 +185,7 @@ def _load_image(
     load: LoadImageFromFile, results: dict[str, Any], name: str, min_pixels: int, max_pixels: int
 ) -> Any:
     if 'img_bytes' not in results:
-        results['img_bytes'] = read_image(results['img_path'], load.backend_args, name)
+        results['img_bytes'] = read_image_bytes(results['img_path'], load.backend_args, name)
     check_size(results['img_bytes'], name, min_pixels, max_pixels)
     try:
         loaded = load(results)
@@ -208,7 +208,7 @@ def suffix_of(image: bytes, suffix: str) -> str:
     return next((kind for start, kind in starts.items() if image.startswith(start)), '')
 
 
-def read_image(path: str, backend_args: dict[str, Any] | None, name: str) -> bytes:
+def read_image_bytes(path: str, backend_args: dict[str, Any] | None, name: str) -> bytes:
     """The file of an image.
 
     Args:

@@ -219,10 +219,16 @@ def test_a_tile_that_is_far_larger_than_its_image_is_refused():
     assert open_image(tiled(16)).size == (8, 8)
 
 
-def test_a_file_without_an_end_is_not_read_on(monkeypatch):
-    monkeypatch.setattr(limits, 'MAX_IMAGE_BYTES', 10**6)
-    with pytest.raises(UnreadableImage, match='/dev/zero has more than 1000000 bytes'):
+def test_a_file_without_an_end_is_not_read_on():
+    with pytest.raises(UnreadableImage, match='/dev/zero is no regular file'):
         read_image_file('/dev/zero')
+
+
+def test_a_file_longer_than_any_image_is_not_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(limits, 'MAX_IMAGE_BYTES', 10**3)
+    (tmp_path / 'long.png').write_bytes(bytes(10**3 + 1))
+    with pytest.raises(UnreadableImage, match='has 1001 bytes, more than 1000'):
+        read_image_file(tmp_path / 'long.png')
 
 
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP'])

@@ -162,7 +162,7 @@ def test_what_was_begun_is_gone_on_with_by_the_same_command_and_no_other(
     whole, cut = tmp_path / 'whole', tmp_path / 'cut'
     options = ['--shards', 4, '--image-root', tmp_path]
     expected = run('pairs_to_shards.py', pairs, whole, *options).stdout
-    read = ImageTextDataset.read_image
+    read = ImageTextDataset.read_image_bytes
     reads = []
 
     def full(self, info):
@@ -171,7 +171,7 @@ def test_what_was_begun_is_gone_on_with_by_the_same_command_and_no_other(
             raise OSError(28, 'No space left on device')
         return read(self, info)
 
-    monkeypatch.setattr(ImageTextDataset, 'read_image', full)
+    monkeypatch.setattr(ImageTextDataset, 'read_image_bytes', full)
     stopped = run('pairs_to_shards.py', pairs, cut, *options)
     assert stopped.returncode == 1
     assert 'No space left on device' in stopped.stderr and 'goes on' in stopped.stderr

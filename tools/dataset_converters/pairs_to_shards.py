@@ -44,7 +44,7 @@ def read_sample(
         FileAccessError: The system cannot read the image.
         UnusableSample: The image is missing, broken or too large, or no member of shards.
     """
-    image, suffix = dataset.read_image(info)
+    image, suffix = dataset.read_image_bytes(info)
     name = shown(info['img_path'])
     check_size(image, name, 0, max_pixels)
     if suffix not in IMAGE_MEMBERS:
