@@ -315,7 +315,7 @@ ENDING = {
     'a negative size': pax('b.jpg', [record(b'size', b'-1536')]),
     'a size that leads back': pax('b.jpg', [record(b'size', b'-512')]),
     'a size behind any end': pax('b.jpg', [record(b'size', b'9' * 18)]),
-    'a size of many digits': pax('b.jpg', [record(b'size', b'9' * 300)]),
+    'a size of many digits': pax(f'{"k" * 200}.jpg', [record(b'size', b'9' * 900)]),
     'headers of headers': member('x', b'6 a=b\n', type=tarfile.XHDTYPE) * 5000,
     'long names of long names': member('x', b'n', type=tarfile.GNUTYPE_LONGNAME) * 5000,
     'a map of letters': pax('b.jpg', [record(b'GNU.sparse.map', b'a,b')]),
