@@ -157,8 +157,8 @@ MAX_STATS_BYTES = 2**20
 MAX_VOCABULARY_BYTES = 2**24
 """Bytes of a vocabulary file."""
 
-MAX_SHOWN_CHARACTERS = 100
-"""Characters of a name or a value in a message."""
+MAX_SHOWN_CHARACTERS = 80
+"""Characters at either end of a name or a value that a message shows."""
 
 RETRY_PAUSES = (0.2, 1.0, 3.0)
 """Seconds before a file is tried again that the system could not read."""

@@ -161,9 +161,9 @@ class RawSample:
         """Read a member, or note that it is too large or sparse; without an archive, skip it."""
         limit = MAX_TEXT_MEMBER_BYTES if suffix in ('txt', 'json') else MAX_MEMBER_BYTES
         if member.issparse():
-            self.refused[suffix] = f'is stored as a sparse file of {member.size} bytes'
+            self.refused[suffix] = f'is stored as a sparse file of {shown(member.size)} bytes'
         elif member.size > limit:
-            self.refused[suffix] = f'has {member.size} bytes, more than {limit}'
+            self.refused[suffix] = f'has {shown(member.size)} bytes, more than {limit}'
         else:
             file = archive.extractfile(member) if archive is not None else None
             self.members[suffix] = file.read() if file else b''

@@ -20,6 +20,7 @@ from pgseg_mm.limits import (
     MAX_XZ_MEMORY,
     UNPACKING_ALLOWANCE,
 )
+from pgseg_mm.utils.messages import shown
 from pgseg_mm.utils.reading import is_of_system
 
 PIPE = 'pipe:'
@@ -50,10 +51,11 @@ class StrictTarInfo(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictTarInfo:
         member = super().frombuf(buf, encoding, errors)
         if member.size < 0:
-            raise tarfile.ReadError(f'a header declares {member.size} bytes')
+            raise tarfile.ReadError(f'a header declares {shown(member.size)} bytes')
         if member.type in LONG_HEADERS and member.size > MAX_TAR_HEADER_BYTES:
             raise tarfile.ReadError(
-                f'an extended header of {member.size} bytes, more than {MAX_TAR_HEADER_BYTES}'
+                f'an extended header of {shown(member.size)} bytes, '
+                f'more than {MAX_TAR_HEADER_BYTES}'
             )
         return member
 
@@ -98,7 +100,7 @@ def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if member is None:
             return
         if member.size < 0 or archive.offset <= end:
-            raise tarfile.ReadError(f'a header leads back to byte {archive.offset}')
+            raise tarfile.ReadError(f'a header leads back to byte {shown(archive.offset)}')
         end = archive.offset
         archive.members = []  # type: ignore[attr-defined]
         archive.pax_headers = {}  # of all that follow: nothing of a pair, but they add up

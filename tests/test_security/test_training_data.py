@@ -315,7 +315,7 @@ ENDING = {
     'a negative size': pax('b.jpg', [record(b'size', b'-1536')]),
     'a size that leads back': pax('b.jpg', [record(b'size', b'-512')]),
     'a size behind any end': pax('b.jpg', [record(b'size', b'9' * 18)]),
-    'a size of many digits': pax('b.jpg', [record(b'size', b'9' * 300)]),
+    'a size of many digits': pax(f'{"k" * 200}.jpg', [record(b'size', b'9' * 900)]),
     'headers of headers': member('x', b'6 a=b\n', type=tarfile.XHDTYPE) * 5000,
     'long names of long names': member('x', b'n', type=tarfile.GNUTYPE_LONGNAME) * 5000,
     'a map of letters': pax('b.jpg', [record(b'GNU.sparse.map', b'a,b')]),
@@ -417,3 +417,19 @@ def test_many_bad_rows_are_one_name_and_one_number_in_the_log(root, logged):
 
     assert dataset.left_out == {f'{root}/pairs.jsonl': {'no file path': 1000}}
     assert len(logged) == 2
+
+
+def test_messages_stay_short_whatever_the_names(tmp_path):
+    """Found by the fuzzer: a long key, and JSON whose error names much."""
+    folder = tmp_path / ('d' * 200)
+    folder.mkdir()
+    key = 'k' * 200
+    bad = [(f'{key}.jpg', jpeg(1)), (f'{key}.json', ('{"caption": ' + '9' * 5000 + '}').encode())]
+    _, [fault] = read_all(str(write_tar(folder / '0.tar', bad)))
+
+    assert len(str(fault)) < 600
+    name = write(folder, json.dumps(dict(image='p/' * 900 + 'a.png', caption='x')))
+    dataset = ImageTextDataset(name, data_root=str(folder), pipeline=LOAD, skip_broken=False)
+    with pytest.raises(FileNotFoundError) as error:
+        dataset[0]
+    assert len(str(error.value)) < 600
