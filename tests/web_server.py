@@ -1,9 +1,11 @@
 """A web demo of the tiny model in a process of its own, and requests to it as bytes."""
 
 import contextlib
+import ctypes
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -130,6 +132,12 @@ class WebServer:
         return done[-1]
 
 
+def end_with_the_parent() -> None:
+    """Let a process of Linux end when the one that has started it is killed."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 @contextlib.contextmanager
 def web_server(
     folder: Path, *options: str, env: dict[str, str] | None = None
@@ -148,6 +156,7 @@ def web_server(
         process = subprocess.Popen(
             [sys.executable, str(ROOT / 'demo' / 'web_demo.py'), *words],
             cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT,
+            preexec_fn=end_with_the_parent,
         )  # fmt: skip
     server = WebServer(process, port, folder)
     try:

@@ -1,11 +1,13 @@
 """Hostile images: sound ones of all formats, damaged in many ways, and what only looks like one."""
 
 import io
+import itertools
 import random
 import struct
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -29,6 +31,13 @@ TEXTS = (b'', b'<html>404</html>', b'{"error": 1}', b'version https://git-lfs.gi
 TIFF_TAGS = (256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 322, 323, 324, 325, 339, 530)
 EXTREMES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1)
 Mutation = Callable[[bytes, random.Random], bytes]
+
+
+class NotRead(Exception):
+    """The right answer to what is no image in any way."""
+
+
+REFUSALS = (NotRead,)
 
 
 @cache
@@ -210,14 +219,14 @@ LIES: tuple[Mutation, ...] = (png_lie, tiff_lie, gif_lie, bmp_lie, webp_lie, jpe
 def cases(seed: int) -> Iterator[tuple[str, bytes]]:
     """Names and contents of hostile files, without an end."""
     rng = random.Random(seed)
-    for text in TEXTS:
-        yield 'text', text
+    for number, text in enumerate(TEXTS):
+        yield f'text {number}', text
     for kind in FOREIGN:
         yield kind, sound(kind, 'RGB', 16) or sound(kind, 'P', 16)
-    while True:
+    for number in itertools.count():
         if rng.random() < 0.3:
             change = rng.choice(LIES)
-            yield change.__name__, change(b'', rng)
+            yield f'{number} {change.__name__}', change(b'', rng)
             continue
         kind = rng.choice(KNOWN if rng.random() < 0.9 else FOREIGN)
         content = sound(kind, rng.choice(MODES), rng.choice((1, 16, 17, 33, 64, 65)))
@@ -227,7 +236,7 @@ def cases(seed: int) -> Iterator[tuple[str, bytes]]:
             if content:
                 content = change(content, rng)
                 names.append(change.__name__)
-        yield ' '.join(names), content
+        yield ' '.join([str(number), *names]), content
 
 
 @cache
@@ -238,7 +247,22 @@ def inferencer() -> PGSegInferencer:
     return PGSegInferencer(tiny_model())
 
 
-def attempt(content: bytes) -> int:
+def prepare() -> None:
+    """Import and make what the attempts use."""
+    read_in_all_ways(sound('PNG', 'RGB', 16))
+
+
+def attempt(path: str) -> None:
+    """Read a file as an image; see :func:`read_in_all_ways`.
+
+    Raises:
+        NotRead: It could be read in no way.
+    """
+    if not read_in_all_ways(Path(path).read_bytes()):
+        raise NotRead
+
+
+def read_in_all_ways(content: bytes) -> int:
     """Read an image in each public way.
 
     Returns:

@@ -1,12 +1,26 @@
 """Hostile requests to a web demo that runs: addresses, headers, bodies, and forged arguments."""
 
+import contextlib
+import itertools
 import json
 import random
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from odd_images import encode, picture
-from web_server import API, META, WebServer
+from web_server import API, META, WebServer, web_server
+
+
+class Declined(Exception):
+    """The right answer to a hostile request."""
+
+
+REFUSALS = (Declined,)
+ALLOWED = ('socket.connect', 'socket.getaddrinfo')  # to the server, which is a process of its own
+_open = contextlib.ExitStack()
+_running: dict[str, Any] = {}
 
 SECRET = b'a secret of the server'
 ROUTES = (
@@ -68,12 +82,12 @@ class Request(NamedTuple):
 def cases(seed: int) -> Iterator[tuple[str, Request]]:
     """Names and requests, without an end."""
     rng = random.Random(seed)
-    while True:
+    for number in itertools.count():
         kind = rng.choice(('route', 'join', 'join', 'body', 'file', 'upload'))
         headers = dict(rng.sample(HEADERS, rng.choice((0, 0, 0, 1, 2))))
         if rng.random() < 0.1:
             headers['Host'] = rng.choice(HOSTS)
-        yield kind, globals()[f'_{kind}'](rng, headers)
+        yield f'{number} {kind}', globals()[f'_{kind}'](rng, headers)
 
 
 def _route(rng: random.Random, headers: dict[str, str]) -> Request:
@@ -141,7 +155,30 @@ def _upload(rng: random.Random, headers: dict[str, str]) -> Request:
     return Request('POST', f'{API}/upload', tuple(kind.items()), body)
 
 
-def attempt(server: WebServer, upload: str, request: Request) -> int:
+def prepare() -> None:
+    """Start a server with an upload and a secret beside it."""
+    folder = Path(_open.enter_context(tempfile.TemporaryDirectory()))
+    (folder / 'secret.png').write_bytes(SECRET)
+    server = _open.enter_context(web_server(folder))
+    _running.update(server=server, upload=server.put(encode(picture(), 'PNG'))['path'])
+
+
+def finish() -> None:
+    """End the server."""
+    _open.close()
+
+
+def attempt(request: Request) -> None:
+    """Send a request to the server; see :func:`send`.
+
+    Raises:
+        Declined: It was not done.
+    """
+    if not 200 <= send(request=request, **_running) < 300:
+        raise Declined
+
+
+def send(server: WebServer, upload: str, request: Request) -> int:
     """Send a request to a server whose folder has a ``secret.png`` with :data:`SECRET`.
 
     Returns:

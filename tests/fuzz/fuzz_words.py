@@ -1,5 +1,6 @@
 """Hostile words: texts of any letters and lengths, as words of a page, as captions, as classes."""
 
+import itertools
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,11 @@ from pgseg_mm.visualization.text import shorten
 
 sys.path.append(str(Path(__file__).parents[2] / 'demo'))
 
+
+class NotTaken(Exception):
+    """The right answer to a text that is none in any way."""
+
+
 PIECES = (
     'dog', 'cat', ' . ', ', ', ';', '\n', '\t', '.', ' ', '\0', '\x1b[31m', '\ufeff', '\u202e',
     '😂', '你好',
@@ -21,13 +27,14 @@ PIECES = (
     '\u200b', 'İ',
     'background', 'ß', '0', '{0.__class__}', '\\N{BULLET}', '\udcff',
 )  # fmt: skip
+REFUSALS = (NotTaken,)
 LENGTHS = (0, 1, 2, 10, 100, 1000, 20_000, 200_000)
 
 
 def cases(seed: int) -> Iterator[tuple[str, bytes]]:
     """Names and texts, in UTF-8 with surrogates, without an end."""
     rng = random.Random(seed)
-    while True:
+    for number in itertools.count():
         length = rng.choice(LENGTHS[: rng.choice((5, 6, 8))])
         kind = rng.choice(('letters', 'pieces', 'one piece', 'any'))
         if kind == 'letters':
@@ -38,10 +45,25 @@ def cases(seed: int) -> Iterator[tuple[str, bytes]]:
             text = rng.choice(PIECES) * min(length, 50_000)
         else:
             text = ''.join(chr(rng.randrange(0x110000)) for _ in range(min(length, 20_000)))
-        yield f'{kind} {length}', text.encode('utf-8', 'surrogatepass')
+        yield f'{number} {kind} {length}', text.encode('utf-8', 'surrogatepass')
 
 
-def attempt(content: bytes) -> int:
+def prepare() -> None:
+    """Import and warm up what the attempts use."""
+    take_in_all_ways(b'dog . cat')
+
+
+def attempt(path: str) -> None:
+    """Take the content of a file for words; see :func:`take_in_all_ways`.
+
+    Raises:
+        NotTaken: It was taken in no way.
+    """
+    if not take_in_all_ways(Path(path).read_bytes()):
+        raise NotTaken
+
+
+def take_in_all_ways(content: bytes) -> int:
     """Take a text for words and for a caption.
 
     Returns:

@@ -7,8 +7,9 @@ A target is a module ``fuzz_NAME`` beside this one with
   ``::`` (``'deep list 7::.json'``), anything else is passed on as it is and must be picklable;
 - ``attempt(payload)``, which gives the file's path or the payload to the code under attack;
 - ``REFUSALS``, the errors that are the right answer to a hostile input;
-- optionally ``prepare()``, called once in each process, such as to import and to warm up, and
-  ``reads()``, folders and files beside the payload's folder that may be read.
+- optionally ``prepare()``, called once in each process, such as to import and to warm up,
+  ``finish()``, called when it ends in peace, ``reads()``, folders and files beside the payload's
+  folder that may be read, and ``ALLOWED``, events of :data:`FORBIDDEN` that it needs itself.
 
 A finding is any other error, an event of :data:`FORBIDDEN`, a module imported or a file opened
 elsewhere, more memory or time than is allowed, a process that stays behind or is killed.
@@ -28,7 +29,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -217,18 +218,20 @@ class _Worker:
         self._end()
         return Answer('lost', (fault,))
 
-    def _end(self) -> None:
+    def _end(self, in_peace: bool = False) -> None:
         if self._process is not None:
+            self._pipe.close()
+            if in_peace:
+                self._process.join(SECONDS_PER_CASE)
             self._process.kill()
             self._process.join()
-            self._pipe.close()
         self._process = None
 
     def __enter__(self) -> _Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self._end(in_peace=True)
 
 
 def _serve(name: str, folder: str, pipe: Any) -> None:
@@ -237,7 +240,8 @@ def _serve(name: str, folder: str, pipe: Any) -> None:
     try:
         target = load_target(name)
         getattr(target, 'prepare', lambda: None)()
-        watch = _Watch(Path(folder), [Path(path) for path in getattr(target, 'reads', list)()])
+        readable = [Path(path) for path in getattr(target, 'reads', list)()]
+        watch = _Watch(Path(folder), readable, getattr(target, 'ALLOWED', ()))
     except BaseException:
         pipe.send(traceback.format_exc())
         raise
@@ -246,6 +250,7 @@ def _serve(name: str, folder: str, pipe: Any) -> None:
         try:
             case, payload = pipe.recv()
         except EOFError:
+            getattr(target, 'finish', lambda: None)()
             return
         pipe.send(_try(target, watch, case, payload, Path(folder) / 'payload'))
 
@@ -280,9 +285,11 @@ class _Watch:
     Args:
         folder: Where files may be opened, also to write.
         readable: Where files may be read.
+        allowed: Events of :data:`FORBIDDEN` that are none here.
     """
 
-    def __init__(self, folder: Path, readable: list[Path]) -> None:
+    def __init__(self, folder: Path, readable: list[Path], allowed: Sequence[str] = ()) -> None:
+        self._forbidden = set(FORBIDDEN) - set(allowed)
         checkout = TESTS.parent
         libraries = [Path(path) for path in sys.path if path and Path(path) != checkout]
         read = [Path(sys.prefix), Path(sys.base_prefix), TESTS, checkout / 'pgseg_mm', *libraries]
@@ -326,7 +333,7 @@ class _Watch:
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
         if not self._active:
             return
-        if event in FORBIDDEN:
+        if event in self._forbidden:
             # code objects of lazily imported modules are executed by their import
             if (event == 'exec' and _is_import()) or self._is_within(event, args):
                 return
