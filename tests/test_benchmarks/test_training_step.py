@@ -75,7 +75,9 @@ def test_rows_ratios_memory_and_page(config, tmp_path):
         assert all(row['peak_mib'] >= row['before_mib'] > 100 for row in result['memory'])
     profile = result['profiles'][0]
     assert profile['model'] == 'small'
-    assert 'aten::addmm' in [entry['name'] for entry in profile['operations']]
+    spent = [entry['seconds'] for entry in profile['operations']]
+    assert spent == sorted(spent, reverse=True) and 0 < sum(spent) <= profile['total_seconds'] + 1e-4
+    assert all(entry['calls'] > 0 for entry in profile['operations'])
     text = page.read_text()
     assert text.startswith('# Title\n<!-- measured') and text.endswith('What it means.\n')
     assert 'old' not in text.split('\n')
