@@ -6,6 +6,10 @@ Every limit of the project is here. A program may set another value, such as
 
 # Checkpoints
 
+CHECKPOINT_CHOSEN_KEYS = 1024
+"""Keys of a mapping or a set, beyond which there are none whose hashes a file can choose: tuples,
+fractions and large numbers. Finding one among others of the same hash takes a look at each."""
+
 CHECKPOINT_DEPTH = 64
 """Containers within containers: what walks through a checkpoint must not exhaust the stack."""
 

@@ -101,6 +101,7 @@ class _Storages:
     ) -> None:
         self._read, self._restore = read, restore
         self._stored: dict[str, torch.UntypedStorage] = {}
+        self._truths: set[str] = set()
         self.lengths: dict[str, tuple[int, int]] = {}
         """Bytes of each storage, and those of one element."""
 
@@ -116,15 +117,25 @@ class _Storages:
         width = kind.dtype.itemsize
         length = numel * width
         if key not in self._stored:
-            self._stored[key] = self._make(key, length, location, kind.dtype)
+            self._stored[key] = self._make(key, length, location)
             self.lengths[key] = (length, width)
         if length > self._stored[key].nbytes():
             raise pickle.UnpicklingError(f'a storage of {length} bytes where there are less')
+        if kind.dtype is torch.bool:
+            self._check_truth(key)
         return StoredTensor(self._stored[key], kind.dtype, numel)
 
-    def _make(
-        self, key: str, length: int, location: str, dtype: torch.dtype
-    ) -> torch.UntypedStorage:
+    def _check_truth(self, key: str) -> None:
+        """Refuse truth values other than 0 and 1, with which PyTorch does not reckon."""
+        stored = self._stored[key]
+        if key in self._truths or not stored.nbytes() or stored.device.type == 'meta':
+            return
+        values = torch.empty(0, dtype=torch.uint8, device=stored.device).set_(stored)
+        if int(values.max()) > 1:
+            raise pickle.UnpicklingError('truth values that are neither 0 nor 1')
+        self._truths.add(key)
+
+    def _make(self, key: str, length: int, location: str) -> torch.UntypedStorage:
         if self._restore is None:
             self._read(key, length, None)
             return torch.UntypedStorage(length, device='meta')
@@ -133,8 +144,6 @@ class _Storages:
         values = torch.empty(length, dtype=torch.uint8)
         if length:
             self._read(key, length, memoryview(values.numpy().data))
-        if dtype is torch.bool and length and int(values.max()) > 1:
-            raise pickle.UnpicklingError('truth values that are neither 0 nor 1')
         return self._restore(values.untyped_storage(), location)
 
 

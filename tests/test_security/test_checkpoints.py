@@ -1,9 +1,11 @@
 """A checkpoint of a stranger runs nothing, reaches nothing and costs little; whatever it holds."""
 
+import contextlib
 import io
 import json
 import os
 import struct
+import time
 import zipfile
 from pathlib import Path
 
@@ -12,7 +14,13 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
-from fuzz.hostile_checkpoints import archive, legacy, training_checkpoint
+from fuzz.hostile_checkpoints import (
+    archive,
+    colliding_tuples,
+    legacy,
+    repetitions,
+    training_checkpoint,
+)
 from pgseg_mm import limits
 from pgseg_mm.checkpoints.release_config import heads_of_release_config
 from pgseg_mm.utils import training_checkpoints
@@ -198,6 +206,52 @@ def test_small_files_cost_little(tmp_path, case, build):
     for load in LOADERS.values():
         with pytest.raises(CheckpointError, match=r'hostile\.pth'):
             load(path)
+
+
+@pytest.mark.parametrize(('name', 'code'), list(repetitions(50_000)), ids=lambda v: str(v)[:20])
+def test_going_over_the_same_again_and_again_takes_no_time(tmp_path, name, code):
+    path = written(tmp_path, code)
+    start = time.process_time()
+    with contextlib.suppress(CheckpointError):
+        load_file_safely(path)
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize('container', [b'}(%su', b'\x8f(%s\x90', b'(%s\x91', b'(%sd'])
+def test_keys_cannot_be_chosen_to_collide(tmp_path, container):
+    keys = list(colliding_tuples(1030))
+    if b'u' not in container and b'd' not in container:
+        keys = [key.removesuffix(b'N') for key in keys]
+    with pytest.raises(CheckpointError, match='more than 1024 keys that are tuples'):
+        load_file_safely(written(tmp_path, container % b''.join(keys)))
+    few = load_file_safely(written(tmp_path, container % b''.join(keys[:1024]))).content
+    assert len(few) == 1024 and len(set(map(hash, few))) == 1
+
+
+def test_whole_numbers_are_keys_in_any_number(tmp_path):
+    state = {'state': dict.fromkeys(range(5000), 0), 'steps': {2**40: 1, (1, 2): 3, 0.5: 4}}
+    torch.save(state, tmp_path / 'x.pth')
+    assert load_file_safely(tmp_path / 'x.pth').content == state
+
+
+@pytest.mark.parametrize(
+    'again', [b'_rebuild_tensor_v3\n(%sK\0K\x18\x85K\1\x85\x89Nctorch\nbool\ntR', b'%s']
+)
+def test_truth_values_are_0_or_1_by_whatever_name(tmp_path, again):
+    storage = b'(X\7\0\0\0storagectorch\n%sStorage\nX\1\0\0\x000X\3\0\0\0cpuK\x18tQ'
+    plain = b'_rebuild_tensor\n(%sK\0K\x18\x85K\1\x85tR'
+    if again == b'%s':  # the same storage, as one of another type
+        again = plain % (storage % b'Bool')
+    else:
+        again = again % (storage % b'Byte')
+    code = b''.join(b'ctorch._utils\n' + c for c in (plain % (storage % b'Byte'), again)) + b'\x86'
+    with pytest.raises(CheckpointError, match='truth values|unknown type'):
+        load_file_safely(written(tmp_path, code))
+
+
+def test_sets_that_cannot_be_changed_are_read(tmp_path):
+    torch.save([frozenset({1, 'a'}), 2], tmp_path / 'x.pth', pickle_protocol=4)
+    assert load_file_safely(tmp_path / 'x.pth').content == [frozenset({1, 'a'}), 2]
 
 
 def test_limits_can_be_lifted(tmp_path, monkeypatch):
