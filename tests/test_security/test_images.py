@@ -57,6 +57,9 @@ def ways(path: Path, converters) -> dict:
         'image by Pillow': lambda: load('LoadImageFromFile', imdecode_backend='pillow')(
             dict(image)
         ),
+        "mmseg's inference_model, after an array": lambda: load('LoadImageFromNDArray')(
+            dict(image)
+        ),
         'shard': lambda: load('DecodeImage')(dict(img_bytes=path.read_bytes())),
         'pair': lambda: run_pipeline(
             Compose([load('LoadImageFromFile')]), dict(image), 'it', 0, 2**26
@@ -192,6 +195,19 @@ def test_the_limit_of_pixels_holds_everywhere(monkeypatch, tmp_path):
             load(kind)(dict(LABELS, img_path=str(path), seg_map_path=str(path)))
     monkeypatch.setattr(limits, 'MAX_IMAGE_PIXELS', 1200)
     assert load('LoadImageFromFile')(dict(img_path=str(path)))['img_shape'] == (30, 40)
+
+
+def test_the_limit_of_pixels_is_lifted_by_an_argument(monkeypatch, tmp_path):
+    monkeypatch.setattr(limits, 'MAX_IMAGE_PIXELS', 1199)
+    path = tmp_path / 'a.png'
+    path.write_bytes(odd_image('grey.png'))
+    assert PGSegInferencer(tiny_model(), max_pixels=1200).read(path).shape == (30, 40, 3)
+    data = run_pipeline(
+        Compose([load('LoadImageFromFile')]), dict(img_path=str(path)), 'it', 0, 1200
+    )
+    assert data.keys() == {'img_path', 'img', 'img_shape', 'ori_shape'}
+    with pytest.raises(ValueError, match='more than max_pixels=1199'):
+        PGSegInferencer(tiny_model()).read(path)
 
 
 def test_decoders_that_take_more_memory_are_given_fewer_pixels():
