@@ -37,6 +37,9 @@ CONFIG_ENTRIES = 100_000
 CONFIG_TEXT_CHARACTERS = 2**20
 """Characters of the config's text in a checkpoint, which is parsed for the number of heads."""
 
+MAX_UNPACKED_ARRAYS = 10**9
+"""Bytes of the arrays of an .npz file, beyond twice those of the file."""
+
 SAFETENSORS_HEADER_BYTES = 16 * 2**20
 """Bytes of the header of a safetensors file."""
 

@@ -47,7 +47,8 @@ class StrictTarInfo(tarfile.TarInfo):
             raise tarfile.ReadError(f'a header declares {member.size} bytes')
         if member.type in LONG_HEADERS and member.size > limits.MAX_TAR_HEADER_BYTES:
             raise tarfile.ReadError(
-                f'an extended header of {member.size} bytes, more than {limits.MAX_TAR_HEADER_BYTES}'
+                f'an extended header of {member.size} bytes, more than '
+                f'{limits.MAX_TAR_HEADER_BYTES}'
             )
         return member
 
@@ -179,7 +180,8 @@ class _Stream:
         self._left -= len(content)
         if self._left < 0:
             raise tarfile.ReadError(
-                f'it unpacks to more than {self._limit} bytes, {limits.MAX_UNPACKING} times its size'
+                f'it unpacks to more than {self._limit} bytes, '
+                f'{limits.MAX_UNPACKING} times its size'
             )
         return content
 

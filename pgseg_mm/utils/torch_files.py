@@ -55,7 +55,7 @@ def read_torch_file(
         Exception: It is damaged, or asks for more than the limits allow.
     """
     restore = None if structure_only else _get_restore_location(map_location)
-    with _BoundedFile(path) as file:
+    with BoundedFile(path) as file:
         start = file.read(len(ZIP_START))
         file.seek(TAR_MARK[0])
         if file.read(len(TAR_MARK[1])) == TAR_MARK[1]:
@@ -69,7 +69,7 @@ def read_torch_file(
     return TorchFile(content, tuple(sorted(unpickler.foreign)))
 
 
-class _BoundedFile(io.FileIO):
+class BoundedFile(io.FileIO):
     """A file that reads no more in one piece than it has, nor more than the limit."""
 
     def __init__(self, path: Path) -> None:
@@ -147,7 +147,7 @@ class _Storages:
         return self._restore(values.untyped_storage(), location)
 
 
-def _fill(file: _BoundedFile, buffer: memoryview) -> None:
+def _fill(file: BoundedFile, buffer: memoryview) -> None:
     done = 0
     while done < len(buffer):
         count = file.readinto(buffer[done:])
@@ -159,7 +159,7 @@ def _fill(file: _BoundedFile, buffer: memoryview) -> None:
 class _Members:
     """The members of a zip archive as ``torch.save`` writes them: stored as they are, each once."""
 
-    def __init__(self, file: _BoundedFile) -> None:
+    def __init__(self, file: BoundedFile) -> None:
         self.file = file
         infos = zipfile.ZipFile(file).infolist()
         tops = {info.filename.split('/')[0] for info in infos}
@@ -216,7 +216,7 @@ class _Members:
         return content
 
 
-def _read_zip(file: _BoundedFile, restore: Restore | None) -> tuple[Any, InertUnpickler]:
+def _read_zip(file: BoundedFile, restore: Restore | None) -> tuple[Any, InertUnpickler]:
     members = _Members(file)
     if 'byteorder' in members and members.read('byteorder', 16) != sys.byteorder.encode():
         raise ValueError('it was written by a machine of another byte order')
@@ -257,7 +257,7 @@ class _PickleStream:
         return content
 
 
-def _read_legacy(file: _BoundedFile, restore: Restore | None) -> tuple[Any, InertUnpickler]:
+def _read_legacy(file: BoundedFile, restore: Restore | None) -> tuple[Any, InertUnpickler]:
     # the largest piece is a string of the pickle, which the stream bounds
     buffered = io.BufferedReader(io.FileIO(file.fileno(), closefd=False), 2**16)
     buffered.seek(0)
@@ -303,7 +303,7 @@ def _read_legacy(file: _BoundedFile, restore: Restore | None) -> tuple[Any, Iner
 
 
 def _find_legacy_storages(
-    file: _BoundedFile, position: int, keys: Any, lengths: dict[str, tuple[int, int]]
+    file: BoundedFile, position: int, keys: Any, lengths: dict[str, tuple[int, int]]
 ) -> dict[str, int]:
     """Where the bytes of each storage begin.
 
