@@ -23,6 +23,7 @@ from fuzz.hostile_checkpoints import (
     training_checkpoint,
 )
 from pgseg_mm import limits
+from pgseg_mm.checkpoints.hugging_face import load_hugging_face
 from pgseg_mm.checkpoints.release_config import heads_of_release_config
 from pgseg_mm.models.decode_heads.class_embeds import load_class_embeds
 from pgseg_mm.utils import training_checkpoints
@@ -426,3 +427,10 @@ def test_a_large_directory_of_an_archive_is_not_read(tmp_path, monkeypatch):
             archive.writestr(f'{number}.txt', b'')
     with pytest.raises(CheckpointError, match='a directory of'):
         load_file_safely(tmp_path / 'x.pth')
+
+
+@pytest.mark.parametrize('text', ['{"a": ' + '9' * 5000 + '}', '[' * 10**5, '[]', '\udcff'])
+def test_a_damaged_config_of_hugging_face_is_one_kind_of_error(tmp_path, text):
+    (tmp_path / 'config.json').write_text(text, errors='surrogateescape')
+    with pytest.raises(CheckpointError, match='JSON'):
+        load_hugging_face(tmp_path)
