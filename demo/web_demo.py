@@ -27,10 +27,12 @@ import gradio as gr  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 from web_guard import Guard, Listeners, checks_of  # noqa: E402
 from web_hosts import Hosts  # noqa: E402
-from web_uploads import UploadFolder  # noqa: E402
+from web_uploads import NoRoomError, UploadFolder  # noqa: E402
 
 LONGER_SIDE = (512, 1024)
 """Bounds of a picture's longer side in pixels."""
+PICTURE_BYTES = 3 * 3 * LONGER_SIDE[1] ** 2
+"""Most bytes of the three pictures of an answer."""
 SHORTEST_SIDE = 16
 TITLE = '# Segment by words\nAny words: the model has never seen a mask.'
 BUTTONS = ['download', 'fullscreen']
@@ -186,7 +188,14 @@ def build_page(
     ) -> tuple[Any, ...]:
         if not listeners.waits_for(request.session_hash or ''):
             raise gr.Error('Nobody waits for the result.', print_exception=False)
-        return segment(inferencer, uploads, path, words, background, threshold)
+        try:
+            uploads.reserve(PICTURE_BYTES)
+        except NoRoomError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        try:
+            return segment(inferencer, uploads, path, words, background, threshold)
+        finally:
+            uploads.release(PICTURE_BYTES)
 
     with gr.Blocks(title='Segment by words', delete_cache=(3600, 3600)) as page:
         gr.Markdown(TITLE)

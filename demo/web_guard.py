@@ -75,7 +75,12 @@ class Listeners:
         self._note(self._gone, session)
 
     def waits_for(self, session: str) -> bool:
-        """Whether somebody listens, or comes to listen soon after having asked."""
+        """Whether somebody listens, or comes to listen soon after having asked.
+
+        Asking again in the meantime keeps no job waiting longer.
+        """
+        with self._lock:
+            last = self._joined.get(session, -math.inf) + limits.MAX_WEB_ABSENCE
         while True:
             with self._lock:
                 now = time.monotonic()
@@ -84,7 +89,7 @@ class Listeners:
                     return True
                 if self._gone.get(session, -math.inf) > joined:
                     return False
-            if now > joined + limits.MAX_WEB_ABSENCE:
+            if now > last:
                 return False
             time.sleep(0.02)
 

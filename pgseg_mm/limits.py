@@ -6,6 +6,10 @@ Every limit of the project is here. A program may set another value, such as
 
 # Checkpoints
 
+CHECKPOINT_CHOSEN_KEYS = 1024
+"""Keys of a mapping or a set, beyond which there are none whose hashes a file can choose: tuples,
+fractions and large numbers. Finding one among others of the same hash takes a look at each."""
+
 CHECKPOINT_DEPTH = 64
 """Containers within containers: what walks through a checkpoint must not exhaust the stack."""
 
@@ -32,6 +36,9 @@ CONFIG_ENTRIES = 100_000
 
 CONFIG_TEXT_CHARACTERS = 2**20
 """Characters of the config's text in a checkpoint, which is parsed for the number of heads."""
+
+MAX_UNPACKED_ARRAYS = 10**9
+"""Bytes of the arrays of an .npz file, beyond twice those of the file."""
 
 SAFETENSORS_HEADER_BYTES = 16 * 2**20
 """Bytes of the header of a safetensors file."""

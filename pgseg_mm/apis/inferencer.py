@@ -55,8 +55,9 @@ class PGSegInferencer:
             there is one; a model stays where it is.
         trust: Whether to run code that the checkpoint may hold; without it such files are read for
             their tensors only.
-        max_pixels: Pixels of an image file at most. Larger ones are refused before they are
-            decoded. Above 179 million ``PIL.Image.MAX_IMAGE_PIXELS`` has to be raised, too.
+        max_pixels: Pixels of an image file at most, ``pgseg_mm.limits.MAX_IMAGE_PIXELS`` by
+            default. Larger ones are refused before they are decoded. Above 179 million
+            ``PIL.Image.MAX_IMAGE_PIXELS`` has to be raised, too.
         allow_partial: Whether to take a checkpoint that lacks weights of the model.
 
     Raises:
@@ -78,10 +79,11 @@ class PGSegInferencer:
         weights: str | PathLike[str] | None = None,
         device: str | None = None,
         trust: bool = False,
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int | None = None,
         allow_partial: bool = False,
     ) -> None:
         self.model, self.cfg = load_model(model, weights, device, trust, allow_partial)
+        max_pixels = limits.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
         if not max_pixels >= 1:
             raise ValueError(f'max_pixels must be at least 1, got {max_pixels}')
         self.max_pixels = max_pixels

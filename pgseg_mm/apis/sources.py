@@ -13,10 +13,10 @@ import PIL.Image
 import torch
 from mmengine.logging import print_log
 from numpy.typing import NDArray
-from PIL import ImageOps
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from pgseg_mm.utils.image_files import upright
 from pgseg_mm.utils.messages import shown
 
 SUFFIXES = (*IMG_EXTENSIONS, '.avif', '.gif', '.jfif')
@@ -138,7 +138,7 @@ def as_image(image: Any, name: str, max_pixels: int) -> Any:
 
 def _from_pil(image: PIL.Image.Image) -> NDArray[np.uint8]:
     """(H, W, 3) of BGR, turned by its EXIF orientation."""
-    turned = ImageOps.exif_transpose(image) or image
+    turned = upright(image)
     if turned.mode.startswith(('I', 'F')):  # 16 bits and more: Pillow would clip them
         values = np.asarray(turned, np.float64)
         # as the same image is read from a file: the high byte of 16 bits

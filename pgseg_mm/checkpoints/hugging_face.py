@@ -78,7 +78,7 @@ def _load_shards(index: Path, trust: bool) -> Checkpoint:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f'{path} is no JSON file: {error}') from error
     if not isinstance(content, dict):
         raise CheckpointError(f'{path} must hold a JSON object')

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from pgseg_mm.limits import MAX_ROW_CHARACTERS
+from pgseg_mm import limits
 
 from .skips import BROKEN_JSON, UnusableSample
 
@@ -30,11 +30,11 @@ class MalformedJson(ValueError):
 def read_lines(file: TextIO) -> Iterator[tuple[int, str | None]]:
     """Numbers and contents of lines; None for one of more than :data:`MAX_ROW_CHARACTERS`."""
     number = 0
-    while line := file.readline(MAX_ROW_CHARACTERS):
+    while line := file.readline(limits.MAX_ROW_CHARACTERS):
         number += 1
         whole = True
-        while line and len(line) == MAX_ROW_CHARACTERS and not line.endswith('\n'):
-            line = file.readline(MAX_ROW_CHARACTERS)
+        while line and len(line) == limits.MAX_ROW_CHARACTERS and not line.endswith('\n'):
+            line = file.readline(limits.MAX_ROW_CHARACTERS)
             whole = whole and not line
         yield number, line if whole else None
 
@@ -60,7 +60,7 @@ def parse(text: str, place: str) -> Any:
 def too_long(place: str) -> UnusableSample:
     """The fault of a row that is too long to be held."""
     return UnusableSample(
-        BROKEN_JSON, f'{place} has more than {MAX_ROW_CHARACTERS} characters of JSON.'
+        BROKEN_JSON, f'{place} has more than {limits.MAX_ROW_CHARACTERS} characters of JSON.'
     )
 
 
@@ -119,7 +119,7 @@ class JsonList:
                 cut = error.pos >= len(self._text) - CUT_OFF or 'Unterminated' in error.msg
                 if self._ended or not cut:
                     raise self._malformed(error.msg, error.pos) from error
-                if len(self._text) - self._at > MAX_ROW_CHARACTERS:
+                if len(self._text) - self._at > limits.MAX_ROW_CHARACTERS:
                     self._skip()
                     return too_long(place)
                 self._read()
@@ -129,7 +129,7 @@ class JsonList:
             else:
                 if end < len(self._text) or self._ended:
                     length, self._at = end - self._at, end
-                    return value if length <= MAX_ROW_CHARACTERS else too_long(place)
+                    return value if length <= limits.MAX_ROW_CHARACTERS else too_long(place)
                 self._read()
 
     def _skip(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from pgseg_mm.limits import MAX_ROW_CHARACTERS, MAX_TEXT_MEMBER_BYTES
+from pgseg_mm import limits
 from pgseg_mm.utils.messages import shown
 from pgseg_mm.utils.reading import UnusableFile, read_file, retrying
 
@@ -106,7 +106,7 @@ def _sidecar_row(image: Path, root: str, image_key: str, caption_key: str) -> Ro
     if text.is_symlink() and Path(root) not in Path(os.path.realpath(text)).parents:
         return UnusableSample(OUTSIDE, f'{name} is a link that leads out of {shown(root)}.')
     try:
-        content = read_file(str(text), name, max_bytes=MAX_TEXT_MEMBER_BYTES)
+        content = read_file(str(text), name, max_bytes=limits.MAX_TEXT_MEMBER_BYTES)
         caption = content.decode('utf-8-sig')
     except FileNotFoundError:
         return UnusableSample(MISSING_CAPTION, f'{shown(image)} has no {text.suffix} beside it.')
@@ -163,7 +163,7 @@ class _RowLines:
 
     def __init__(self, file: TextIO, name: str) -> None:
         self._file, self._name = file, name
-        self._left = MAX_ROW_CHARACTERS
+        self._left = limits.MAX_ROW_CHARACTERS
 
     def __iter__(self) -> _RowLines:
         return self
@@ -175,13 +175,13 @@ class _RowLines:
             raise StopIteration
         if self._left <= 0:
             raise ValueError(
-                f'{self._name} has a row of more than {MAX_ROW_CHARACTERS} characters; '
+                f'{self._name} has a row of more than {limits.MAX_ROW_CHARACTERS} characters; '
                 'check the quoting.'
             )
         return line
 
     def begin_row(self) -> None:
-        self._left = MAX_ROW_CHARACTERS
+        self._left = limits.MAX_ROW_CHARACTERS
 
 
 def _read_csv(path: Path, delimiter: str = ',') -> Iterator[NumberedRow]:

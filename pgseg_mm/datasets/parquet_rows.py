@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from pgseg_mm.limits import MAX_PARQUET_BATCH_BYTES, MAX_PARQUET_ROWS
+from pgseg_mm import limits
 from pgseg_mm.utils.messages import shown
 
 PATH, BYTES = 'path', 'bytes'
@@ -45,7 +45,7 @@ class ParquetRows:
         self._file = self._open()
         metadata = self._file.metadata
         size = os.path.getsize(self.path)
-        if metadata.num_rows > MAX_PARQUET_ROWS + size:
+        if metadata.num_rows > limits.MAX_PARQUET_ROWS + size:
             raise ValueError(
                 f'{shown(self.path)} declares {metadata.num_rows} rows in {size} bytes.'
             )
@@ -146,7 +146,7 @@ class ParquetRows:
 
     def _check_size(self, columns: list[str]) -> None:
         metadata = self._file.metadata
-        limit = MAX_PARQUET_BATCH_BYTES + 2 * os.path.getsize(self.path)
+        limit = limits.MAX_PARQUET_BATCH_BYTES + 2 * os.path.getsize(self.path)
         for group in range(metadata.num_row_groups):
             chunks = metadata.row_group(group)
             for number in range(chunks.num_columns):

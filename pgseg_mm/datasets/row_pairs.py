@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pgseg_mm.limits import MAX_ROW_CHARACTERS
+from pgseg_mm import limits
 from pgseg_mm.utils.messages import described, listed, shown
 
 from .parquet_rows import PATH, Embedded
@@ -99,7 +99,7 @@ class RowPairs:
 def _fault_of(caption: str, name: str) -> UnusableSample | None:
     if not caption:
         return UnusableSample(EMPTY_CAPTION, f'{name} has an empty caption.')
-    if len(caption) > MAX_ROW_CHARACTERS:
+    if len(caption) > limits.MAX_ROW_CHARACTERS:
         return UnusableSample(TOO_MANY_BYTES, f'{name} has a caption of {len(caption)} characters.')
     try:
         if not caption.isascii():

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from mmengine.fileio import join_path
 
-from pgseg_mm.limits import MAX_PATH_CHARACTERS
+from pgseg_mm import limits
 from pgseg_mm.utils.messages import shown
 
 from .skips import NO_PATH, OUTSIDE, UnusableSample
@@ -43,7 +43,7 @@ class RowPaths:
                 NO_PATH,
                 f'{name} has the address {shown(path)}; expected a file, nothing is fetched.',
             )
-        if len(path) > MAX_PATH_CHARACTERS or '\0' in path or not _is_encodable(path):
+        if len(path) > limits.MAX_PATH_CHARACTERS or '\0' in path or not _is_encodable(path):
             raise UnusableSample(NO_PATH, f'{name} has {shown(path)}, which no file can be called.')
         joined = join_path(self._prefix, path)
         if self._roots and (os.path.isabs(path) or '..' in path) and self._leaves(path, joined):

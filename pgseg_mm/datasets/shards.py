@@ -13,12 +13,7 @@ from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
-from pgseg_mm.limits import (
-    MAX_MEMBER_BYTES,
-    MAX_PATH_CHARACTERS,
-    MAX_STATS_BYTES,
-    MAX_TEXT_MEMBER_BYTES,
-)
+from pgseg_mm import limits
 from pgseg_mm.utils.messages import described, shown
 from pgseg_mm.utils.reading import FileAccessError, is_of_system, read_file, retrying
 
@@ -114,7 +109,7 @@ def count_by_stats(shards: Sequence[str]) -> int | None:
         if shard.startswith(PIPE) or not stats.is_file():
             return None
         try:
-            content = read_file(str(stats), str(stats), max_bytes=MAX_STATS_BYTES)
+            content = read_file(str(stats), str(stats), max_bytes=limits.MAX_STATS_BYTES)
             number = json.loads(content.decode())['successes']
             if not isinstance(number, int) or number < 0:
                 raise ValueError(f'successes is {described(number)}')
@@ -159,7 +154,9 @@ class RawSample:
 
     def add(self, suffix: str, archive: tarfile.TarFile | None, member: tarfile.TarInfo) -> None:
         """Read a member, or note that it is too large or sparse; without an archive, skip it."""
-        limit = MAX_TEXT_MEMBER_BYTES if suffix in ('txt', 'json') else MAX_MEMBER_BYTES
+        limit = (
+            limits.MAX_TEXT_MEMBER_BYTES if suffix in ('txt', 'json') else limits.MAX_MEMBER_BYTES
+        )
         if member.issparse():
             self.refused[suffix] = f'is stored as a sparse file of {shown(member.size)} bytes'
         elif member.size > limit:
@@ -293,7 +290,7 @@ def _read_samples(shard: str, skip: int) -> Iterator[RawSample]:
 
 def _split_name(member: tarfile.TarInfo) -> tuple[str | None, str]:
     name = member.name
-    if not member.isreg() or name.startswith('__') or len(name) > MAX_PATH_CHARACTERS:
+    if not member.isreg() or name.startswith('__') or len(name) > limits.MAX_PATH_CHARACTERS:
         return None, ''
     key, suffix = import_webdataset().tariterators.base_plus_ext(name)
     return key, (suffix or '').lower()

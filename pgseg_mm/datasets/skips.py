@@ -187,6 +187,7 @@ def _load_image(
     if 'img_bytes' not in results:
         results['img_bytes'] = read_image_bytes(results['img_path'], load.backend_args, name)
     check_size(results['img_bytes'], name, min_pixels, max_pixels)
+    results['max_pixels'] = max_pixels
     try:
         loaded = load(results)
     except DECODE_ERRORS as error:
@@ -196,6 +197,7 @@ def _load_image(
         raise UnusableSample(BROKEN_IMAGE, f'{name} cannot be read as an image{why}.') from error
     if loaded is not None:
         loaded.pop('img_bytes', None)
+        loaded.pop('max_pixels', None)
     return loaded
 
 

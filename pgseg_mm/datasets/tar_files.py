@@ -13,13 +13,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, BinaryIO, Literal, Protocol
 
-from pgseg_mm.limits import (
-    HELD_ALLOWANCE,
-    MAX_TAR_HEADER_BYTES,
-    MAX_UNPACKING,
-    MAX_XZ_MEMORY,
-    UNPACKING_ALLOWANCE,
-)
+from pgseg_mm import limits
 from pgseg_mm.utils.messages import shown
 from pgseg_mm.utils.reading import is_of_system
 
@@ -52,10 +46,10 @@ class StrictTarInfo(tarfile.TarInfo):
         member = super().frombuf(buf, encoding, errors)
         if member.size < 0:
             raise tarfile.ReadError(f'a header declares {shown(member.size)} bytes')
-        if member.type in LONG_HEADERS and member.size > MAX_TAR_HEADER_BYTES:
+        if member.type in LONG_HEADERS and member.size > limits.MAX_TAR_HEADER_BYTES:
             raise tarfile.ReadError(
                 f'an extended header of {shown(member.size)} bytes, '
-                f'more than {MAX_TAR_HEADER_BYTES}'
+                f'more than {limits.MAX_TAR_HEADER_BYTES}'
             )
         return member
 
@@ -146,7 +140,7 @@ def open_tar(path: str) -> Iterator[tarfile.TarFile]:
                 yield archive
         else:
             size = os.fstat(file.fileno()).st_size
-            stream = _Stream(unpack, MAX_UNPACKING * size + UNPACKING_ALLOWANCE)
+            stream = _Stream(unpack, limits.MAX_UNPACKING * size + limits.UNPACKING_ALLOWANCE)
             with _open(stream, 'r|') as archive:
                 yield archive
 
@@ -156,9 +150,9 @@ def most_held(path: str) -> float:
     if path.startswith(PIPE):
         return float('inf')
     try:
-        return 2 * os.path.getsize(path) + HELD_ALLOWANCE
+        return 2 * os.path.getsize(path) + limits.HELD_ALLOWANCE
     except OSError:  # reading it says what is wrong
-        return HELD_ALLOWANCE
+        return limits.HELD_ALLOWANCE
 
 
 def _unpacker(file: BinaryIO) -> _Readable | None:
@@ -187,7 +181,8 @@ class _Stream:
         self._left -= len(content)
         if self._left < 0:
             raise tarfile.ReadError(
-                f'it unpacks to more than {self._limit} bytes, {MAX_UNPACKING} times its size'
+                f'it unpacks to more than {self._limit} bytes, '
+                f'{limits.MAX_UNPACKING} times its size'
             )
         return content
 
@@ -197,7 +192,7 @@ class _XzFile:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_XZ_MEMORY)
+        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=limits.MAX_XZ_MEMORY)
 
     def read(self, size: int) -> bytes:
         parts: list[bytes] = []
@@ -208,7 +203,7 @@ class _XzFile:
                 )
                 if not rest:
                     break
-                self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_XZ_MEMORY)
+                self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=limits.MAX_XZ_MEMORY)
             else:
                 rest = self._file.read(CHUNK) if self._decoder.needs_input else b''
                 if self._decoder.needs_input and not rest:

@@ -8,6 +8,8 @@ import string
 import zipfile
 from pathlib import Path
 
+from .torch_files import BoundedFile
+
 HEAD = 4096
 """Bytes that are looked at."""
 LFS = b'version https://git-lfs.github.com/spec/'
@@ -78,7 +80,7 @@ def _blank(head: bytes) -> str:
 def _archive(path: Path) -> str | None:
     """What a ZIP archive is that torch.save has not written."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
             names = archive.namelist()
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
         return None  # cut off, or crafted: torch says so
@@ -105,10 +107,13 @@ def _text(head: bytes) -> str | None:
         return None
     if start[:1] in (b'{', b'['):
         try:
-            json.loads(head)
+            # the end may be half a letter
+            json.loads(head.decode('utf-8-sig', 'ignore'))
         except json.JSONDecodeError:
             if len(head) < HEAD:
                 return None if not start.startswith(b'{"') else _JSON
+        except (RecursionError, ValueError):
+            return _JSON  # of brackets or digits alone
         return _JSON
     words = start[:200].decode('utf-8', 'replace')
     if re.match(r'[\w \'"#:/.,-]{12,}', words) and '\n' in words[:200] and ' ' in words:

@@ -14,7 +14,7 @@ import cv2
 import mmcv
 import numpy as np
 from numpy.typing import NDArray
-from PIL import EpsImagePlugin, Image, ImageOps
+from PIL import EpsImagePlugin, Image
 
 from pgseg_mm import limits
 
@@ -34,6 +34,16 @@ START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b'\xff\xd8', b'\xff\xda', b'\xff\x
 PNG_SIZE = slice(16, 24)
 TILE_WIDTH, TILE_LENGTH = 322, 323
 BAND_PIXELS = 2**22
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How an image is turned, by its orientation in EXIF."""
 CANVAS = (124, 117, 104)
 """What is behind a grey image with transparency, as in mmcv."""
 
@@ -247,7 +257,7 @@ def _to_array(image: Image.Image, flag: str) -> NDArray[Any]:
             array[..., :3] = array[..., 2::-1]
         return array
     if flag in ('color', 'grayscale'):
-        image = _upright(image)
+        image = upright(image)
     if flag.startswith('grayscale'):
         return np.array(_to_rgb(image).convert('L'))
     width, height = image.size
@@ -270,11 +280,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == 'RGB' else image.convert('RGB')
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF orientation turns it, or as it is where that cannot be read."""
+def upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation turns it, or as it is where that cannot be read.
+
+    Pillow's ``exif_transpose`` writes the other meta data anew, which fails if they are damaged.
+    """
     image.load()
     try:
         orientation = image.getexif().get(0x0112, 1)
     except Exception:  # damaged meta data fails in many ways, and the pixels are sound
         return image
-    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgseg_mm.limits import MAX_SHOWN_CHARACTERS
+from pgseg_mm import limits
 
 MAX_QUOTED = 80
 SURROGATE_ESCAPE = range(0xDC80, 0xDD00)
@@ -22,13 +22,14 @@ def shown(name: object) -> str:
         'caf\\\\xe9\\\\n.png'
     """
     text = str(name)
-    if len(text) > 4 * MAX_SHOWN_CHARACTERS:  # escaping takes time
-        text = f'{text[: 2 * MAX_SHOWN_CHARACTERS]}...{text[-2 * MAX_SHOWN_CHARACTERS :]}'
+    shown_part = limits.MAX_SHOWN_CHARACTERS
+    if len(text) > 4 * shown_part:  # escaping takes time
+        text = f'{text[: 2 * shown_part]}...{text[-2 * shown_part :]}'
     if not text.isprintable():
         text = ''.join(map(_escaped, text))
-    if len(text) <= 2 * MAX_SHOWN_CHARACTERS:
+    if len(text) <= 2 * shown_part:
         return text
-    return f'{text[:MAX_SHOWN_CHARACTERS]}...{text[-MAX_SHOWN_CHARACTERS:]}'
+    return f'{text[:shown_part]}...{text[-shown_part:]}'
 
 
 def quoted(value: Any) -> str:
@@ -52,7 +53,7 @@ def described(value: Any) -> str:
     if isinstance(value, int):
         digits = value.bit_length() // 3
         return f'of type int, of about {digits} digits' if digits > 40 else f'{value} of type int'
-    if isinstance(value, str) and len(value) <= MAX_SHOWN_CHARACTERS:
+    if isinstance(value, str) and len(value) <= limits.MAX_SHOWN_CHARACTERS:
         return f'{shown(repr(value))} of type str'
     if isinstance(value, dict):
         keys = ', '.join(shown(key) for key in list(value)[:5])

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from mmengine import fileio
 from mmengine.logging import print_log
 
-from pgseg_mm.limits import MAX_MEMBER_BYTES, RETRY_PAUSES
+from pgseg_mm import limits
 
 from .messages import shown
 
@@ -106,7 +106,7 @@ def retrying(
         FileAccessError: The system fails.
         FileNotFoundError: There is no such file, whatever the system calls that.
     """
-    pauses = list(RETRY_PAUSES)
+    pauses = list(limits.RETRY_PAUSES)
     while True:
         try:
             return read()
@@ -126,7 +126,7 @@ def retrying(
                 )
                 time.sleep(pause)
                 continue
-            tries = len(RETRY_PAUSES) - len(pauses) + 1
+            tries = len(limits.RETRY_PAUSES) - len(pauses) + 1
             raise FileAccessError(
                 f'{name} could not be read ({_told(error)}; tried {tries} times). The file may be '
                 'sound: look at permissions, limits, disks and network of this machine.'
@@ -137,7 +137,7 @@ def read_file(
     path: str,
     name: str,
     backend_args: Mapping[str, Any] | None = None,
-    max_bytes: int = MAX_MEMBER_BYTES,
+    max_bytes: int | None = None,
 ) -> bytes:
     """Content of a file.
 
@@ -145,7 +145,7 @@ def read_file(
         path: Where it is, on a disk or for one of mmengine's backends.
         name: What to call it in messages.
         backend_args: Arguments of mmengine's file backend.
-        max_bytes: Most bytes that a file on a disk may have.
+        max_bytes: Most bytes that a file on a disk may have, ``MAX_MEMBER_BYTES`` by default.
 
     Raises:
         FileAccessError: The system fails, several times where that may pass.
@@ -154,7 +154,8 @@ def read_file(
     """
     if backend_args or '://' in path:
         return retrying(lambda: fileio.get(path, backend_args), name)
-    return retrying(lambda: _read_regular(path, max_bytes), name)
+    limit = limits.MAX_MEMBER_BYTES if max_bytes is None else max_bytes
+    return retrying(lambda: _read_regular(path, limit), name)
 
 
 def _read_regular(path: str, max_bytes: int) -> bytes:

@@ -55,7 +55,7 @@ def read_torch_file(
         Exception: It is damaged, or asks for more than the limits allow.
     """
     restore = None if structure_only else _get_restore_location(map_location)
-    with _BoundedFile(path) as file:
+    with BoundedFile(path) as file:
         start = file.read(len(ZIP_START))
         file.seek(TAR_MARK[0])
         if file.read(len(TAR_MARK[1])) == TAR_MARK[1]:
@@ -69,7 +69,7 @@ def read_torch_file(
     return TorchFile(content, tuple(sorted(unpickler.foreign)))
 
 
-class _BoundedFile(io.FileIO):
+class BoundedFile(io.FileIO):
     """A file that reads no more in one piece than it has, nor more than the limit."""
 
     def __init__(self, path: Path) -> None:
@@ -101,6 +101,7 @@ class _Storages:
     ) -> None:
         self._read, self._restore = read, restore
         self._stored: dict[str, torch.UntypedStorage] = {}
+        self._truths: set[str] = set()
         self.lengths: dict[str, tuple[int, int]] = {}
         """Bytes of each storage, and those of one element."""
 
@@ -116,15 +117,25 @@ class _Storages:
         width = kind.dtype.itemsize
         length = numel * width
         if key not in self._stored:
-            self._stored[key] = self._make(key, length, location, kind.dtype)
+            self._stored[key] = self._make(key, length, location)
             self.lengths[key] = (length, width)
         if length > self._stored[key].nbytes():
             raise pickle.UnpicklingError(f'a storage of {length} bytes where there are less')
+        if kind.dtype is torch.bool:
+            self._check_truth(key)
         return StoredTensor(self._stored[key], kind.dtype, numel)
 
-    def _make(
-        self, key: str, length: int, location: str, dtype: torch.dtype
-    ) -> torch.UntypedStorage:
+    def _check_truth(self, key: str) -> None:
+        """Refuse truth values other than 0 and 1, with which PyTorch does not reckon."""
+        stored = self._stored[key]
+        if key in self._truths or not stored.nbytes() or stored.device.type == 'meta':
+            return
+        values = torch.empty(0, dtype=torch.uint8, device=stored.device).set_(stored)
+        if int(values.max()) > 1:
+            raise pickle.UnpicklingError('truth values that are neither 0 nor 1')
+        self._truths.add(key)
+
+    def _make(self, key: str, length: int, location: str) -> torch.UntypedStorage:
         if self._restore is None:
             self._read(key, length, None)
             return torch.UntypedStorage(length, device='meta')
@@ -133,12 +144,10 @@ class _Storages:
         values = torch.empty(length, dtype=torch.uint8)
         if length:
             self._read(key, length, memoryview(values.numpy().data))
-        if dtype is torch.bool and length and int(values.max()) > 1:
-            raise pickle.UnpicklingError('truth values that are neither 0 nor 1')
         return self._restore(values.untyped_storage(), location)
 
 
-def _fill(file: _BoundedFile, buffer: memoryview) -> None:
+def _fill(file: BoundedFile, buffer: memoryview) -> None:
     done = 0
     while done < len(buffer):
         count = file.readinto(buffer[done:])
@@ -150,7 +159,7 @@ def _fill(file: _BoundedFile, buffer: memoryview) -> None:
 class _Members:
     """The members of a zip archive as ``torch.save`` writes them: stored as they are, each once."""
 
-    def __init__(self, file: _BoundedFile) -> None:
+    def __init__(self, file: BoundedFile) -> None:
         self.file = file
         infos = zipfile.ZipFile(file).infolist()
         tops = {info.filename.split('/')[0] for info in infos}
@@ -207,7 +216,7 @@ class _Members:
         return content
 
 
-def _read_zip(file: _BoundedFile, restore: Restore | None) -> tuple[Any, InertUnpickler]:
+def _read_zip(file: BoundedFile, restore: Restore | None) -> tuple[Any, InertUnpickler]:
     members = _Members(file)
     if 'byteorder' in members and members.read('byteorder', 16) != sys.byteorder.encode():
         raise ValueError('it was written by a machine of another byte order')
@@ -248,7 +257,7 @@ class _PickleStream:
         return content
 
 
-def _read_legacy(file: _BoundedFile, restore: Restore | None) -> tuple[Any, InertUnpickler]:
+def _read_legacy(file: BoundedFile, restore: Restore | None) -> tuple[Any, InertUnpickler]:
     # the largest piece is a string of the pickle, which the stream bounds
     buffered = io.BufferedReader(io.FileIO(file.fileno(), closefd=False), 2**16)
     buffered.seek(0)
@@ -294,7 +303,7 @@ def _read_legacy(file: _BoundedFile, restore: Restore | None) -> tuple[Any, Iner
 
 
 def _find_legacy_storages(
-    file: _BoundedFile, position: int, keys: Any, lengths: dict[str, tuple[int, int]]
+    file: BoundedFile, position: int, keys: Any, lengths: dict[str, tuple[int, int]]
 ) -> dict[str, int]:
     """Where the bytes of each storage begin.
 

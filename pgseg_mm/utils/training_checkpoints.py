@@ -65,7 +65,22 @@ def load_training_checkpoint(
     if meta is not None and meta.pop('config', None) is not None:
         # Runner.resume would run it, as the Python code of a config
         print_log(f'The config inside checkpoint {path} is not read.', logger='current')
+    _drop_fused(checkpoint.get('optimizer'))
     return checkpoint
+
+
+def _drop_fused(optimizer: Any) -> None:
+    """Leave it to the config whether an optimizer is fused.
+
+    PyTorch would take it from the checkpoint, and the fused ones look at no sizes of the state.
+    """
+    if not isinstance(optimizer, dict):
+        return
+    for state in (optimizer, *optimizer.values()):  # one optimizer, or several by their names
+        groups = state.get('param_groups') if isinstance(state, dict) else None
+        for group in groups if isinstance(groups, list) else ():
+            if isinstance(group, dict):
+                group.pop('fused', None)
 
 
 def check_training_content(checkpoint: Any, path: Path) -> None:

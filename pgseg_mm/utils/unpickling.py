@@ -147,7 +147,7 @@ def _rebuild_tensor_v3(
     dtype: Any,
     metadata: Any = None,
 ) -> torch.Tensor:
-    if type(dtype) is not torch.dtype or dtype not in _DTYPES.values():
+    if type(dtype) is not torch.dtype or dtype not in _DTYPES.values() or dtype is torch.bool:
         raise _refuse('a tensor of an unknown type')
     tensor = _make_tensor(stored, offset, size, stride, dtype)
     return _finish_tensor(tensor, requires_grad, hooks, metadata)
@@ -171,14 +171,14 @@ def _pairs(*args: Any) -> OrderedDict:
     for pair in args[0] if args else ():
         if type(pair) not in (list, tuple) or len(pair) != 2:
             raise _refuse('an entry of an OrderedDict that is no pair')
-        result[_check_key(pair[0])] = pair[1]
+        result[_check_key(pair[0], len(result))] = pair[1]
     return result
 
 
 def _set(*args: Any) -> set:
     if len(args) > 1 or (args and type(args[0]) is not list):
         raise _refuse('arguments of a set that are no list')
-    return set(map(_check_key, args[0])) if args else set()
+    return _set_of(args[0] if args else [])
 
 
 def _counter(*args: Any) -> Counter:
@@ -210,14 +210,31 @@ def _complex(*args: Any) -> complex:
 _PLAIN_KEYS = (str, bytes, bool, float, type(None), ForeignObject, torch.dtype, torch.device)
 
 
-def _check_key(key: Any) -> Any:
-    """A key whose hash is quick and does not recurse, and collides with few others."""
+def _set_of(items: list) -> set:
+    result: set = set()
+    for item in items:
+        result.add(_check_key(item, len(result)))
+    return result
+
+
+def _check_key(key: Any, held: int) -> Any:
+    """A key whose hash is quick and does not recurse, and collides with few others.
+
+    Args:
+        key: The key.
+        held: Keys that are there already.
+    """
     kind = type(key)
+    if held >= limits.CHECKPOINT_CHOSEN_KEYS and (
+        kind in (tuple, float) or (kind is int and not 0 <= key < limits.CHECKPOINT_OPCODES)
+    ):
+        # of these, a file can choose as many with the same hash as it likes
+        raise _refuse(f'more than {held} keys that are tuples, fractions or large numbers')
     if kind is tuple:
         if len(key) > limits.CHECKPOINT_KEY_LENGTH or any(type(part) is tuple for part in key):
             raise _refuse('a long or nested tuple as a key')
         for part in key:
-            _check_key(part)
+            _check_key(part, 0)
     elif kind is int:
         if not -(2**63) <= key < 2**64:
             raise _refuse('a large number as a key')
@@ -321,7 +338,7 @@ class InertUnpickler(pickle._Unpickler):
         found = _NAMES.get((module, name))
         if found is not None:
             return found
-        full = f'{module}.{name}'[:200]
+        full = f'{module[:100]}.{name[:100]}'
         self.foreign.add(full)
         return ForeignObject(full)
 
@@ -362,7 +379,7 @@ class InertUnpickler(pickle._Unpickler):
         if type(content) is bytes:
             self._count_copy(len(content))
             return content
-        return self._encode(content, encoding.replace('-', '') if type(encoding) is str else None)
+        return self._encode(content, 'latin1' if encoding == 'latin-1' else encoding)
 
     def _fill(self, target: Any, items: list) -> None:
         if type(target) is ForeignObject and target.args is not None:
@@ -370,7 +387,8 @@ class InertUnpickler(pickle._Unpickler):
         elif type(target) is list:
             target += items
         elif type(target) is set:
-            target.update(map(_check_key, items))
+            for item in items:
+                target.add(_check_key(item, len(target)))
         else:
             raise _refuse(f'elements for an object of {type(target)}')
 
@@ -380,7 +398,7 @@ class InertUnpickler(pickle._Unpickler):
             target.entries += pairs
         elif type(target) in (dict, OrderedDict, Counter):
             for key, value in pairs:
-                target[_check_key(key)] = value
+                target[_check_key(key, len(target))] = value
         else:
             raise _refuse(f'keys and values for an object of {type(target)}')
 
@@ -410,6 +428,8 @@ class InertUnpickler(pickle._Unpickler):
         elif type(target) is OrderedDict:
             # the version of each module, by which load_state_dict converts what is older
             if _is_mapping(state) and '_metadata' in state:
+                if _is_mapping(state['_metadata']):
+                    self._count_copy(entries=len(state['_metadata']))
                 target._metadata = _versions(state['_metadata'])  # type: ignore[attr-defined]
         else:
             raise _refuse(f'a state for an object of {type(target)}')
@@ -447,7 +467,8 @@ class InertUnpickler(pickle._Unpickler):
         self.append(target)
 
     def _load_frozenset(self) -> None:
-        self.append(frozenset(map(_check_key, self._pop_mark())))
+        items = self._pop_mark()
+        self.append(frozenset(_set_of(items)))
 
     def _load_unicode(self) -> None:
         # by its name, the codec would be imported
@@ -522,6 +543,9 @@ def check_extent(content: Any) -> None:
     todo = [content] if type(content) in CONTAINERS else []
     while todo:
         value = todo[-1]
+        if id(value) in extents and extents[id(value)] is not None:
+            todo.pop()
+            continue
         children = children_of(value)
         if id(value) not in extents:
             extents[id(value)] = None
@@ -531,8 +555,6 @@ def check_extent(content: Any) -> None:
             todo += [child for child in inner if id(child) not in extents]
             continue
         todo.pop()
-        if extents[id(value)] is not None:
-            continue
         found = [extents.get(id(child)) or (0, 1) for child in children]
         depth = 1 + max((deep for deep, _ in found), default=0)
         total = 1 + sum(entries for _, entries in found)

@@ -9,7 +9,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pgseg_mm.limits import MAX_VOCABULARY_BYTES
+from pgseg_mm import limits
 
 from .messages import described, shown
 from .reading import UnusableFile, read_file
@@ -44,7 +44,9 @@ def read_word_file(path: Path) -> WordFile:
     """
     name = shown(path)
     try:
-        content = read_file(str(path), f'Vocabulary file {name}', max_bytes=MAX_VOCABULARY_BYTES)
+        content = read_file(
+            str(path), f'Vocabulary file {name}', max_bytes=limits.MAX_VOCABULARY_BYTES
+        )
         text = content.decode('utf-8-sig')
     except UnusableFile as error:
         raise ValueError(f'Vocabulary file {name} {error.reason}.') from error

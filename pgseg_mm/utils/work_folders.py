@@ -16,6 +16,8 @@ from typing import TextIO
 from mmengine.logging import print_log
 
 from .loading import CheckpointError
+from .messages import shown
+from .reading import is_absent
 from .training_checkpoints import check_readable
 
 LOCK = '.run.lock'
@@ -156,6 +158,10 @@ def _steps(path: Path, reasons: list[str]) -> int | None:
     """Iterations that a checkpoint has behind it; ``None``, with the reason, if it is unusable."""
     try:
         return check_readable(path)
-    except (CheckpointError, FileNotFoundError) as error:
+    except CheckpointError as error:
         reasons.append(str(error))
-        return None
+    except OSError as error:
+        if not is_absent(error):
+            raise
+        reasons.append(shown(error))
+    return None

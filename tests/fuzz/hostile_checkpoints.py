@@ -608,6 +608,44 @@ def odd_safetensors(rng: random.Random) -> bytes:
     return mutate(rng, content) if rng.random() < 0.3 else content
 
 
+def colliding_tuples(number: int) -> Iterator[bytes]:
+    """Keys that all have one hash, each with ``None`` as its value."""
+    # see tuplehash in CPython: for any first number there is a second one
+    prime_1, prime_2, start, bits = (
+        11400714785074694791,
+        14029467366897019727,
+        2870177450012600261,
+        2**64,
+    )
+    inverse, largest = pow(prime_2, -1, bits), 2**61 - 1
+    rng = random.Random(0)
+    while number:
+        first = rng.randrange(largest)
+        lane = (start + first * prime_2) % bits
+        lane = ((lane << 31 | lane >> 33) % bits) * prime_1 % bits
+        second = (2**40 - lane) * inverse % bits
+        if second >= 2**63:
+            second -= bits
+        if -largest < second < largest and second != -1:
+            yield b''.join(b'\x8a\x08' + struct.pack('<q', v) for v in (first, second)) + b'\x86N'
+            number -= 1
+
+
+def repetitions(number: int) -> Iterator[tuple[str, bytes]]:
+    """Few bytes that go over many others again and again."""
+    text = b'X' + struct.pack('<I', 10**7) + b'a' * 10**7 + b'\x940'
+    yield 'long-names', text + b'](' + b'h\x00h\x00\x93' * number + b'e'
+    entries = b''.join(b'X\x06\0\0\0%06dh\x00' % i for i in range(number))
+    version = b'}X\x07\0\0\0versionK\1s\x940'
+    metadata = b'}X\x09\0\0\0_metadata}(' + entries + b'us\x940'
+    module = b'ccollections\nOrderedDict\n)R'
+    yield 'versions-of-many-modules', version + metadata + module + b'h\x01b' * number
+    yield 'one-long-list', b'](' + b'N' * number + b'e\x940](' + b'h\x00' * number + b'e'
+    dashes = b'X' + struct.pack('<I', 10**7) + b'latin' + b'-' * (10**7 - 6) + b'1\x940'
+    call = b'X\0\0\0\0h\x00\x86\x940cbuiltins\nbytearray\n\x940('
+    yield 'a-long-encoding', dashes + call + b'h\x02h\x01R' * number + b'l'
+
+
 def bombs() -> Iterator[tuple[str, bytes]]:
     """Small files that ask for a lot."""
 
@@ -644,6 +682,8 @@ def bombs() -> Iterator[tuple[str, bytes]]:
         for i in range(1, 10**5)
     )
     yield one('keys-that-collide', b'}(' + collide + b'u')
+    yield one('tuples-that-collide', b'}(' + b''.join(colliding_tuples(10**5)) + b'u')
+    yield from (one(name, code) for name, code in repetitions(n // 4))
     yield one('six-gigabytes', pickle.BYTEARRAY8 + struct.pack('<Q', 6 * 10**9))
     yield one('a-frame-of-terabytes', pickle.FRAME + struct.pack('<Q', 2**42) + b'N')
     yield one(

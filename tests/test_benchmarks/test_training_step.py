@@ -76,7 +76,9 @@ def test_rows_ratios_memory_and_page(config, tmp_path):
     profile = result['profiles'][0]
     assert profile['model'] == 'small'
     spent = [entry['seconds'] for entry in profile['operations']]
-    assert spent == sorted(spent, reverse=True) and 0 < sum(spent) <= profile['total_seconds'] + 1e-4
+    assert (
+        spent == sorted(spent, reverse=True) and 0 < sum(spent) <= profile['total_seconds'] + 1e-4
+    )
     assert all(entry['calls'] > 0 for entry in profile['operations'])
     text = page.read_text()
     assert text.startswith('# Title\n<!-- measured') and text.endswith('What it means.\n')

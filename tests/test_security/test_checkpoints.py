@@ -1,20 +1,31 @@
 """A checkpoint of a stranger runs nothing, reaches nothing and costs little; whatever it holds."""
 
+import contextlib
 import io
 import json
 import os
 import struct
+import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
-from fuzz.hostile_checkpoints import archive, legacy, training_checkpoint
+from fuzz.hostile_checkpoints import (
+    archive,
+    colliding_tuples,
+    legacy,
+    repetitions,
+    training_checkpoint,
+)
 from pgseg_mm import limits
+from pgseg_mm.checkpoints.hugging_face import load_hugging_face
 from pgseg_mm.checkpoints.release_config import heads_of_release_config
+from pgseg_mm.models.decode_heads.class_embeds import load_class_embeds
 from pgseg_mm.utils import training_checkpoints
 from pgseg_mm.utils.loading import CheckpointError, load_checkpoint, load_file_safely
 from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely, load_training_checkpoint
@@ -200,6 +211,52 @@ def test_small_files_cost_little(tmp_path, case, build):
             load(path)
 
 
+@pytest.mark.parametrize(('name', 'code'), list(repetitions(50_000)), ids=lambda v: str(v)[:20])
+def test_going_over_the_same_again_and_again_takes_no_time(tmp_path, name, code):
+    path = written(tmp_path, code)
+    start = time.process_time()
+    with contextlib.suppress(CheckpointError):
+        load_file_safely(path)
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize('container', [b'}(%su', b'\x8f(%s\x90', b'(%s\x91', b'(%sd'])
+def test_keys_cannot_be_chosen_to_collide(tmp_path, container):
+    keys = list(colliding_tuples(1030))
+    if b'u' not in container and b'd' not in container:
+        keys = [key.removesuffix(b'N') for key in keys]
+    with pytest.raises(CheckpointError, match='more than 1024 keys that are tuples'):
+        load_file_safely(written(tmp_path, container % b''.join(keys)))
+    few = load_file_safely(written(tmp_path, container % b''.join(keys[:1024]))).content
+    assert len(few) == 1024 and len(set(map(hash, few))) == 1
+
+
+def test_whole_numbers_are_keys_in_any_number(tmp_path):
+    state = {'state': dict.fromkeys(range(5000), 0), 'steps': {2**40: 1, (1, 2): 3, 0.5: 4}}
+    torch.save(state, tmp_path / 'x.pth')
+    assert load_file_safely(tmp_path / 'x.pth').content == state
+
+
+@pytest.mark.parametrize(
+    'again', [b'_rebuild_tensor_v3\n(%sK\0K\x18\x85K\1\x85\x89Nctorch\nbool\ntR', b'%s']
+)
+def test_truth_values_are_0_or_1_by_whatever_name(tmp_path, again):
+    storage = b'(X\7\0\0\0storagectorch\n%sStorage\nX\1\0\0\x000X\3\0\0\0cpuK\x18tQ'
+    plain = b'_rebuild_tensor\n(%sK\0K\x18\x85K\1\x85tR'
+    if again == b'%s':  # the same storage, as one of another type
+        again = plain % (storage % b'Bool')
+    else:
+        again = again % (storage % b'Byte')
+    code = b''.join(b'ctorch._utils\n' + c for c in (plain % (storage % b'Byte'), again)) + b'\x86'
+    with pytest.raises(CheckpointError, match='truth values|unknown type'):
+        load_file_safely(written(tmp_path, code))
+
+
+def test_sets_that_cannot_be_changed_are_read(tmp_path):
+    torch.save([frozenset({1, 'a'}), 2], tmp_path / 'x.pth', pickle_protocol=4)
+    assert load_file_safely(tmp_path / 'x.pth').content == [frozenset({1, 'a'}), 2]
+
+
 def test_limits_can_be_lifted(tmp_path, monkeypatch):
     path = written(tmp_path, b'}X\1\0\0\0a' + b')' + b'\x85' * 100 + b's')
     with pytest.raises(CheckpointError, match='within each other'):
@@ -296,3 +353,84 @@ def test_a_download_that_was_changed_is_not_used(cache):
     path = training_checkpoints.fetch_checkpoint(address)
     path.write_bytes(cache['https://example.org/bob/model.pth'])
     assert CheckpointLoader.load_checkpoint(address)['state_dict']['a'] == 0
+
+
+def npy(shape, content=b'', kind='<f4'):
+    file = io.BytesIO()
+    header = {'descr': kind, 'fortran_order': False, 'shape': shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + content
+
+
+def npz(embeds, compression=zipfile.ZIP_STORED):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w', compression) as archive:
+        archive.writestr('embeds.npy', embeds)
+        archive.writestr('class_index.npy', npy((1,), bytes(8), '<i8'))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        npy((10**11, 2)),
+        npy((3, 2), bytes(23)),
+        npy((1, 1), bytes(8), '|O'),
+        npy((1, 1), bytes(8), [('a', '|O')]),
+        npy((2**62, 2**62), bytes(8)),
+        npy((1, 1), bytes(8)).replace(b'(1, 1)', b'(-1,1)'),
+        b'\x93NUMPY\2\0\xff\xff\xff\x7f',
+        b'\x93NUMPY',
+        b'PK\3\4',
+        b'',
+    ],
+    ids=lambda content: repr(content[-30:]),
+)
+def test_class_embeddings_are_as_long_as_declared(tmp_path, content):
+    (tmp_path / 'x.npy').write_bytes(content)
+    (tmp_path / 'x.npz').write_bytes(npz(content))
+    (tmp_path / 'y.npz').write_bytes(content)
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(CheckpointError, match=path.name):
+            load_class_embeds(path)
+
+
+def test_class_embeddings_unpack_to_a_gigabyte_at_most(tmp_path, monkeypatch):
+    content = npy((300, 10**5), bytes(12 * 10**7))
+    path = tmp_path / 'x.npz'
+    path.write_bytes(npz(content, zipfile.ZIP_DEFLATED))
+    with pytest.raises(CheckpointError, match='unpack to 1200'):
+        load_class_embeds(path)
+    path.write_bytes(npz(npy((3, 2), bytes(24)), zipfile.ZIP_DEFLATED))
+    assert load_class_embeds(path).embeds.shape == (3, 2)
+    monkeypatch.setattr(limits, 'MAX_UNPACKED_ARRAYS', -(10**3))
+    with pytest.raises(CheckpointError, match='unpack to'):
+        load_class_embeds(path)
+
+
+@pytest.mark.parametrize(
+    'content',
+    [b'[' * 5000, b'{"a":' * 900, b'["' + 'ä'.encode() * 3000 + b'"]'],
+    ids=lambda c: c[:9],
+)
+def test_json_of_any_depth_is_no_checkpoint(tmp_path, content):
+    (tmp_path / 'x.pth').write_bytes(content)
+    for load in LOADERS.values():
+        with pytest.raises(CheckpointError, match='JSON'):
+            load(tmp_path / 'x.pth')
+
+
+def test_a_large_directory_of_an_archive_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, 'CHECKPOINT_DIRECTORY_BYTES', 5000)
+    with zipfile.ZipFile(tmp_path / 'x.pth', 'w') as archive:
+        for number in range(100):
+            archive.writestr(f'{number}.txt', b'')
+    with pytest.raises(CheckpointError, match='a directory of'):
+        load_file_safely(tmp_path / 'x.pth')
+
+
+@pytest.mark.parametrize('text', ['{"a": ' + '9' * 5000 + '}', '[' * 10**5, '[]', '\udcff'])
+def test_a_damaged_config_of_hugging_face_is_one_kind_of_error(tmp_path, text):
+    (tmp_path / 'config.json').write_text(text, errors='surrogateescape')
+    with pytest.raises(CheckpointError, match='JSON'):
+        load_hugging_face(tmp_path)

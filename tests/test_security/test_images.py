@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import random
 import re
 import stat
 import struct
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from mmengine.dataset import Compose
 from mmseg.registry import TRANSFORMS
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fuzz import fuzz_images
 from model_zoo import tiny_model
@@ -55,6 +56,9 @@ def ways(path: Path, converters) -> dict:
     return {
         'image': lambda: load('LoadImageFromFile')(dict(image)),
         'image by Pillow': lambda: load('LoadImageFromFile', imdecode_backend='pillow')(
+            dict(image)
+        ),
+        "mmseg's inference_model, after an array": lambda: load('LoadImageFromNDArray')(
             dict(image)
         ),
         'shard': lambda: load('DecodeImage')(dict(img_bytes=path.read_bytes())),
@@ -192,6 +196,49 @@ def test_the_limit_of_pixels_holds_everywhere(monkeypatch, tmp_path):
             load(kind)(dict(LABELS, img_path=str(path), seg_map_path=str(path)))
     monkeypatch.setattr(limits, 'MAX_IMAGE_PIXELS', 1200)
     assert load('LoadImageFromFile')(dict(img_path=str(path)))['img_shape'] == (30, 40)
+
+
+def test_the_limit_of_pixels_is_lifted_by_an_argument(monkeypatch, tmp_path):
+    monkeypatch.setattr(limits, 'MAX_IMAGE_PIXELS', 1199)
+    path = tmp_path / 'a.png'
+    path.write_bytes(odd_image('grey.png'))
+    assert PGSegInferencer(tiny_model(), max_pixels=1200).read(path).shape == (30, 40, 3)
+    data = run_pipeline(
+        Compose([load('LoadImageFromFile')]), dict(img_path=str(path)), 'it', 0, 1200
+    )
+    assert data.keys() == {'img_path', 'img', 'img_shape', 'ori_shape'}
+    with pytest.raises(ValueError, match='more than max_pixels=1199'):
+        PGSegInferencer(tiny_model()).read(path)
+
+
+def test_damaged_meta_data_do_not_cost_a_picture_that_is_to_be_turned():
+    inferencer = PGSegInferencer(tiny_model())
+    pixels, turned = picture(20, 30), 0
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E], exif[0x8825] = 6, 'description', {1: 'N', 2: (1.0, 2.0, 3.0)}
+    sound, expected = exif.tobytes(), np.rot90(np.asarray(pixels), -1)
+    for seed in range(200):
+        rng, damaged = random.Random(seed), bytearray(sound)
+        for _ in range(3):
+            damaged[rng.randrange(14, len(damaged))] = rng.randrange(256)
+        content = encode(pixels, 'WEBP', exif=bytes(damaged), lossless=True)
+        found = decode_image(content)
+        opened = inferencer.read(Image.open(io.BytesIO(content)))
+        np.testing.assert_array_equal(found, opened)
+        turned += found.shape == (30, 20, 3)
+        if found.shape == (30, 20, 3):
+            np.testing.assert_array_equal(found[..., ::-1], expected)
+    assert turned > 50
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_images_are_turned_as_pillow_turns_them(orientation):
+    image = picture(20, 30).convert('RGB')
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encode(image, 'WEBP', exif=exif.tobytes(), lossless=True)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+    np.testing.assert_array_equal(decode_image(content)[..., ::-1], expected)
 
 
 def test_decoders_that_take_more_memory_are_given_fewer_pixels():

@@ -15,8 +15,10 @@ from mmengine.runner import Runner
 from mmseg.registry import METRICS
 
 from killed_runs import last_checkpoint
+from pgseg_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from pgseg_mm.utils import work_folders
 from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
 from pgseg_mm.utils.work_folders import (
     FolderInUseError,
     find_checkpoint,
@@ -139,6 +141,38 @@ def test_outdated_checkpoints_are_numbers_of_this_run(tmp_path, kept):
     change(tmp_path / 'iter_6.pth', edit)
     run_toy(tmp_path, resume=True, checkpoint=dict(max_keep_ckpts=2))
     assert last_checkpoint(tmp_path)['meta']['iter'] == 16
+
+
+@pytest.mark.parametrize('number', [2, 1])
+def test_a_checkpoint_of_another_folder_removes_none_here(tmp_path, number):
+    run_toy(tmp_path / 'other', interrupt=14)  # after 3, 6, 9 and 12 steps
+    before = []
+    for step in (3, 6, 9):
+        path = tmp_path / 'run' / f'iter_{step}.pth'
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b'no checkpoint')
+        before.append(path)
+
+    def edit(content):
+        content['message_hub']['runtime_info']['keep_ckpt_ids'] = [3, 6, 9]
+        content['message_hub']['resumed_keys']['keep_ckpt_ids'] = True
+
+    begin = tmp_path / 'other' / 'iter_12.pth'
+    change(begin, edit)
+    cfg = toy_config(tmp_path / 'run', resume=True, checkpoint=dict(max_keep_ckpts=number))
+    cfg.load_from = str(begin)
+    load_checkpoints_safely()
+    runner = Runner.from_cfg(cfg)
+    hook = next(hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook))
+    hook._choose_checkpoint = lambda runner: (True, str(begin))  # as if there were none here
+    runner.train()
+    assert [path for path in before if path.exists()] == before
+
+
+def test_a_name_of_any_length_is_passed_over(tmp_path):
+    run_toy(tmp_path, interrupt=8)
+    (tmp_path / 'last_checkpoint').write_text('x' * 4000 + '.pth')
+    assert find_checkpoint(tmp_path) == tmp_path / 'iter_6.pth'
 
 
 def test_a_best_score_that_is_no_number_is_not_used(tmp_path):

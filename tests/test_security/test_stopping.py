@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import DATASETS, HOOKS, LOOPS
@@ -15,7 +16,7 @@ from killed_runs import ROOT, assert_equal, last_checkpoint, make_pairs, train, 
 from pgseg_mm.engine import StopSignalHook
 from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
 from stopped_runs import add_sender
-from toy_runs import BATCH_SIZE, read_by, toy_config
+from toy_runs import BATCH_SIZE, read_by, run_toy, toy_config
 
 COMPARED = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'data_state')
 SEED = ['--cfg-options', 'randomness.seed=3']
@@ -130,6 +131,33 @@ def test_a_validation_is_broken_off_and_made_up_for(tmp_path):
     runner.train()
     assert ToyValidation.seen == [(4, 0), (4, 1), (4, 2), (8, 0), (8, 1), (8, 2)]
     assert len(read_by(runner)) < 5 * BATCH_SIZE + BATCH_SIZE
+
+
+@pytest.mark.parametrize('named', ['/elsewhere/iter_8.pth', 8])
+def test_what_a_checkpoint_calls_the_last_one_keeps_none_from_being_written(tmp_path, named):
+    run_toy(tmp_path, interrupt=7)
+    content = torch.load(tmp_path / 'iter_6.pth', weights_only=False)
+    content['message_hub']['runtime_info']['last_ckpt'] = named
+    content['message_hub']['resumed_keys']['last_ckpt'] = True
+    torch.save(content, tmp_path / 'iter_6.pth')
+    cfg = toy_config(tmp_path, resume=True, checkpoint=dict(interval=100))
+    cfg.custom_hooks += [dict(type='StopSignalHook'), dict(type='TellingHook', at=8)]
+    load_checkpoints_safely()
+    with pytest.raises(SystemExit):
+        Runner.from_cfg(cfg).train()
+    assert last_checkpoint(tmp_path)['meta']['iter'] == 8
+
+
+@HOOKS.register_module(force=True)
+class TellingHook(Hook):
+    """Tells its own process to end, within a step."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter + 1 == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_second_signal_ends_a_process_at_once():

@@ -297,8 +297,8 @@ def test_a_sparse_member_is_left_out_and_the_shard_read_on(tmp_path, kind, packe
 
 
 def test_members_above_the_limit_are_left_out_and_the_shard_read_on(tmp_path, monkeypatch):
-    monkeypatch.setattr('pgseg_mm.datasets.shards.MAX_MEMBER_BYTES', 2000)
-    monkeypatch.setattr('pgseg_mm.datasets.shards.MAX_TEXT_MEMBER_BYTES', 100)
+    monkeypatch.setattr('pgseg_mm.limits.MAX_MEMBER_BYTES', 2000)
+    monkeypatch.setattr('pgseg_mm.limits.MAX_TEXT_MEMBER_BYTES', 100)
     large = [('b.jpg', bytes(3000)), ('b.txt', b'b'), ('c.jpg', jpeg(3)), ('c.txt', b'c' * 101)]
     shard = write_tar(tmp_path / '0.tar', [*sound(1), *large, *sound(2)])
     keys, faults = read_all(str(shard))
@@ -342,7 +342,7 @@ def test_a_header_costs_no_more_than_its_shard(tmp_path, kind, packed):
 
 
 def test_a_compressed_shard_unpacks_no_further_than_agreed(tmp_path, monkeypatch):
-    monkeypatch.setattr('pgseg_mm.datasets.tar_files.UNPACKING_ALLOWANCE', 10**5)
+    monkeypatch.setattr('pgseg_mm.limits.UNPACKING_ALLOWANCE', 10**5)
     bomb = member('b.bin', bytes(10**7))
     shard = write_shard(tmp_path / '0.tar.gz', gzip.compress(FIRST + bomb + LAST + END))
     keys, [fault] = read_all(shard)
@@ -366,7 +366,7 @@ def test_compressed_shards_are_read_as_before(tmp_path, kind):
 
 
 def test_a_block_of_samples_is_held_only_as_far_as_its_shard_allows(tmp_path, monkeypatch):
-    monkeypatch.setattr('pgseg_mm.datasets.tar_files.HELD_ALLOWANCE', 10**4)
+    monkeypatch.setattr('pgseg_mm.limits.HELD_ALLOWANCE', 10**4)
     parts = [member(f'{n}.jpg', bytes(5000)) + member(f'{n}.txt', b'x') for n in range(20)]
     shard = write_shard(tmp_path / '0.tar', gzip.compress(b''.join([*parts, END])))
     dataset = WebImageTextDataset(dict(shards=shard, name='zoo'), LOAD, samples_per_epoch=9)

@@ -14,6 +14,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -339,6 +340,19 @@ def test_who_waits_for_a_result(demo, monkeypatch):
     assert not listeners.waits_for('b') and time.monotonic() - start < 0.2
 
 
+def test_who_asks_again_and_again_holds_up_nobody(demo, monkeypatch):
+    listeners = demo('web_guard').Listeners()
+    monkeypatch.setattr(limits, 'MAX_WEB_ABSENCE', 0.3)
+    listeners.joined('a')
+    timers = [threading.Timer(0.1 * n, listeners.joined, ['a']) for n in range(1, 20)]
+    for timer in timers:
+        timer.start()
+    start = time.monotonic()
+    assert not listeners.waits_for('a') and time.monotonic() - start < 1
+    for timer in timers:
+        timer.cancel()
+
+
 def test_the_queue_has_an_end(server):
     image = server.put(encode(picture(), 'PNG'))
     statuses = [
@@ -411,6 +425,24 @@ def test_uploads_have_a_total_and_the_oldest_make_room(demo, uploads, monkeypatc
     monkeypatch.setattr(limits, 'MAX_WEB_UPLOAD_FILES', 1)
     with pytest.raises(demo('web_uploads').NoRoomError):
         uploads.reserve(1)
+
+
+def test_pictures_count_as_uploads_do(demo, uploads, monkeypatch):
+    gradio = pytest.importorskip('gradio')
+    inferencer = SimpleNamespace(default_threshold=lambda: 0.95)
+    listeners = SimpleNamespace(waits_for=lambda session: True)
+    page = demo('web_demo').build_page(inferencer, uploads, listeners)
+    answer = next(function.fn for function in page.fns.values() if function.name == 'answer')
+    request = SimpleNamespace(session_hash='a')
+    monkeypatch.setattr(limits, 'MAX_WEB_UPLOAD_BYTES', 10**7)
+    old = stored(uploads, 'old', 10**6, 400)
+    for _ in range(2):  # what was reserved is given back
+        with pytest.raises(gradio.Error, match='Upload an image first'):
+            answer(None, WORDS, False, 0.95, request)
+    assert not old.exists()
+    stored(uploads, 'young', 10**6, 0)
+    with pytest.raises(gradio.Error, match='no room'):
+        answer(None, WORDS, False, 0.95, request)
 
 
 def test_old_uploads_are_removed_while_the_server_runs(uploads):

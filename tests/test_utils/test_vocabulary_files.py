@@ -89,7 +89,7 @@ def test_files_of_sclip_are_read_unchanged(read):
 
 
 def test_a_file_that_is_none_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr('pgseg_mm.utils.vocabulary_files.MAX_VOCABULARY_BYTES', 10)
+    monkeypatch.setattr('pgseg_mm.limits.MAX_VOCABULARY_BYTES', 10)
     (tmp_path / 'words.txt').write_text('x' * 11)
     with pytest.raises(ValueError, match='words.txt has 11 bytes, more than 10'):
         Vocabulary.from_file(tmp_path / 'words.txt')

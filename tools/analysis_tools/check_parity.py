@@ -23,6 +23,7 @@ import parity_rules
 from pgseg_mm.checkpoints import release_shapes, release_to_mm
 from pgseg_mm.checkpoints.release_config import architecture_of_release_config
 from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.utils.numpy_files import read_npz
 
 META = {
     'config',
@@ -308,10 +309,9 @@ def check_file(
 
 def _load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except Exception as error:  # numpy raises as many types as there are ways to break a file
-        raise CheckpointError(f'{path} cannot be read as a .npz file: {error}') from error
+        arrays = read_npz(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f'{path} does not exist') from error
     if 'release_match' in arrays:
         raise CheckpointError(
             f'{path} is about the NPR loss alone, in another format; '
@@ -321,7 +321,7 @@ def _load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise CheckpointError(f'{path} has no meta, which names the seeds; it is no parity file')
     try:
         meta = json.loads(str(arrays.pop('meta')))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f'{path}: meta is no JSON: {error}') from error
     if not isinstance(meta, dict) or not arrays:
         raise CheckpointError(f'{path}: meta must be a JSON object, and there must be numbers')

@@ -19,7 +19,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import ConfigDict
 from mmengine.utils import to_2tuple
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from pgseg_mm.apis.models import build_model, load_weights
 from pgseg_mm.utils.launch import add_model_options, check_output, read_model_config
 from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.utils.numpy_files import read_npz
 
 OPSET = 18
 TOLERANCE = 1e-3
@@ -145,9 +145,9 @@ def describe(cfg: ConfigDict, class_embeds: Any, with_background: bool) -> dict[
     preprocessor = cfg.get('data_preprocessor') or {}
     meta.update({key: list(preprocessor[key]) for key in ('mean', 'std') if key in preprocessor})
     if str(class_embeds).endswith('.npz'):
-        with np.load(class_embeds, allow_pickle=False) as file:
-            if 'classes' in file.files:
-                meta['classes'] = file['classes'].tolist()
+        named = read_npz(class_embeds, ('classes',))
+        if 'classes' in named:
+            meta['classes'] = named['classes'].tolist()
     return {key: json.dumps(value) for key, value in meta.items()}
 
 

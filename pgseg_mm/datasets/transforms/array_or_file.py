@@ -2,15 +2,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmcv.transforms import LoadImageFromFile
 from mmseg.datasets.transforms import LoadImageFromNDArray as ArrayLoader
 from mmseg.registry import TRANSFORMS
+
+from .loading import LoadKnownImage
 
 
 # mmseg's inference_model writes this name into the config of the model once it has been given an
 # array; every later path would end with a KeyError
 @TRANSFORMS.register_module(force=True)
-class LoadImageFromNDArray(ArrayLoader):
+class LoadImageFromNDArray(ArrayLoader, LoadKnownImage):
     """mmseg's ``LoadImageFromNDArray``, which reads a file where it is given a path.
 
     mmseg's ``inference_model`` then takes arrays and paths in any order.
@@ -19,5 +20,5 @@ class LoadImageFromNDArray(ArrayLoader):
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Take the image from ``img``, or read it from ``img_path``."""
         if results.get('img') is None:
-            return LoadImageFromFile.transform(self, results)
+            return LoadKnownImage.transform(self, results)
         return super().transform(results)

@@ -29,8 +29,9 @@ class LoadKnownImage(LoadImageFromFile):
     animation, in colour without transparency, and of 8 bits. See
     :func:`pgseg_mm.utils.image_files.decode_image` for formats and limits.
 
-    Required keys: ``img_path``, or the file itself as ``img_bytes``. Added keys: ``img``, uint8 BGR
-    of shape ``(H, W, 3)``, ``img_shape`` and ``ori_shape``.
+    Required keys: ``img_path``, or the file itself as ``img_bytes``; optionally ``max_pixels``, by
+    default ``MAX_IMAGE_PIXELS``. Added keys: ``img``, uint8 BGR of shape ``(H, W, 3)``,
+    ``img_shape`` and ``ori_shape``.
 
     Args:
         **kwargs: Those of mmcv's ``LoadImageFromFile``, such as ``imdecode_backend``.
@@ -63,7 +64,8 @@ class LoadKnownImage(LoadImageFromFile):
         elif image is None:
             image = read_image_file(results['img_path'], self.backend_args)
         where = 'The image' if path is None else str(path)
-        return decode_image(image, where, self.color_type, self.imdecode_backend)
+        most = results.get('max_pixels')
+        return decode_image(image, where, self.color_type, self.imdecode_backend, most)
 
 
 @TRANSFORMS.register_module()

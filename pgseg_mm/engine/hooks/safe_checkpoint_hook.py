@@ -85,7 +85,8 @@ class SafeCheckpointHook(CheckpointHook):
     until it ends. A run that is resumed goes on from the newest checkpoint that can be read.
 
     Nothing in a checkpoint is used as a path: of what it names, a ``best_*.pth`` in the run's own
-    folder is removed when there is a better one, and nothing else ever.
+    folder is removed when there is a better one; of what it counts, with ``max_keep_ckpts``, the
+    outdated checkpoints of the folder that it lies in itself; and nothing else ever.
 
     Args:
         *args: Arguments of ``CheckpointHook``.
@@ -184,6 +185,13 @@ class SafeCheckpointHook(CheckpointHook):
                 runner.logger.warning(f'{key} of the checkpoint is no number and is not used.')
                 del info[key]
         if 'keep_ckpt_ids' not in info:
+            return []
+        begin = runner._load_from
+        if (
+            begin is not None
+            and Path(begin).resolve().parent != Path(self._folder(runner)).resolve()
+        ):
+            info['keep_ckpt_ids'] = []  # numbers of another folder's checkpoints
             return []
         kept = info['keep_ckpt_ids'] if isinstance(info['keep_ckpt_ids'], list) else []
         kept = [step for step in kept if type(step) is int and 0 <= step <= runner.iter]

@@ -9,6 +9,8 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
 
+from ..optimizers.resumed_state import IMPLEMENTATION
+
 PROGRESS = ('last_step', '_global_step', '_last_value', 'verbose', 'optimizer')
 """Entries of a schedule's state that move from step to step, or compute nothing."""
 MAX_LISTED = 4
@@ -137,7 +139,7 @@ def _settings(group: Group) -> Group:
         name: value
         for name, value in group.items()
         if isinstance(value, (int, float, str, tuple, list, bool))
-        and name != 'params'
+        and name not in ('params', *IMPLEMENTATION)
         and not name.startswith('initial_')
     }
     return {**plain, **scheduled}

@@ -129,7 +129,7 @@ class StopSignalHook(Hook):
         assert hook is not None
         if validation_due:
             runner.message_hub.update_info(VALIDATION_DUE, step)
-        saved = runner.message_hub.runtime_info.get('last_ckpt')
+        saved = hook.last_ckpt  # by this run; the message hub may have it from another folder
         is_saved = saved is not None and os.path.basename(saved) == f'iter_{step}.pth'
         if validation_due or not is_saved:
             hook.save_now(runner, step)

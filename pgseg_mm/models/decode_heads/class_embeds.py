@@ -1,12 +1,13 @@
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pgseg_mm.utils.loading import load_file_safely
+from pgseg_mm.utils.numpy_files import read_npy, read_npz
 
 
 class ClassEmbeds(NamedTuple):
@@ -30,7 +31,7 @@ def load_class_embeds(source: str | Path | Tensor | Sequence[Sequence[float]]) -
 
     Raises:
         FileNotFoundError: If there is no such file.
-        CheckpointError: If a ``.pt`` or ``.pth`` file is damaged.
+        CheckpointError: If the file is damaged.
         ValueError: If the file is of another type or the values are not a (W, D) matrix.
     """
     index = None
@@ -48,14 +49,21 @@ def _read(path: Path) -> tuple[object, list[int] | None]:
     if not path.is_file():
         raise FileNotFoundError(f'class embeddings {path} do not exist')
     if path.suffix == '.npy':
-        return torch.from_numpy(np.load(path, allow_pickle=False)), None
+        return _numbers(read_npy(path), path), None
     if path.suffix in ('.pt', '.pth'):
         return load_file_safely(path).content, None
     if path.suffix != '.npz':
         raise ValueError(f'class embeddings must be a .npy, .npz, .pt or .pth file, got {path}')
-    with np.load(path, allow_pickle=False) as file:
-        if not {'embeds', 'class_index'} <= set(file.files):
-            raise ValueError(
-                f'{path} must hold the arrays embeds and class_index, got {sorted(file.files)}'
-            )
-        return torch.from_numpy(file['embeds']), file['class_index'].tolist()
+    arrays = read_npz(path, ('embeds', 'class_index'))
+    if len(arrays) < 2:
+        raise ValueError(
+            f'{path} must hold the arrays embeds and class_index, got {sorted(arrays) or "neither"}'
+        )
+    return _numbers(arrays['embeds'], path), arrays['class_index'].tolist()
+
+
+def _numbers(array: NDArray[Any], path: Path) -> Tensor:
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:  # text, or of another byte order
+        raise ValueError(f'{path} has class embeddings of {array.dtype}, not of numbers') from error
