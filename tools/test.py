@@ -135,10 +135,10 @@ def main() -> None:
         require_file(parser, 'checkpoint', args.checkpoint)
 
     load_checkpoints_safely(trust=args.trust)
-    cfg = load_config(args)
-    cfg.load_from = args.checkpoint
-    cfg.resume = False  # what a config says of a training
     try:
+        cfg = load_config(args)
+        cfg.load_from = args.checkpoint
+        cfg.resume = False  # what a config says of a training
         drop_unused(cfg, 'test')
         if args.show or args.show_dir:
             enable_visualization(cfg, args)

@@ -90,8 +90,8 @@ def main() -> int:
     args.config = find_config(parser, args.config)
 
     load_checkpoints_safely(trust=args.trust)
-    cfg = load_config(args)
     try:
+        cfg = load_config(args)
         require_weights(cfg)
         if args.resume:
             cfg.resume = True

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as torch_dist
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hub import get_config
 
-from .config_files import follow_settings, read_config_file
+from .config_files import ConfigError, SettingsAction, override, read_config_file
 from .folders import check_writable_file
 from .loading import CheckpointError
 from .problem import PreflightError
@@ -69,14 +69,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: Parser that already has the positional arguments of its tool.
     """
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override, such as train_cfg.max_iters=10; a list is '
-        'written key="[a,b]" or key=a,b and a nested one key="[(a,b),(c,d)]", without blanks',
-    )
+    add_settings(parser)
     parser.add_argument(
         '--trust',
         action='store_true',
@@ -87,6 +80,22 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         '--allow-partial',
         action='store_true',
         help='take a checkpoint that lacks weights of the model; those keep their random values',
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``.
+
+    Args:
+        parser: Parser of a tool that takes a config.
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=SettingsAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to override, such as train_cfg.max_iters=10; a list is '
+        'written key="[a,b]" or key=a,b and a nested one key="[(a,b),(c,d)]", without blanks',
     )
 
 
@@ -136,9 +145,26 @@ def read_model_config(parser: argparse.ArgumentParser, args: argparse.Namespace)
     """
     args.config = find_config(parser, args.config)
     require_file(parser, 'checkpoint', args.checkpoint)
-    cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    follow_settings(cfg)
+    return read_with_settings(parser, args)
+
+
+def read_with_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:
+    """Config of a tool with :func:`add_settings`; ``config`` is the path of the file.
+
+    Leaves with the parser's usage message if it cannot be read.
+
+    Args:
+        parser: Parser that reports the error.
+        args: Parsed arguments.
+
+    Returns:
+        The config with the settings that were overridden.
+    """
+    try:
+        cfg = read_config(args.config)
+        override(cfg, args.cfg_options)
+    except ConfigError as error:
+        parser.error(str(error))
     return cfg
 
 
@@ -153,6 +179,9 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Returns:
         The config, ready for the Runner but for what is particular to a tool.
+
+    Raises:
+        ConfigError: If the config cannot be read, or an option does not fit it.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config)
@@ -160,9 +189,7 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.launcher = args.launcher
     elif cfg.get('launcher') is None:
         cfg.launcher = 'none'
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    follow_settings(cfg)
+    override(cfg, args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

@@ -10,14 +10,12 @@ from typing import Any
 
 import mmcv
 import numpy as np
-from mmengine.config import DictAction
 from mmengine.utils import track_iter_progress
 from mmseg.registry import DATASETS, VISUALIZERS
 from mmseg.utils import register_all_modules
 from PIL import Image, ImageDraw, ImageFont
 
-from pgseg_mm.utils.config_files import follow_settings
-from pgseg_mm.utils.launch import find_config, read_config
+from pgseg_mm.utils.launch import add_settings, find_config, read_with_settings
 
 MIN_WIDTH = 448
 """Narrower images are enlarged by a whole factor, so that a caption fits beside them."""
@@ -87,16 +85,14 @@ def main() -> None:
     parser.add_argument(
         '--show-interval', type=float, default=2, help='seconds that a picture stays (2)'
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    add_settings(parser)
     args = parser.parse_args()
     args.config = find_config(parser, args.config)
     if args.not_show and args.output_dir is None:
         parser.error('--not-show without --output-dir leaves nothing to do')
-    cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = read_with_settings(parser, args)
     if cfg.get(f'{args.split}_dataloader') is None:
         parser.error(f'the config has no {args.split}_dataloader')
-    follow_settings(cfg)
     register_all_modules()
     try:
         dataset = DATASETS.build(cfg[f'{args.split}_dataloader'].dataset)

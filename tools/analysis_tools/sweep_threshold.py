@@ -204,10 +204,10 @@ def main() -> None:
     args.config = find_config(parser, args.config)
     require_file(parser, 'checkpoint', args.checkpoint)
     load_checkpoints_safely(trust=args.trust)
-    cfg = load_config(args)
-    cfg.load_from = args.checkpoint
-    cfg.resume = False  # what a config says of a training
     try:
+        cfg = load_config(args)
+        cfg.load_from = args.checkpoint
+        cfg.resume = False  # what a config says of a training
         prepare(cfg, args.split, args.thresholds)
         drop_unused(cfg, 'test')
         for path, flag in ((args.json, '--json'), (args.markdown, '--markdown')):

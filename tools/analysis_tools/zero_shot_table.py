@@ -28,7 +28,7 @@ from pgseg_mm.engine.preflight import check_writable
 from pgseg_mm.evaluation import ZeroShotIoUMetric
 from pgseg_mm.utils.atomic_files import read_state, write_json, write_text
 from pgseg_mm.utils.benchmark_data import missing_data
-from pgseg_mm.utils.config_files import read_config_file
+from pgseg_mm.utils.config_files import override, read_config_file
 from pgseg_mm.utils.launch import (
     add_checks,
     add_launch_arguments,
@@ -185,8 +185,7 @@ def run_one(name: str, file: Path, args: argparse.Namespace, thresholds: dict[st
     kept = folder / 'result.json'
     benchmark = read_config_file(file)
     cfg = benchmark_config(read_config_file(args.config), benchmark, name, thresholds)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    override(cfg, args.cfg_options)
     if missing := missing_data(cfg):
         return Missing(name, missing, cfg.benchmark.prepare)
     mark = fingerprint(cfg, Path(args.checkpoint))
