@@ -3,10 +3,9 @@
 import argparse
 
 from mmengine.config import Config
-from mmengine.runner import Runner
 from mmseg.registry import METRICS
 
-from pgseg_mm.engine.preflight import build_test_loop, check_writable
+from pgseg_mm.engine.preflight import build_runner, build_test_loop, check_writable
 from pgseg_mm.evaluation import ZeroShotIoUMetric
 from pgseg_mm.utils.benchmark_data import image_folder, leaf_datasets, require_data
 from pgseg_mm.utils.launch import (
@@ -158,7 +157,7 @@ def main() -> None:
 
     check_loading_of(cfg)
     with refusals(parser), data_errors():
-        runner = Runner.from_cfg(cfg)
+        runner = build_runner(cfg)
         build_test_loop(runner)
         runner.test()
 

@@ -43,7 +43,7 @@ class SettingsAction(DictAction):
             if not re.match(r'[^=\s]+=', value):
                 parser.error(f'{option_string} takes KEY=VALUE, got {quoted(value)}')
         try:
-            super().__call__(parser, namespace, values, option_string)  # type: ignore[arg-type]
+            super().__call__(parser, namespace, values, option_string)
         except (ValueError, AssertionError, RecursionError) as error:
             parser.error(
                 f'{option_string}: {quoted(" ".join(values))} cannot be read '

@@ -19,8 +19,10 @@ from mmengine.hub import get_config
 from .config_files import ConfigError, SettingsAction, override, read_config_file
 from .folders import check_writable_file
 from .loading import CheckpointError
-from .problem import PreflightError
+from .messages import quoted
+from .problem import PreflightError, RunError
 from .reading import DamagedFileError, FileAccessError
+from .work_folders import FolderInUseError
 
 MMENGINE_HOOKS = (
     'runtime_info',
@@ -37,6 +39,8 @@ SECTIONS = {
     'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
 }
 """Sections of a config that go together."""
+SWITCHED_OFF = ('env_cfg', 'randomness', 'log_level')
+"""Settings that a Runner has defaults for, but only where they are not there at all."""
 MAX_REASON = 200
 
 
@@ -190,6 +194,9 @@ def load_config(args: argparse.Namespace) -> Config:
     elif cfg.get('launcher') is None:
         cfg.launcher = 'none'
     override(cfg, args.cfg_options)
+    for name in SWITCHED_OFF:
+        if name in cfg and cfg[name] is None:
+            cfg.pop(name)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -232,6 +239,22 @@ def add_checks(cfg: Config, allow_partial: bool = False, new_schedule: bool = Fa
     cfg.default_hooks = {
         name: hook for name, hook in hooks.items() if hook is not None or name in MMENGINE_HOOKS
     }
+
+
+def check_resume(cfg: Config) -> None:
+    """Refuse a ``resume`` that names a file, which a Runner would take for True alone.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        ConfigError: If it is neither true nor false.
+    """
+    if (given := cfg.get('resume')) not in (None, True, False):
+        raise ConfigError(
+            f'resume is True or False, got {quoted(given)}; to go on from a checkpoint that is '
+            'not the latest of the work directory, set resume=True and load_from to its file'
+        )
 
 
 def require_weights(cfg: Config) -> None:
@@ -285,7 +308,7 @@ def refusals(parser: argparse.ArgumentParser) -> Iterator[None]:
     """
     try:
         yield
-    except (CheckpointError, PreflightError) as error:
+    except (CheckpointError, FolderInUseError, PreflightError) as error:
         parser.exit(2, f'{parser.prog}: error: {error}\n')
 
 
@@ -404,10 +427,10 @@ def check_loading_of(cfg: Config) -> None:
 
 @contextmanager
 def data_errors() -> Iterator[None]:
-    """Leave with a sentence, and status 1, where a file is damaged or the system cannot read it."""
+    """Leave with a sentence, and status 1, where data or machine keep a run from going on."""
     try:
         yield
-    except (DamagedFileError, FileAccessError) as error:
+    except (DamagedFileError, FileAccessError, RunError) as error:
         sys.exit(f'error: {error}')
 
 

@@ -27,7 +27,12 @@ from mmengine.runner import Runner, TestLoop, autocast
 from mmengine.utils.progressbar import ProgressBar
 from mmseg.registry import LOOPS
 
-from pgseg_mm.engine.preflight import build_test_loop, check_writable, check_writable_file
+from pgseg_mm.engine.preflight import (
+    build_runner,
+    build_test_loop,
+    check_writable,
+    check_writable_file,
+)
 from pgseg_mm.utils.atomic_files import write_json, write_text
 from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
@@ -221,7 +226,7 @@ def main() -> None:
         parser.error(str(error))
     check_loading_of(cfg)
     with refusals(parser), data_errors():
-        runner = Runner.from_cfg(cfg)
+        runner = build_runner(cfg)
         build_test_loop(runner)
         rows = runner.test()
     if not is_main_process():
