@@ -98,8 +98,8 @@ def _no_pickle(head: bytes) -> str | None:
         for _ in pickletools.genops(io.BytesIO(head)):
             pass
     except ValueError as error:
-        if len(head) == HEAD and 'exhausted' in str(error):
-            return None
+        if len(head) == HEAD and 'unknown' not in str(error):
+            return None  # it goes on behind the head
     except IndexError:  # pickletools' own, of a memo
         pass
     else:
@@ -142,8 +142,8 @@ def _text(head: bytes) -> str | None:
     start = head.removeprefix(b'\xef\xbb\xbf').lstrip()
     if re.match(rb'<(!doctype|html|head|body|\?xml|!--)', start[:64].lower()):
         return (
-            'is a web page (HTML or XML), not a checkpoint: the address leads to a page about the file, '
-            'or asks for a login; download the file itself'
+            'is a web page (HTML or XML), not a checkpoint: the address leads to a page about the '
+            'file, or asks for a login; download the file itself'
         )
     if not set(head) <= TEXT and not _is_utf8(head):
         return None

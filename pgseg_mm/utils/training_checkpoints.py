@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -23,6 +24,7 @@ from .loading import (
     load_file_safely,
     refuse_foreign_file,
 )
+from .messages import shown
 
 REMOTE = ('http://', 'https://')
 MAX_LISTED = 5
