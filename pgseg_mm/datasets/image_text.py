@@ -143,10 +143,10 @@ class ImageTextDataset(BaseDataset):
                 left_out.add(self.source, fault)
         counts = left_out.counts().get(self.source, {})
         if not pairs:
-            such_as = '' if first is None else f'; the first: {first}'
+            such_as = '.' if first is None else f'; the first: {first}'
             raise ValueError(
                 f'{shown(path)} has no usable row (left out: {describe_counts(counts)}); '
-                f'expected at least one image with a caption{such_as}.'
+                f'expected at least one image with a caption{such_as}'
             )
         if counts:
             self.left_out = {self.source: counts}

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pgseg_mm.utils.launch import add_settings, find_config, read_with_settings
+from pgseg_mm.engine.preflight import telling
+from pgseg_mm.utils.launch import add_settings, find_config, read_with_settings, refusals
 
 
 @torch.no_grad()
@@ -73,12 +74,12 @@ def main() -> None:
     if (cfg.model.get('text_encoder') or {}).get('pretrained'):
         cfg.model.text_encoder.pretrained = None  # weights do not matter here
 
-    model = MODELS.build(cfg.model).eval()
+    with refusals(parser), telling('the model cannot be built'):
+        model = MODELS.build(cfg.model).eval()
     parameters = parameter_count(model)
-    image = torch.rand(1, 3, height, width)
-    rows = [
-        ('backbone', f'image {height} x {width}', count(model.backbone, image)),
-    ]
+    with refusals(parser), telling(f'--shape {height} {width} cannot be counted'):
+        image = torch.rand(1, 3, height, width)
+        rows = [('backbone', f'image {height} x {width}', count(model.backbone, image))]
     text_encoder = getattr(model, 'text_encoder', None)
     if text_encoder is not None:
         tokens = text_encoder.tokenize(['a photo'])
