@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from pgseg_mm.utils.config_files import read_config_file
+from pgseg_mm.utils.config_files import override, read_config_file
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_CONFIG = Path('configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py')
@@ -57,7 +57,7 @@ def make_config(
     if 'max_iters' not in cfg.train_cfg:
         raise ValueError(f'{path} does not train by iterations: train_cfg has no max_iters')
     cfg = Config(replace_folder(cfg.to_dict(), cfg.data_root, data.as_posix()))
-    cfg.merge_from_dict(options or {})
+    override(cfg, options)
     cfg.work_dir = str(work_dir)
     cfg.randomness.seed = seed
     if 'model.backbone.img_size' not in (options or {}):

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from pgseg_mm.apis import PGSegInferencer, Segmentation
 from pgseg_mm.apis.inferencer import MAX_PIXELS
+from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.utils.launch import add_model_options, find_device, read_model_config
 from pgseg_mm.utils.messages import shown
 
@@ -47,9 +48,13 @@ def build_parser() -> argparse.ArgumentParser:
         help='whether a background takes what is like none of the words; by default if the words '
         'name it',
     )
-    add('--threshold', type=float, help="score of the background, 0 to 1; the config's by default")
+    add(
+        '--threshold',
+        type=number_from(0, 1, float),
+        help="score of the background, 0 to 1; the config's by default",
+    )
     add('--groups', action='store_true', help='draw the groups of the first and last stage, too')
-    add('--batch-size', type=int, default=1, help='images at a time')
+    add('--batch-size', type=number_from(1), default=1, help='images at a time')
     add(
         '--max-pixels',
         type=int,

@@ -21,9 +21,9 @@ from demo_benchmark import benchmark_table
 from demo_config import DEFAULT_CONFIG, find_config
 from demo_data import ATTRIBUTION, Scenes, ensure_scenes
 from demo_train import METRICS, Run, train
-from mmengine.config import DictAction
 
 from pgseg_mm.utils.atomic_files import write_text
+from pgseg_mm.utils.config_files import SettingsAction
 
 SIZES = {
     'num_train': 'training pairs',
@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=SettingsAction,
         metavar='KEY=VALUE',
         help='settings of the config to override, as in tools/train.py',
     )

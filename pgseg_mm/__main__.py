@@ -31,7 +31,8 @@ def main() -> None:
     tool = find_tool(sys.argv[1]) if len(sys.argv) > 1 else None
     if tool is None:
         missing = f'no tool {sys.argv[1]} in {TOOLS}' if len(sys.argv) > 1 else ''
-        sys.exit(f'{USAGE}{missing}')
+        print(f'{USAGE}{missing}', file=sys.stderr)
+        sys.exit(2)
     interpreter = INTERPRETERS[tool.suffix]
     environment = {'PYTHON': sys.executable, **os.environ}
     os.execvpe(interpreter, [interpreter, str(tool), *sys.argv[2:]], environment)

@@ -3,10 +3,9 @@
 import argparse
 
 from mmengine.config import Config
-from mmengine.runner import Runner
 from mmseg.registry import METRICS
 
-from pgseg_mm.engine.preflight import build_test_loop, check_writable
+from pgseg_mm.engine.preflight import build_runner, build_test_loop, check_writable
 from pgseg_mm.evaluation import ZeroShotIoUMetric
 from pgseg_mm.utils.benchmark_data import image_folder, leaf_datasets, require_data
 from pgseg_mm.utils.launch import (
@@ -135,10 +134,10 @@ def main() -> None:
         require_file(parser, 'checkpoint', args.checkpoint)
 
     load_checkpoints_safely(trust=args.trust)
-    cfg = load_config(args)
-    cfg.load_from = args.checkpoint
-    cfg.resume = False  # what a config says of a training
     try:
+        cfg = load_config(args)
+        cfg.load_from = args.checkpoint
+        cfg.resume = False  # what a config says of a training
         drop_unused(cfg, 'test')
         if args.show or args.show_dir:
             enable_visualization(cfg, args)
@@ -158,7 +157,7 @@ def main() -> None:
 
     check_loading_of(cfg)
     with refusals(parser), data_errors():
-        runner = Runner.from_cfg(cfg)
+        runner = build_runner(cfg)
         build_test_loop(runner)
         runner.test()
 

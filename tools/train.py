@@ -4,15 +4,14 @@ import argparse
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.runner import Runner
-from mmseg.registry import RUNNERS
 
-from pgseg_mm.engine.preflight import build_loops, check_writable
+from pgseg_mm.engine.preflight import build_loops, build_runner, check_writable
 from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
     add_checks,
     add_launch_arguments,
     check_loading_of,
+    check_resume,
     data_errors,
     drop_unused,
     end_job,
@@ -90,8 +89,9 @@ def main() -> int:
     args.config = find_config(parser, args.config)
 
     load_checkpoints_safely(trust=args.trust)
-    cfg = load_config(args)
     try:
+        cfg = load_config(args)
+        check_resume(cfg)
         require_weights(cfg)
         if args.resume:
             cfg.resume = True
@@ -109,7 +109,7 @@ def main() -> int:
 
     check_loading_of(cfg)
     with refusals(parser), data_errors():
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner = build_runner(cfg)
         build_loops(runner)
         try:
             runner.train()

@@ -142,7 +142,10 @@ class _NamedLoading:
             return self.load(results)
 
         try:
-            return retrying(load, name, is_of_system)
+            loaded = retrying(load, name, is_of_system)
+            if self._kind == LABELS and loaded is not None:
+                _check_labels(loaded)
+            return loaded
         except FileNotFoundError as error:
             raise DamagedFileError(f'{name} does not exist.') from error
         except (DamagedFileError, MemoryError):
@@ -158,6 +161,18 @@ class _NamedLoading:
 
     def __repr__(self) -> str:
         return repr(self.load)
+
+
+def _check_labels(results: dict[str, Any]) -> None:
+    """Refuse a label map of another size than its image, or whose labels are no whole numbers."""
+    labels, size = results.get('gt_seg_map'), results.get('ori_shape')
+    if not isinstance(labels, np.ndarray) or labels.ndim != 2:
+        return
+    if size is not None and labels.shape != tuple(size[:2]):
+        raise UnusableFile(
+            f'it is of {labels.shape} pixels (height, width) and its image of {tuple(size[:2])}; '
+            'they do not belong together'
+        )
 
 
 class _ColourLoading:

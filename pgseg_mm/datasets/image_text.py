@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
 from pgseg_mm.utils.messages import shown
+from pgseg_mm.utils.problem import BrokenSampleError, MissingSampleError, UnusableDataError
 
 from .packed_rows import PackedRows
 from .pair_files import read_rows
@@ -142,10 +143,10 @@ class ImageTextDataset(BaseDataset):
                 left_out.add(self.source, fault)
         counts = left_out.counts().get(self.source, {})
         if not pairs:
-            such_as = '' if first is None else f'; the first: {first}'
+            such_as = '.' if first is None else f'; the first: {first}'
             raise ValueError(
                 f'{shown(path)} has no usable row (left out: {describe_counts(counts)}); '
-                f'expected at least one image with a caption{such_as}.'
+                f'expected at least one image with a caption{such_as}'
             )
         if counts:
             self.left_out = {self.source: counts}
@@ -194,14 +195,14 @@ class ImageTextDataset(BaseDataset):
             except UnusableSample as error:
                 fault = error
             if self.test_mode or not self.skip_broken:
-                kind = FileNotFoundError if fault.reason == MISSING_IMAGE else ValueError
+                kind = MissingSampleError if fault.reason == MISSING_IMAGE else BrokenSampleError
                 raise kind(
                     f'{fault} Check data_root and data_prefix, replace the file or remove the row.'
                 ) from fault
             self._skipped.add(self.source, fault)
             idx = self._rand_another()
         counts = describe_counts(self._skipped.counts()[self.source])
-        raise RuntimeError(
+        raise UnusableDataError(
             f'No usable pair in {self.max_refetch + 1} of {shown(self.source)} ({counts}), which '
             f'were drawn one after another; the last: {fault}'
         )

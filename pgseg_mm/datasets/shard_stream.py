@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from pgseg_mm.utils.messages import shown
+from pgseg_mm.utils.problem import UnusableDataError
 from pgseg_mm.utils.random_state import derive_seed
 
 from .shards import RawSample, read_shard
@@ -243,7 +244,7 @@ class MixedStream:
                 skipped.add(source.name, fault)
             if stream.cursor.passes > passes + 1:
                 counts = describe_counts(skipped.counts().get(source.name, {}))
-                raise RuntimeError(
+                raise UnusableDataError(
                     f'Source {source.name!r} has no usable sample in the shards of reader '
                     f'{self.reader.number} of {self.reader.total} ({counts}, in two passes over '
                     'them); check the shards with tools/dataset_converters/verify_shards.py.'

@@ -83,6 +83,10 @@ def _matching_paths(name: str, pattern: str) -> list[str]:
     if Path(name).is_file():
         return [name]
     paths = sorted(path for path in glob.glob(name, recursive=True) if Path(path).is_file())
+    if Path(name).is_dir():
+        raise FileNotFoundError(
+            f'{shown(name)} is a folder; name the shards in it, such as {shown(name)}/*.tar'
+        )
     if not paths:
         raise FileNotFoundError(
             f'No shard matches {name!r} (of the pattern {pattern!r}); '

@@ -19,6 +19,7 @@ from pgseg_mm.utils.image_files import (
     read_header,
 )
 from pgseg_mm.utils.messages import shown
+from pgseg_mm.utils.problem import RunError
 from pgseg_mm.utils.reading import UnusableFile, is_of_system, read_file
 
 BROKEN_IMAGE = 'broken image'
@@ -59,7 +60,7 @@ DECODE_ERRORS = (AssertionError, AttributeError, OSError, SyntaxError, cv2.error
 """What mmcv's loading raises for bytes that are no image, depending on its backend and version."""
 
 
-class UnusableSample(Exception):
+class UnusableSample(RunError):
     """A pair that cannot be used, or a shard that cannot be read on.
 
     Args:
@@ -67,13 +68,15 @@ class UnusableSample(Exception):
         message: A sentence that names what is wrong and where.
     """
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(reason, message)
+    def __init__(self, reason: str, message: str | None = None) -> None:
+        if message is None:  # a worker of torch's loader raises it by its text alone
+            reason, message = '', reason
+        super().__init__(message)
         self.reason = reason
-        self.message = message
+        self.message = str(self)
 
-    def __str__(self) -> str:
-        return self.message
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.reason, self.message)
 
 
 class SkipCounter:

@@ -13,6 +13,8 @@ from mmseg.registry import METRICS
 from PIL import Image
 from torch import Tensor
 
+from pgseg_mm.utils.reading import DamagedFileError
+
 LARGEST_ID = 65535
 
 
@@ -80,6 +82,11 @@ class ZeroShotIoUMetric(IoUMetric):
 
     @dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
+        if not (dataset_meta or {}).get('classes'):
+            raise ValueError(
+                f'{type(self).__name__} needs the classes of the data set, which names none; set '
+                'metainfo=dict(classes=...) in its config'
+            )
         self._check_classes(list(dataset_meta['classes']))
         self._dataset_meta = dataset_meta
 
@@ -103,7 +110,7 @@ class ZeroShotIoUMetric(IoUMetric):
             prediction = _as_map(sample['pred_sem_seg']).long()
             if not self.format_only:
                 label = _as_map(sample['gt_sem_seg']).to(prediction)
-                self.results.append(self._count(prediction, label, sample.get('img_path')))
+                self.results.append(self._count(prediction, label, sample))
             if self.output_dir is not None:
                 self._write(prediction.cpu().numpy(), sample)
 
@@ -130,12 +137,14 @@ class ZeroShotIoUMetric(IoUMetric):
         self.areas = ClassAreas(intersect, prediction + label - intersect, prediction, label)
         return super().compute_metrics([self.areas])
 
-    def _count(self, prediction: Tensor, label: Tensor, path: str | None) -> np.ndarray:
+    def _count(self, prediction: Tensor, label: Tensor, sample: Mapping) -> np.ndarray:
         assert self.dataset_meta is not None
+        image = sample.get('img_path')
+        path = f'label map {sample["seg_map_path"]}' if 'seg_map_path' in sample else 'label map'
         num_classes = len(self.dataset_meta['classes'])
         if prediction.shape != label.shape:
-            raise ValueError(
-                f'the label map of {path} is of {tuple(label.shape)} pixels (height, width) and '
+            raise DamagedFileError(
+                f'the {path} of {image} is of {tuple(label.shape)} pixels (height, width) and '
                 f'the image of {tuple(prediction.shape)}; they do not belong together'
             )
         counted = label != self.ignore_index
@@ -144,10 +153,11 @@ class ZeroShotIoUMetric(IoUMetric):
             torch.bincount(classes, minlength=num_classes)
             for classes in (prediction[prediction == label], prediction, label)
         ]
-        for what, area in (('prediction', areas[1]), ('label map', areas[2])):
+        for what, area in (('prediction', areas[1]), (path, areas[2])):
             if len(area) > num_classes:
-                raise ValueError(
-                    f'the {what} of {path} has the label {len(area) - 1}, which is neither one of '
+                kind = ValueError if what == 'prediction' else DamagedFileError
+                raise kind(
+                    f'the {what} of {image} has the label {len(area) - 1}, which is neither one of '
                     f'the {num_classes} classes nor ignore_index={self.ignore_index}; prepare the '
                     'label maps as the data set expects them'
                 )

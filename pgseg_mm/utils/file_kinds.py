@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickletools
 import re
 import string
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -30,7 +33,11 @@ OTHERS = (
     (b'PAR1', 'a Parquet file'),
     (b'GGUF', 'a GGUF file'),
 )
-ZIP, PICKLE = b'PK\x03\x04', b'\x80'
+ZIP, PICKLE, TAR = b'PK\x03\x04', b'\x80', b'ustar'
+ONNX = re.compile(rb'\x08[\x01-\x14]\x12.\w')
+"""A version of the format, and the name of the program that wrote it."""
+OLD_PARTS = {'pickle', 'storages', 'tensors'}
+"""Members of the archives that PyTorch wrote before 0.2."""
 TEXT = frozenset(string.printable.encode())
 
 
@@ -68,7 +75,39 @@ def foreign_kind(path: str | Path) -> str | None:
     for start, kind in OTHERS:
         if head.startswith(start):
             return f'is {kind}, not a checkpoint'
-    return _text(head)
+    if ONNX.match(head):
+        return 'is an ONNX model, not a checkpoint'
+    if head[257:262] == TAR:
+        return _tar(path)
+    return _text(head) or _no_pickle(head)
+
+
+def _tar(path: Path) -> str | None:
+    """What a tar archive is that is not of PyTorch before 0.2; its first members are looked at."""
+    try:
+        with tarfile.open(path, 'r:') as archive:
+            names = {member.name for member, _ in zip(archive, range(8), strict=False)}
+    except (OSError, ValueError, tarfile.TarError):
+        return 'is a tar archive that is damaged'
+    return None if names >= OLD_PARTS else 'is a tar archive; unpack it'
+
+
+def _no_pickle(head: bytes) -> str | None:
+    """Whether a beginning is none of a pickle, of whatever protocol; nothing is unpickled."""
+    if head.startswith(PICKLE):
+        return None
+    try:
+        for _ in pickletools.genops(io.BytesIO(head)):
+            pass
+    except ValueError as error:
+        if len(head) == HEAD and 'unknown' not in str(error):
+            return None  # it goes on behind the head
+    except IndexError:  # pickletools' own, of a memo
+        pass
+    else:
+        return None
+    kind = 'text' if _is_utf8(head + b'    ') else 'of no format that PyTorch writes'
+    return f'is {kind}, not a checkpoint; it begins with {head[:16]!r}'
 
 
 def _blank(head: bytes) -> str:
@@ -83,7 +122,12 @@ def _archive(path: Path) -> str | None:
         with BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
             names = archive.namelist()
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-        return None  # cut off, or crafted: torch says so
+        if not zipfile.is_zipfile(path):
+            return (
+                'begins as a file of torch.save and has no end, as an interrupted download or a '
+                'full disk leaves it; get it again'
+            )
+        return None  # crafted: torch says so
     if any(name.endswith('.pkl') for name in names):
         return None
     return f'is a ZIP archive of {len(names)} files, none of which torch.save wrote; unpack it'
@@ -100,8 +144,8 @@ def _text(head: bytes) -> str | None:
     start = head.removeprefix(b'\xef\xbb\xbf').lstrip()
     if re.match(rb'<(!doctype|html|head|body|\?xml|!--)', start[:64].lower()):
         return (
-            'is a web page (HTML), not a checkpoint: the address leads to a page about the file, '
-            'or asks for a login; download the file itself'
+            'is a web page (HTML or XML), not a checkpoint: the address leads to a page about the '
+            'file, or asks for a login; download the file itself'
         )
     if not set(head) <= TEXT and not _is_utf8(head):
         return None

@@ -12,15 +12,17 @@ from pathlib import Path
 
 import torch
 import torch.distributed as torch_dist
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hub import get_config
 
-from .config_files import follow_settings, read_config_file
+from .config_files import ConfigError, SettingsAction, override, read_config_file
 from .folders import check_writable_file
 from .loading import CheckpointError
-from .problem import PreflightError
+from .messages import quoted
+from .problem import PreflightError, RunError
 from .reading import DamagedFileError, FileAccessError
+from .work_folders import FolderInUseError
 
 MMENGINE_HOOKS = (
     'runtime_info',
@@ -37,6 +39,8 @@ SECTIONS = {
     'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
 }
 """Sections of a config that go together."""
+SWITCHED_OFF = ('env_cfg', 'randomness', 'log_level')
+"""Settings that a Runner has defaults for, but only where they are not there at all."""
 MAX_REASON = 200
 
 
@@ -69,14 +73,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: Parser that already has the positional arguments of its tool.
     """
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override, such as train_cfg.max_iters=10; a list is '
-        'written key="[a,b]" or key=a,b and a nested one key="[(a,b),(c,d)]", without blanks',
-    )
+    add_settings(parser)
     parser.add_argument(
         '--trust',
         action='store_true',
@@ -87,6 +84,22 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         '--allow-partial',
         action='store_true',
         help='take a checkpoint that lacks weights of the model; those keep their random values',
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``.
+
+    Args:
+        parser: Parser of a tool that takes a config.
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=SettingsAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to override, such as train_cfg.max_iters=10; a list is '
+        'written key="[a,b]" or key=a,b and a nested one key="[(a,b),(c,d)]", without blanks',
     )
 
 
@@ -136,9 +149,26 @@ def read_model_config(parser: argparse.ArgumentParser, args: argparse.Namespace)
     """
     args.config = find_config(parser, args.config)
     require_file(parser, 'checkpoint', args.checkpoint)
-    cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    follow_settings(cfg)
+    return read_with_settings(parser, args)
+
+
+def read_with_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:
+    """Config of a tool with :func:`add_settings`; ``config`` is the path of the file.
+
+    Leaves with the parser's usage message if it cannot be read.
+
+    Args:
+        parser: Parser that reports the error.
+        args: Parsed arguments.
+
+    Returns:
+        The config with the settings that were overridden.
+    """
+    try:
+        cfg = read_config(args.config)
+        override(cfg, args.cfg_options)
+    except ConfigError as error:
+        parser.error(str(error))
     return cfg
 
 
@@ -153,6 +183,9 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Returns:
         The config, ready for the Runner but for what is particular to a tool.
+
+    Raises:
+        ConfigError: If the config cannot be read, or an option does not fit it.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config)
@@ -160,9 +193,10 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.launcher = args.launcher
     elif cfg.get('launcher') is None:
         cfg.launcher = 'none'
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    follow_settings(cfg)
+    override(cfg, args.cfg_options)
+    for name in SWITCHED_OFF:
+        if name in cfg and cfg[name] is None:
+            cfg.pop(name)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -205,6 +239,22 @@ def add_checks(cfg: Config, allow_partial: bool = False, new_schedule: bool = Fa
     cfg.default_hooks = {
         name: hook for name, hook in hooks.items() if hook is not None or name in MMENGINE_HOOKS
     }
+
+
+def check_resume(cfg: Config) -> None:
+    """Refuse a ``resume`` that names a file, which a Runner would take for True alone.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        ConfigError: If it is neither true nor false.
+    """
+    if (given := cfg.get('resume')) not in (None, True, False):
+        raise ConfigError(
+            f'resume is True or False, got {quoted(given)}; to go on from a checkpoint that is '
+            'not the latest of the work directory, set resume=True and load_from to its file'
+        )
 
 
 def require_weights(cfg: Config) -> None:
@@ -258,7 +308,7 @@ def refusals(parser: argparse.ArgumentParser) -> Iterator[None]:
     """
     try:
         yield
-    except (CheckpointError, PreflightError) as error:
+    except (CheckpointError, FolderInUseError, PreflightError) as error:
         parser.exit(2, f'{parser.prog}: error: {error}\n')
 
 
@@ -377,10 +427,10 @@ def check_loading_of(cfg: Config) -> None:
 
 @contextmanager
 def data_errors() -> Iterator[None]:
-    """Leave with a sentence, and status 1, where a file is damaged or the system cannot read it."""
+    """Leave with a sentence, and status 1, where data or machine keep a run from going on."""
     try:
         yield
-    except (DamagedFileError, FileAccessError) as error:
+    except (DamagedFileError, FileAccessError, RunError) as error:
         sys.exit(f'error: {error}')
 
 

@@ -62,6 +62,12 @@ def described(value: Any) -> str:
     return f'of type {kind}{size}'
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line and short; its arguments where ``KeyError`` would quote."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return shown((text.strip().splitlines() or [''])[0])
+
+
 def listed(names: Any, most: int = 10) -> str:
     """Some names in brackets, and how many more there are."""
     names = list(names)

@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from pgseg_mm import limits
 
 from .messages import shown
+from .problem import own_words
 
 ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 """No file has this name."""
@@ -62,11 +63,6 @@ class DamagedFileError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(own_words(self, message))
-
-
-def own_words(error: Exception, message: str) -> str:
-    """The message of an error that a worker of a data loader has raised, without its traceback."""
-    return message.rsplit(f'{type(error).__name__}: ', 1)[-1].strip()
 
 
 def is_absent(error: OSError) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -23,6 +24,7 @@ from .loading import (
     load_file_safely,
     refuse_foreign_file,
 )
+from .messages import shown
 
 REMOTE = ('http://', 'https://')
 MAX_LISTED = 5
@@ -44,6 +46,11 @@ def load_training_checkpoint(
         FileNotFoundError: If there is no such file.
         CheckpointError: If it is damaged, or holds objects of other types.
     """
+    if '://' in str(filename):
+        raise CheckpointError(
+            f'checkpoint {shown(filename)}: addresses of this kind are not known; give the path of '
+            'a file, or an address that begins with http:// or https://'
+        )
     path = Path(filename).expanduser()
     loaded = load_file_safely(path, False, map_location, structure_only)
     try:
@@ -163,9 +170,19 @@ def load_trusted_checkpoint(filename: str | Path, map_location: Any = None) -> A
 
 
 def load_remote_checkpoint(filename: str, map_location: Any = None) -> Any:
-    """Download a checkpoint once for each machine, and load it as a local one."""
+    """Download a checkpoint once for each machine, and load it as a local one.
+
+    Raises:
+        CheckpointError: It cannot be downloaded, or is none.
+    """
     if get_local_rank() == 0:
-        fetch_checkpoint(filename)
+        try:
+            fetch_checkpoint(filename)
+        except (OSError, ValueError, HTTPException) as error:
+            raise CheckpointError(
+                f'checkpoint {shown(filename)} cannot be downloaded ({shown(error)}); download it '
+                'yourself and give the path of the file'
+            ) from error
     barrier()
     return load_training_checkpoint(cached_path(filename), map_location)
 

@@ -157,10 +157,12 @@ def test_fresh_environment_trains_and_tests_by_the_name_of_a_config(fresh, tmp_p
 @pytest.mark.parametrize(
     ('arguments', 'message'), [([], 'usage: python -m pgseg_mm TOOL'), (['trian'], 'no tool trian')]
 )
-def test_absent_tool_is_refused(monkeypatch, arguments, message):
+def test_absent_tool_is_refused(monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(sys, 'argv', ['pgseg_mm', *arguments])
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(SystemExit) as stop:
         run_tool()
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,33 @@ NAMES_NO_CLASSES = {'val_dataloader.dataset.metainfo.classes': None}
             "class 0 must be called 'background', got 'apple'",
         ),
         ({'train_dataloader.dataset.dataset.ann_file': 'no.tsv'}, 'the training set cannot be re'),
+        ({'train_cfg.val_interval': 0}, 'val_interval is 0; set it to 1 or more'),
+        ({'train_cfg.max_epochs': 'many'}, "max_epochs must be a number, got 'many' of type str"),
+        ({'resume': 'a.pth'}, r"resume is True or False, got 'a\.pth'; .* load_from to its file"),
+        ({'val_evaluator.iou_metrics': ['mIOU']}, 'iou_metrics of IoUMetric has mIOU; there are'),
+        ({'val_evaluator.iou_metrics': 'mIOU'}, 'iou_metrics of IoUMetric has mIOU; there are'),
+        (
+            {'val_evaluator': dict(_delete_=True, type='mmpretrain.Accuracy')},
+            'the validation would fail at its first image: KeyError: pred_label',
+        ),
+        (
+            {'default_hooks.checkpoint.save_best': 'mIuO', 'default_hooks.checkpoint.rule': 'less'},
+            'save_best of the checkpoints names mIuO, which no metric .* give aAcc, mAcc, mIoU',
+        ),
+        (
+            {
+                'val_evaluator.type': 'ZeroShotIoUMetric',
+                'val_dataloader.dataset.metainfo.classes': None,
+            },
+            'ZeroShotIoUMetric needs the classes of the data set, which names none',
+        ),
+        ({'custom_hooks': [dict(type='VocabularyHook', vocabulary='no.txt')]}, 'file no.txt does'),
+        ({'model.backbone.typo': 1}, r'the config cannot be built: TypeError: .*typo'),
+        ({'val_evaluator.type': 'Nope'}, 'the validation set cannot be built: KeyError: Nope is'),
+        ({'optim_wrapper.optimizer.typo': 1}, 'the optim_wrapper cannot be built: TypeError'),
+        ({'param_scheduler.warmup': 99}, 'the param_scheduler cannot be built: ValueError: warmup'),
+        ({'model': None}, 'the config cannot be built: TypeError: model should be'),
+        ({'optim_wrapper.accumulative_counts': 3}, 'would lose gradients that are accumulated'),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -272,3 +299,86 @@ def test_a_config_in_pure_python_style_is_trained(data, monkeypatch):
     cfg.optim_wrapper.type = OptimWrapper
     train['enable_amp'](cfg)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+
+
+@pytest.mark.parametrize('metrics', ['mIoU', ['mIoU', 'mDice']])
+def test_what_runs_is_not_refused(data, monkeypatch, metrics):
+    changes = {
+        'val_evaluator.iou_metrics': metrics,
+        'default_hooks.checkpoint.save_best': 'mIoU',
+        'env_cfg': None,
+        'randomness': None,
+    }
+    run_tool(monkeypatch, 'tools/train.py', write(data, changes))
+    assert saved_best(data)['meta']['iter'] == 2
+
+
+def saved_best(data: Path) -> dict:
+    (path,) = (data.parent / 'work').glob('best_mIoU*.pth')
+    return torch.load(path, weights_only=False)
+
+
+def test_trying_the_validation_changes_nothing_of_the_training(data, monkeypatch):
+    weights = []
+    for hooks in (dict(type='mmseg.PreflightHook'), None):
+        changes = {
+            'default_hooks.preflight': hooks,
+            'randomness.seed': 3,
+            'work_dir': str(data.parent / 'work' / str(len(weights))),
+        }
+        run_tool(monkeypatch, 'tools/train.py', write(data, changes))
+        (path,) = (data.parent / 'work').glob(f'{len(weights)}/*.pth')
+        weights.append(torch.load(path, weights_only=False)['state_dict'])
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+
+def by_epoch(**changes) -> dict:
+    return {'default_hooks.checkpoint.by_epoch': True, 'val_dataloader': None, **changes}
+
+
+def test_a_run_that_has_ended_says_so(data, monkeypatch, capsys):
+    config = write(data, by_epoch(log_level='INFO'))
+    run_tool(monkeypatch, 'tools/train.py', config)
+    again = write(data, by_epoch(log_level='INFO'))
+    run_tool(monkeypatch, 'tools/train.py', again, '--resume')
+    shown = ''.join(capsys.readouterr())
+    assert 'Nothing is left to train: the run has 1 epochs behind it' in shown
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (
+            {
+                'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.0),
+                'optim_wrapper.optimizer.weight_decay': 0.1,
+            },
+            r'has 1 groups of \d+ parameters, that of the config \d+ groups',
+        ),
+        (
+            {'optim_wrapper.optimizer': dict(_delete_=True, type='SGD', lr=0.1)},
+            'is not the SGD of the config .only one of them has betas',
+        ),
+    ],
+)
+def test_the_state_of_another_optimizer_is_refused(data, monkeypatch, capsys, changes, message):
+    run_tool(monkeypatch, 'tools/train.py', write(data, by_epoch()))
+    config = write(data, by_epoch(**{'train_cfg.max_epochs': 2, **changes}))
+    said = refusal(monkeypatch, capsys, 'tools/train.py', config, '--resume')
+    assert re.search(message, said)
+    # with the weights alone it begins anew
+    last = data.parent / 'work' / 'epoch_1.pth'
+    settings = ['--cfg-options', f'load_from={last}']
+    run_tool(monkeypatch, 'tools/train.py', config, '--work-dir', data.parent / 'new', *settings)
+
+
+def test_data_of_which_nothing_can_be_used_end_a_run_in_a_sentence(data, monkeypatch):
+    for path in (data / 'pairs').glob('*.png'):
+        path.write_bytes(b'no image')
+    config = write(data, {'train_dataloader.num_workers': 1})
+    with pytest.raises(SystemExit, match=r'^error: No usable pair in .* broken image') as stop:
+        run_tool(monkeypatch, 'tools/train.py', config)
+    assert len(str(stop.value)) < 600
+    config = write(data, {'train_dataloader.dataset.dataset.skip_broken': False})
+    with pytest.raises(SystemExit, match=r'^error: Image .*cannot be read as an image'):
+        run_tool(monkeypatch, 'tools/train.py', config)

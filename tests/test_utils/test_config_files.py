@@ -1,14 +1,16 @@
 """Configs with folders of any name, and settings that follow others."""
 
 import os
+import re
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
-from pgseg_mm.utils.config_files import follow_settings, read_config_file
+from pgseg_mm.utils.config_files import follow_settings, override, read_config_file
 from pgseg_mm.utils.launch import load_config
+from tool_runs import refusal
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -44,3 +46,50 @@ def test_shipped_loaders_work_without_workers_by_a_setting():
     assert not cfg.train_dataloader.persistent_workers
     assert not cfg.val_dataloader.persistent_workers
     assert cfg.test_dataloader.persistent_workers
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'said'),
+    [
+        ('a.py', 'model = dict(\n', r"SyntaxError: '\(' was never closed \(line 1\)"),
+        ('a.py', "_base_ = './gone.py'\n", 'FileNotFoundError.*gone.py'),
+        ('a.py', 'a = 1\nb = missing_name\n', r"NameError: name 'missing_name' is not defined"),
+        ('a.json', '[1]', 'AttributeError'),
+        ('a.yaml', 'a: [', 'ParserError'),
+        ('a.pth', 'PK', 'does not end in any of .py'),
+    ],
+)
+@pytest.mark.parametrize('tool', ['tools/train.py', 'tools/misc/print_config.py'])
+def test_what_is_no_config_is_refused_by_tools(
+    tmp_path, monkeypatch, capsys, tool, name, content, said
+):
+    (tmp_path / name).write_text(content)
+    assert re.search(said, refusal(monkeypatch, capsys, tool, tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ('settings', 'said'),
+    [
+        (['alone'], "takes KEY=VALUE, got 'alone'"),
+        (['=3'], "takes KEY=VALUE, got '=3'"),
+        (["a=[dict(type='B',c='d')]"], r'cannot be read \(RecursionError\)'),
+        (['a=[1', 'b'], "takes KEY=VALUE, got 'b'"),
+        (['train_dataloader.batch_size.x=3'], 'does not fit the config: TypeError'),
+        (['custom_hooks.7.type=EMAHook'], 'does not fit the config: KeyError: Index 7 exceeds'),
+        ([f'custom_hooks.{"9" * 900}={"x" * 900}'], 'does not fit the config'),
+    ],
+)
+@pytest.mark.parametrize(
+    'tool', ['tools/train.py', 'tools/analysis_tools/get_flops.py', 'tools/test.py']
+)
+def test_settings_that_do_not_fit_are_refused(tmp_path, monkeypatch, capsys, tool, settings, said):
+    config = CONFIGS / 'pgseg' / 'pgseg_tiny-p8_emoji-scenes-64x64.py'
+    weights = ['none'] if tool == 'tools/test.py' else []
+    message = refusal(monkeypatch, capsys, tool, config, *weights, '--cfg-options', *settings)
+    assert re.search(said, message)
+
+
+def test_settings_of_other_kinds_work():
+    cfg = read_config_file(CONFIGS / 'pgseg' / 'pgseg_tiny-p8_emoji-scenes-64x64.py')
+    override(cfg, {'custom_hooks.0.vocabulary': 'x.txt', 'new.part': 1, 'load_from': None})
+    assert cfg.custom_hooks[0].vocabulary == 'x.txt' and cfg.new.part == 1

@@ -1,16 +1,22 @@
 import gzip
 import json
 import pickle
+import tarfile
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from mmengine.runner.checkpoint import CheckpointLoader
 from safetensors.torch import save
 
 from pgseg_mm.utils.file_kinds import foreign_kind
 from pgseg_mm.utils.loading import CheckpointError, load_checkpoint, load_file_safely
-from pgseg_mm.utils.training_checkpoints import load_training_checkpoint, load_trusted_checkpoint
+from pgseg_mm.utils.training_checkpoints import (
+    load_checkpoints_safely,
+    load_training_checkpoint,
+    load_trusted_checkpoint,
+)
 
 LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n'
 FILES = {
@@ -26,6 +32,12 @@ FILES = {
     'image': (b'\x89PNG\r\n\x1a\n' + bytes(20), 'is a PNG image'),
     'array': (b'\x93NUMPY\x01\x00', 'is a NumPy array'),
     'text': (b'Access to this file is denied.\nAsk its owner.\n', 'is a text file'),
+    'word': (b'hello there', r"is text, not a checkpoint; it begins with b'hello there'"),
+    'code': (b"_base_ = './toy.py'\n", 'is (a )?text'),
+    'access': (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', 'HTML or XML'),
+    'onnx': (b'\x08\x07\x12\x07pytorch\x1a\x052.0.1' + bytes(500), 'is an ONNX model'),
+    'unknown': (b'\x08\x01\xff\xfe\x07' * 90, 'is of no format that PyTorch writes'),
+    'cut off': (b'PK\x03\x04' + bytes(range(9, 99)) * 9, 'begins as a file of torch.save and has'),
     'yaml': ('name: Müller\nweights: none\n'.encode(), 'is a text file'),
 }
 
@@ -51,6 +63,37 @@ def test_an_archive_of_other_files(tmp_path):
         archive.writestr('folder/last.pth', b'weights')
     with pytest.raises(CheckpointError, match='is a ZIP archive of 1 files.*unpack it'):
         load_training_checkpoint(path)
+
+
+def test_an_archive_of_another_kind(tmp_path):
+    path = tmp_path / 'all.pth'
+    (tmp_path / 'a').write_text('weights')
+    with tarfile.open(path, 'w') as archive:
+        archive.add(tmp_path / 'a', 'a')
+    with pytest.raises(CheckpointError, match='is a tar archive; unpack it'):
+        load_training_checkpoint(path)
+
+
+@pytest.mark.parametrize('length', [30, 9000])
+def test_a_pickle_of_the_first_protocol_may_be_a_checkpoint(tmp_path, length):
+    path = tmp_path / 'a.pth'
+    path.write_bytes(pickle.dumps({'a': list(range(length))}, protocol=0))
+    assert foreign_kind(path) is None
+
+
+@pytest.mark.parametrize(
+    ('address', 'said'),
+    [
+        ('http://127.0.0.1:9/a.pth', r'cannot be downloaded \(.*Connection refused'),
+        ('nosuch://a.pth', 'addresses of this kind are not known'),
+        ('file:///a.pth', 'addresses of this kind are not known'),
+    ],
+)
+def test_addresses_without_a_checkpoint(tmp_path, monkeypatch, address, said):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    load_checkpoints_safely()
+    with pytest.raises(CheckpointError, match=said):
+        CheckpointLoader.load_checkpoint(address)
 
 
 def test_a_file_of_pytorch_called_safetensors(tmp_path):

@@ -10,14 +10,15 @@ from typing import Any
 
 import mmcv
 import numpy as np
-from mmengine.config import DictAction
 from mmengine.utils import track_iter_progress
 from mmseg.registry import DATASETS, VISUALIZERS
 from mmseg.utils import register_all_modules
 from PIL import Image, ImageDraw, ImageFont
 
-from pgseg_mm.utils.config_files import follow_settings
-from pgseg_mm.utils.launch import find_config, read_config
+from pgseg_mm.cli.numbers import number_from
+from pgseg_mm.utils.folders import check_writable
+from pgseg_mm.utils.launch import add_settings, find_config, read_with_settings
+from pgseg_mm.utils.problem import PreflightError
 
 MIN_WIDTH = 448
 """Narrower images are enlarged by a whole factor, so that a caption fits beside them."""
@@ -81,22 +82,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('--split', choices=['train', 'val', 'test'], default='train')
-    parser.add_argument('--number', type=int, help='items to show; all by default')
+    parser.add_argument('--number', type=number_from(1), help='items to show; all by default')
     parser.add_argument('--output-dir', type=Path, help='folder to write pictures to')
     parser.add_argument('--not-show', action='store_true', help='open no window')
     parser.add_argument(
-        '--show-interval', type=float, default=2, help='seconds that a picture stays (2)'
+        '--show-interval',
+        type=number_from(0, kind=float),
+        default=2,
+        help='seconds that a picture stays (2)',
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    add_settings(parser)
     args = parser.parse_args()
     args.config = find_config(parser, args.config)
     if args.not_show and args.output_dir is None:
         parser.error('--not-show without --output-dir leaves nothing to do')
-    cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = read_with_settings(parser, args)
+    if args.output_dir is not None:
+        try:
+            check_writable(args.output_dir, '--output-dir')
+        except PreflightError as error:
+            parser.error(str(error))
     if cfg.get(f'{args.split}_dataloader') is None:
         parser.error(f'the config has no {args.split}_dataloader')
-    follow_settings(cfg)
     register_all_modules()
     try:
         dataset = DATASETS.build(cfg[f'{args.split}_dataloader'].dataset)

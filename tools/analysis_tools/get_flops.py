@@ -9,7 +9,6 @@ import argparse
 
 import torch
 from mmengine.analysis import parameter_count
-from mmengine.config import DictAction
 from mmengine.utils import to_2tuple
 from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pgseg_mm.utils.launch import find_config, read_config
+from pgseg_mm.engine.preflight import telling
+from pgseg_mm.utils.launch import add_settings, find_config, read_with_settings, refusals
 
 
 @torch.no_grad()
@@ -61,11 +61,10 @@ def main() -> None:
         metavar='PIXELS',
         help="side of the image, or height and width; the backbone's img_size by default",
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    add_settings(parser)
     args = parser.parse_args()
     args.config = find_config(parser, args.config)
-    cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = read_with_settings(parser, args)
     register_all_modules()
     shape = args.shape or to_2tuple(cfg.model.backbone.get('img_size', 224))
     if len(shape) > 2 or min(shape) < 1:
@@ -75,12 +74,12 @@ def main() -> None:
     if (cfg.model.get('text_encoder') or {}).get('pretrained'):
         cfg.model.text_encoder.pretrained = None  # weights do not matter here
 
-    model = MODELS.build(cfg.model).eval()
+    with refusals(parser), telling('the model cannot be built'):
+        model = MODELS.build(cfg.model).eval()
     parameters = parameter_count(model)
-    image = torch.rand(1, 3, height, width)
-    rows = [
-        ('backbone', f'image {height} x {width}', count(model.backbone, image)),
-    ]
+    with refusals(parser), telling(f'--shape {height} {width} cannot be counted'):
+        image = torch.rand(1, 3, height, width)
+        rows = [('backbone', f'image {height} x {width}', count(model.backbone, image))]
     text_encoder = getattr(model, 'text_encoder', None)
     if text_encoder is not None:
         tokens = text_encoder.tokenize(['a photo'])

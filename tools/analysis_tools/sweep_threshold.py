@@ -27,7 +27,12 @@ from mmengine.runner import Runner, TestLoop, autocast
 from mmengine.utils.progressbar import ProgressBar
 from mmseg.registry import LOOPS
 
-from pgseg_mm.engine.preflight import build_test_loop, check_writable, check_writable_file
+from pgseg_mm.engine.preflight import (
+    build_runner,
+    build_test_loop,
+    check_writable,
+    check_writable_file,
+)
 from pgseg_mm.utils.atomic_files import write_json, write_text
 from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
@@ -204,10 +209,10 @@ def main() -> None:
     args.config = find_config(parser, args.config)
     require_file(parser, 'checkpoint', args.checkpoint)
     load_checkpoints_safely(trust=args.trust)
-    cfg = load_config(args)
-    cfg.load_from = args.checkpoint
-    cfg.resume = False  # what a config says of a training
     try:
+        cfg = load_config(args)
+        cfg.load_from = args.checkpoint
+        cfg.resume = False  # what a config says of a training
         prepare(cfg, args.split, args.thresholds)
         drop_unused(cfg, 'test')
         for path, flag in ((args.json, '--json'), (args.markdown, '--markdown')):
@@ -221,7 +226,7 @@ def main() -> None:
         parser.error(str(error))
     check_loading_of(cfg)
     with refusals(parser), data_errors():
-        runner = Runner.from_cfg(cfg)
+        runner = build_runner(cfg)
         build_test_loop(runner)
         rows = runner.test()
     if not is_main_process():

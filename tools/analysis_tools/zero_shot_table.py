@@ -21,14 +21,13 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.runner import Runner
 
 from pgseg_mm.cli.provenance import describe_machine, versions
-from pgseg_mm.engine.preflight import check_writable
+from pgseg_mm.engine.preflight import build_runner, check_writable
 from pgseg_mm.evaluation import ZeroShotIoUMetric
 from pgseg_mm.utils.atomic_files import read_state, write_json, write_text
 from pgseg_mm.utils.benchmark_data import missing_data
-from pgseg_mm.utils.config_files import read_config_file
+from pgseg_mm.utils.config_files import override, read_config_file
 from pgseg_mm.utils.launch import (
     add_checks,
     add_launch_arguments,
@@ -39,7 +38,8 @@ from pgseg_mm.utils.launch import (
     require_file,
 )
 from pgseg_mm.utils.loading import CheckpointError
-from pgseg_mm.utils.problem import PreflightError
+from pgseg_mm.utils.problem import PreflightError, RunError
+from pgseg_mm.utils.reading import DamagedFileError, FileAccessError
 from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
 from zero_shot_report import Failed, Measured, Missing, Row, as_csv, as_markdown
 
@@ -158,7 +158,7 @@ def evaluate(cfg: Config, name: str) -> Measured:
     cfg.visualizer.name = cfg.experiment_name
     started = time.perf_counter()
     check_loading_of(cfg)
-    runner = Runner.from_cfg(cfg)
+    runner = build_runner(cfg)
     metrics = runner.test()
     seconds = time.perf_counter() - started
     dataset = runner.test_dataloader.dataset
@@ -185,8 +185,7 @@ def run_one(name: str, file: Path, args: argparse.Namespace, thresholds: dict[st
     kept = folder / 'result.json'
     benchmark = read_config_file(file)
     cfg = benchmark_config(read_config_file(args.config), benchmark, name, thresholds)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    override(cfg, args.cfg_options)
     if missing := missing_data(cfg):
         return Missing(name, missing, cfg.benchmark.prepare)
     mark = fingerprint(cfg, Path(args.checkpoint))
@@ -208,7 +207,7 @@ def run_one(name: str, file: Path, args: argparse.Namespace, thresholds: dict[st
     except Exception as error:
         if cfg.launcher != 'none':
             raise  # the other ranks wait for this one
-        if not isinstance(error, PreflightError):
+        if not isinstance(error, (PreflightError, RunError, DamagedFileError, FileAccessError)):
             traceback.print_exc()
         return Failed(name, f'{type(error).__name__}: {error}')
     if is_main_process():

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.datasets import ImageTextDataset
 from pgseg_mm.datasets.pair_files import IMAGE_KINDS
 from pgseg_mm.datasets.shards import IMAGE_MEMBERS, import_webdataset
@@ -127,6 +128,13 @@ class Progress:
         """Take the note away."""
         self._note.unlink()
 
+    def clear(self) -> None:
+        """Take the shards away, of which none has a pair."""
+        for shard in self._done:
+            path = self._folder / shard
+            path.unlink()
+            path.with_name(f'{path.stem}_stats.json').unlink()
+
     def _write(self) -> None:
         text = json.dumps({'plan': self._plan, 'done': self._done})
         write_atomically(self._note, lambda temporary: temporary.write_text(text))
@@ -156,18 +164,22 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('ann_file', help='annotation file, or a folder with captions beside images')
     parser.add_argument('out_dir', type=Path, help='folder of the shards, made if need be')
-    parser.add_argument('--shards', type=int, required=True, help='number of shards')
+    parser.add_argument('--shards', type=number_from(1), required=True, help='number of shards')
     parser.add_argument('--image-root', default='', help='folder that the image paths start from')
     parser.add_argument('--image-key', default='image', help='column of the image path')
     parser.add_argument('--caption-key', default='caption', help='column of the caption')
-    parser.add_argument('--seed', type=int, default=0, help='seed of the order of the pairs')
+    parser.add_argument(
+        '--seed', type=number_from(0), default=0, help='seed of the order of the pairs'
+    )
     parser.add_argument('--no-shuffle', action='store_true', help='keep the order of the rows')
     parser.add_argument(
         '--allow-outside',
         action='store_true',
         help='pack images that absolute paths, .. or links place out of --image-root',
     )
-    parser.add_argument('--max-pixels', type=int, default=MAX_PIXELS, help='largest image')
+    parser.add_argument(
+        '--max-pixels', type=number_from(1), default=MAX_PIXELS, help='largest image'
+    )
     return parser.parse_args()
 
 
@@ -198,6 +210,7 @@ def main() -> None:
         f'left out: {describe_counts(counts)}'
     )
     if not successes:
+        progress.clear()
         sys.exit('error: no pair could be packed.')
 
 

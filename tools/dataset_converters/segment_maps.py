@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.datasets.skips import MAX_PIXELS
 from pgseg_mm.utils.loading import write_atomically
 from pgseg_mm.utils.messages import described, shown
@@ -43,7 +44,7 @@ class ImageSegments(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what all converters of label maps have."""
-    parser.add_argument('--workers', type=int, default=2, metavar='N', help='processes')
+    parser.add_argument('--workers', type=number_from(1), default=2, metavar='N', help='processes')
 
 
 def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:

@@ -23,6 +23,7 @@ import numpy as np
 from mmengine.dataset import Compose
 from tqdm import tqdm
 
+from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.datasets import DecodeImage
 from pgseg_mm.datasets.shards import RawSample, expand_shards, read_shard
 from pgseg_mm.datasets.skips import (
@@ -32,6 +33,7 @@ from pgseg_mm.datasets.skips import (
     check_pixel_limits,
     run_pipeline,
 )
+from pgseg_mm.utils.folders import check_writable_file
 
 EXAMPLES = 3  # that are named for each reason
 
@@ -179,12 +181,17 @@ def parse_args() -> argparse.Namespace:
         'patterns', nargs='+', help="'DIR/{00000..00331}.tar', 'DIR/*.tar' or 'pipe:COMMAND'"
     )
     parser.add_argument('--caption-key', default='caption', help='key in json members')
-    parser.add_argument('--min-pixels', type=int, default=0, help='smallest width times height')
-    parser.add_argument('--max-pixels', type=int, default=MAX_PIXELS, help='largest one')
     parser.add_argument(
-        '--limit', type=float, default=0.1, help='share of broken samples that is accepted'
+        '--min-pixels', type=number_from(0), default=0, help='smallest width times height'
     )
-    parser.add_argument('--jobs', type=int, default=1, help='shards read at a time')
+    parser.add_argument('--max-pixels', type=number_from(1), default=MAX_PIXELS, help='largest one')
+    parser.add_argument(
+        '--limit',
+        type=number_from(0, 1, float),
+        default=0.1,
+        help='share of broken samples that is accepted',
+    )
+    parser.add_argument('--jobs', type=number_from(1), default=1, help='shards read at a time')
     parser.add_argument('--json', type=Path, help='file for the findings')
     return parser.parse_args()
 
@@ -192,6 +199,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     try:
+        if args.json:
+            check_writable_file(args.json, '--json')
         check_pixel_limits(args.min_pixels, args.max_pixels)
         shards = expand_shards(args.patterns)
     except (FileNotFoundError, ImportError, ValueError) as error:

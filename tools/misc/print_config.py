@@ -2,22 +2,20 @@
 
 import argparse
 
-from mmengine.config import DictAction
 from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
 
-from pgseg_mm.utils.launch import find_config, read_config
+from pgseg_mm.utils.launch import add_settings, find_config, read_with_settings
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('--graph', action='store_true', help="print the model's layers, too")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    add_settings(parser)
     args = parser.parse_args()
     args.config = find_config(parser, args.config)
-    cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = read_with_settings(parser, args)
     print(cfg.pretty_text)
     if args.graph:
         register_all_modules()

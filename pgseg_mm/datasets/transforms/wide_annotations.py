@@ -35,7 +35,8 @@ class LoadLabelMap(LoadAnnotations):
 
         Raises:
             UnreadableImage: The file is no image, damaged, or too large.
-            ValueError: ``reduce_zero_label`` differs from the data set's.
+            ValueError: ``reduce_zero_label`` differs from the data set's, or a label does not fit
+                into 8 bits.
         """
         labels = read_label_map(results['seg_map_path'], self.imdecode_backend, self.backend_args)
         if self.reduce_zero_label not in (None, results['reduce_zero_label']):
@@ -43,7 +44,7 @@ class LoadLabelMap(LoadAnnotations):
                 f'LoadAnnotations has reduce_zero_label={self.reduce_zero_label}, its data set '
                 f'{results["reduce_zero_label"]}; set it in the data set only.'
             )
-        labels = (labels.squeeze() if labels.ndim > 2 else labels).astype(np.uint8)
+        labels = as_bytes(labels.squeeze() if labels.ndim > 2 else labels)
         results['gt_seg_map'] = relabel(labels, results, IGNORED)
         results['seg_fields'].append('gt_seg_map')
 
@@ -144,6 +145,29 @@ def read_label_map(path: str, backend: str, backend_args: dict | None) -> NDArra
     """
     content = read_image_file(path, backend_args)
     return decode_image(content, str(path), flag='unchanged', backend=backend)
+
+
+def as_bytes(labels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Labels as 8 bits, where -1 and 65535, the largest of 16 bits, become 255, too.
+
+    Args:
+        labels: Values of a label map, of any type.
+
+    Raises:
+        ValueError: A label is no whole number, or is another one than from 0 to 255.
+    """
+    if labels.dtype == np.uint8:
+        return labels
+    with np.errstate(invalid='ignore'):
+        narrow = np.where((labels == -1) | (labels == LARGEST_LABEL), IGNORED, labels)
+        narrow = narrow.astype(np.int64).astype(np.uint8)
+    wrong = (narrow != labels) & (labels != -1) & (labels != LARGEST_LABEL)
+    if wrong.any():
+        raise ValueError(
+            f'it has the label {labels[wrong].flat[0]}, and labels of 8 bits are whole numbers '
+            'from 0 to 255; for more classes, load it with LoadWideAnnotations'
+        )
+    return narrow
 
 
 def relabel(labels: NDArray[Any], results: dict[str, Any], ignored: int) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from mmseg.registry import HOOKS
 from torch import nn
 
 from pgseg_mm.models.layers import GroupingBlock, TransformerBlocks
+from pgseg_mm.utils.problem import PreflightError
 
 RECOMPILE_LIMIT = 64
 """Graphs that are made before torch gives up; its default of 8 is for one module alone."""
@@ -35,7 +36,7 @@ def compile_parts(model: nn.Module, backend: str = 'inductor') -> int:
     kinds = (TransformerBlocks, GroupingBlock)
     parts = [part for part in model.modules() if isinstance(part, kinds)]
     if not parts:
-        raise ValueError(
+        raise PreflightError(
             f'{type(model).__name__} has neither TransformerBlocks nor GroupingBlock, and so '
             'nothing that is worth compiling; train it without compilation'
         )

@@ -9,6 +9,7 @@ from mmseg.registry import HOOKS
 
 from pgseg_mm.datasets.sample_key import READ_RECORD, ReadRecord
 from pgseg_mm.datasets.samplers import ResumableSampler
+from pgseg_mm.utils.problem import PreflightError, UnusableDataError
 
 from ..read_counts import ReadCounts
 
@@ -150,18 +151,18 @@ class DataStateHook(Hook):
             return
         if isinstance(loop, EpochBasedTrainLoop) == sampler.infinite:
             wanted = not sampler.infinite
-            raise ValueError(
+            raise PreflightError(
                 f'{type(loop).__name__} needs a ResumableSampler with infinite={wanted}, this one '
                 f'has infinite={sampler.infinite}'
             )
         iterator = getattr(loop, 'dataloader_iterator', None)
         if type(loop) is IterBasedTrainLoop and not hasattr(iterator, 'skip_iter'):
-            raise ValueError(
+            raise PreflightError(
                 'the IterBasedTrainLoop of this mmengine loads all batches again that a resumed '
                 "run has been trained on; use train_cfg=dict(type='ResumableIterLoop', ...)"
             )
         if get_world_size() > 1 and not any(hasattr(h, 'saves_all_ranks') for h in runner.hooks):
-            raise ValueError(
+            raise PreflightError(
                 'checkpoints need the state of all ranks; use '
                 "default_hooks=dict(checkpoint=dict(type='SafeCheckpointHook', ...))"
             )
@@ -227,7 +228,7 @@ class DataStateHook(Hook):
         if total.num_read + total.num_skipped < self.min_samples:
             return
         if total.share_skipped > self.max_skipped:
-            raise RuntimeError(
+            raise UnusableDataError(
                 f'{total.share_skipped:.1%} of the samples were skipped, more than '
                 f'max_skipped={self.max_skipped:.1%} of DataStateHook. {total}. Check the data '
                 '(tools/dataset_converters/verify_shards.py), or raise the limit.'

@@ -10,6 +10,8 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
 
+from pgseg_mm.utils.problem import NotFiniteError
+
 from .data_state_hook import read_records
 
 SHOWN_KEYS = 5
@@ -54,7 +56,7 @@ class FiniteLossHook(Hook):
         path = Path(runner.log_dir) / f'samples_iter{runner.iter + 1}_rank{get_rank()}.txt'
         path.write_text('\n'.join(keys) + '\n', encoding='utf-8')
         bad = [k for k, v in outputs.items() if k != 'loss' and not math.isfinite(_to_float(v))]
-        raise FloatingPointError(
+        raise NotFiniteError(
             f'the loss of step {runner.iter + 1} is {loss} on rank {get_rank()}'
             + (f' (not finite: {", ".join(bad)})' if bad else '')
             + f'. Its batch: {", ".join(keys[:SHOWN_KEYS])}'

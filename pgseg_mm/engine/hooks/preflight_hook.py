@@ -4,7 +4,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 
-from ..preflight import before_test, before_train
+from ..preflight import before_test, before_train, rehearse_validation
+from ..preflight.steps import is_left
+from .checked_loading_hook import CheckedLoadingHook
 
 
 @HOOKS.register_module()
@@ -13,8 +15,8 @@ class PreflightHook(Hook):
 
     Training ends before it begins if it would have no step, a batch that batch norm cannot take,
     too few shards, weights to begin with that are not the model's, a folder that cannot be written,
-    or a validation without images, words or classes. ``tools/train.py`` and ``tools/test.py`` add
-    this hook to any config.
+    or a validation without images, words or classes, or one that fails at its first image.
+    ``tools/train.py`` and ``tools/test.py`` add this hook to any config.
 
     Raises:
         PreflightError: If something is wrong, in one sentence.
@@ -41,3 +43,13 @@ class PreflightHook(Hook):
             elif not (split == 'val' and 'train' in built):  # a training has checked it
                 before_test(runner, split)
             self._checked.add(split)
+
+    def before_train(self, runner: Runner) -> None:
+        """Try the validation, now that the weights are loaded; tell of a run that has ended."""
+        if not is_left(runner):
+            return
+        if runner.val_loop is not None:
+            for hook in runner.hooks:
+                if isinstance(hook, CheckedLoadingHook):
+                    hook.before_val(runner)
+            rehearse_validation(runner)

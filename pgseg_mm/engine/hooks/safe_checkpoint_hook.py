@@ -16,6 +16,7 @@ from mmseg.registry import HOOKS
 
 from pgseg_mm.utils.atomic_files import clear_leftovers, write_atomically
 from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.utils.problem import NotFiniteError, PreflightError
 from pgseg_mm.utils.training_checkpoints import check_readable
 from pgseg_mm.utils.work_folders import (
     POINTER,
@@ -226,7 +227,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _check_accumulation(self, runner: Runner) -> None:
         counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         if not self.by_epoch and self.interval > 0 and self.interval % counts:
-            raise ValueError(
+            raise PreflightError(
                 f'checkpoints every {self.interval} iterations would lose gradients that are '
                 f'accumulated over {counts} of them; set interval to a multiple of {counts}'
             )
@@ -317,7 +318,7 @@ def check_finite_weights(runner: Runner) -> None:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     bad = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
     if bad:
-        raise FloatingPointError(
+        raise NotFiniteError(
             f'after step {runner.iter + 1} {len(bad)} weights are NaN or infinite, such as '
             f'{bad[0]}; no checkpoint is written of them. {last_good_checkpoint(runner)}.'
         )

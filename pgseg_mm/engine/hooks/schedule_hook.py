@@ -9,11 +9,15 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
 
+from pgseg_mm.utils.loading import CheckpointError
+
 from ..optimizers.resumed_state import IMPLEMENTATION
 
 PROGRESS = ('last_step', '_global_step', '_last_value', 'verbose', 'optimizer')
 """Entries of a schedule's state that move from step to step, or compute nothing."""
 MAX_LISTED = 4
+STATEFUL = {'betas', 'momentum', 'rho', 'alpha', 'lr_decay', 'lambd'}
+"""Settings by which optimizers differ whose state is not each other's."""
 
 Group = dict[str, Any]
 
@@ -52,6 +56,8 @@ class ScheduleHook(Hook):
             runner.optim_wrapper, OptimWrapperDict
         ):
             return  # a test, or several optimizers
+        if runner._resume:
+            _check_groups(runner, checkpoint.get('optimizer'))
         self._groups = [_settings(group) for group in runner.optim_wrapper.param_groups]
         self._schedules = [_state(schedule) for schedule in runner.param_schedulers or []]
         self._saved = {
@@ -97,7 +103,9 @@ class ScheduleHook(Hook):
                     found[f'{name} {old[name]!r} in the checkpoint, {value!r} in the config'] = None
         schedules = self._saved.get('param_schedulers') or []
         before, now = len(schedules), len(self._schedules)
-        if before != now:
+        if not before and now:
+            found['no schedule in the checkpoint, so that those of the config begin anew'] = None
+        elif before != now:
             found[f'{before} schedules in the checkpoint, {now} in the config'] = None
         kinds = [type(schedule).__name__ for schedule in runner.param_schedulers or []]
         for kind, old, new in zip(kinds, schedules, self._schedules, strict=False):
@@ -126,6 +134,36 @@ class ScheduleHook(Hook):
             for schedule in runner.param_schedulers:
                 if not schedule.by_epoch or (length and step % length == 0):
                     schedule.step()
+
+
+def _check_groups(runner: Runner, saved: Any) -> None:
+    """Refuse the state of an optimizer with other groups of parameters; say if there is none."""
+    if not isinstance(saved, Mapping):
+        runner.logger.warning(
+            'The checkpoint has no state of an optimizer: the run goes on with a new one, without '
+            'moments.'
+        )
+        return
+    groups = saved.get('param_groups') or []
+    before = [len(group.get('params', ())) for group in groups]
+    now = [len(group['params']) for group in runner.optim_wrapper.optimizer.param_groups]
+    if before != now:
+        raise CheckpointError(
+            f'the optimizer of the checkpoint has {len(before)} groups of {sum(before)} '
+            f'parameters, that of the config {len(now)} groups of {sum(now)}: optim_wrapper '
+            '(paramwise_cfg, constructor) or the frozen parts were changed. Go on with the '
+            'settings of the checkpoint, or set load_from without resume to begin anew with its '
+            'weights'
+        )
+    one, other = groups[0], runner.optim_wrapper.optimizer.param_groups[0]
+    lost = sorted(STATEFUL & ({*one} ^ {*other}))
+    if lost:
+        kind = type(runner.optim_wrapper.optimizer).__name__
+        raise CheckpointError(
+            f'the optimizer of the checkpoint is not the {kind} of the config (only one of them '
+            f'has {", ".join(lost)}); go on with the optimizer of the checkpoint, or set '
+            'load_from without resume to begin anew with its weights'
+        )
 
 
 def _settings(group: Group) -> Group:

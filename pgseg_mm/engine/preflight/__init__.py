@@ -3,7 +3,9 @@
 from pgseg_mm.utils.folders import check_space, check_writable, check_writable_file
 from pgseg_mm.utils.problem import PreflightError
 
+from .building import build_runner, telling
 from .pretrained import check_pretrained
+from .rehearsal import rehearse_validation
 from .run import before_test, before_train, build_loops, build_test_loop
 from .steps import check_batches, check_evaluated, check_length, check_readers, check_steps
 from .words import check_metric, check_words
@@ -13,6 +15,7 @@ __all__ = [
     'before_test',
     'before_train',
     'build_loops',
+    'build_runner',
     'build_test_loop',
     'check_batches',
     'check_evaluated',
@@ -25,4 +28,6 @@ __all__ = [
     'check_words',
     'check_writable',
     'check_writable_file',
+    'rehearse_validation',
+    'telling',
 ]

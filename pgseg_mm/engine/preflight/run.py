@@ -13,6 +13,7 @@ from pgseg_mm.utils.folders import check_space, check_writable
 from pgseg_mm.utils.problem import PreflightError
 
 from ..models import unwrapped
+from .building import telling
 from .pretrained import check_pretrained
 from .steps import check_batches, check_evaluated, check_length, check_readers, check_steps
 from .words import check_evaluation
@@ -27,15 +28,16 @@ NO_SAMPLES = (
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Turn what a data set, sampler or metric complains of into the refusal of the run."""
-    try:
-        yield
-    except PreflightError:
-        raise
-    except (OSError, ValueError) as error:
-        if EMPTY in str(error):
-            raise PreflightError(NO_SAMPLES.format(what)) from error
-        raise PreflightError(f'{what} cannot be read: {error}') from error
+    """Turn what a data set, sampler, metric or loop complains of into the refusal of the run."""
+    with telling(f'{what} cannot be built'):
+        try:
+            yield
+        except PreflightError:
+            raise
+        except (OSError, ValueError) as error:
+            if EMPTY in str(error):
+                raise PreflightError(NO_SAMPLES.format(what)) from error
+            raise PreflightError(f'{what} cannot be read: {error}') from error
 
 
 def build_loops(runner: Runner) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from pgseg_mm.datasets import WebImageTextDataset
 from pgseg_mm.datasets.shard_stream import check_shards
 from pgseg_mm.models.layers import ProjectionMLP, SyncBatchNorm
+from pgseg_mm.utils.messages import described
 from pgseg_mm.utils.problem import PreflightError
 
 POOLED = (1, (1, 1), [1, 1])
@@ -72,14 +74,44 @@ def check_length(train_cfg: Mapping[str, Any] | None) -> None:
         train_cfg: Config of the training loop.
 
     Raises:
-        PreflightError: If ``max_epochs`` or ``max_iters`` is below 1.
+        PreflightError: If ``max_epochs`` or ``max_iters`` is below 1, or one of them or
+            ``val_interval`` is no number, or the latter is 0.
     """
-    for name in ('max_epochs', 'max_iters'):
+    for name in ('max_epochs', 'max_iters', 'val_interval'):
         number = (train_cfg or {}).get(name)
-        if isinstance(number, (int, float)) and number < 1:
+        if number is None:
+            continue
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise PreflightError(f'train_cfg.{name} must be a number, got {described(number)}')
+        if name == 'val_interval':
+            if number == 0:
+                raise PreflightError(
+                    'train_cfg.val_interval is 0; set it to 1 or more, or val_dataloader=None, '
+                    'val_cfg=None and val_evaluator=None for a training without validation'
+                )
+        elif number < 1:
             raise PreflightError(
                 f'train_cfg.{name} is {number}: nothing would be trained; set it to 1 or more'
             )
+
+
+def is_left(runner: Runner) -> bool:
+    """Whether a run has steps before it; a warning says so of one that was resumed at its end.
+
+    Args:
+        runner: The runner of a training, with its checkpoint loaded.
+    """
+    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    done = runner.epoch if by_epoch else runner.iter
+    asked = runner.max_epochs if by_epoch else runner.max_iters
+    if done == 0 or done < asked:
+        return True
+    unit, name = ('epochs', 'max_epochs') if by_epoch else ('iterations', 'max_iters')
+    runner.logger.warning(
+        f'Nothing is left to train: the run has {done} {unit} behind it, and train_cfg.{name} is '
+        f'{asked}; raise it to go on.'
+    )
+    return False
 
 
 def check_readers(loader: Any) -> None:

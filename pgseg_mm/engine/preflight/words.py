@@ -16,6 +16,8 @@ from pgseg_mm.utils.problem import PreflightError
 from ..hooks.vocabulary_hook import VocabularyHook, metainfo_of, takes_words
 from ..models import unwrapped
 
+IOU_METRICS = {'mIoU', 'mDice', 'mFscore'}
+"""What mmseg's IoUMetric can compute; it says so at the end of an evaluation only."""
 REPLACED = (
     'custom_hooks of a config replaces the list of its base, so name it there: '
     "custom_hooks=[dict(type='VocabularyHook'), ...]"
@@ -67,6 +69,13 @@ def check_metric(runner: Runner, split: str) -> None:
     dataset = getattr(runner, f'{split}_dataloader').dataset
     classes = metainfo_of(dataset).get('classes')
     for metric in evaluator.metrics:
+        wanted = metric.metrics if isinstance(metric, IoUMetric) else ()
+        unknown = sorted({*([wanted] if isinstance(wanted, str) else wanted)} - IOU_METRICS)
+        if unknown:
+            raise PreflightError(
+                f'{split}_evaluator: iou_metrics of {type(metric).__name__} has '
+                f'{", ".join(map(str, unknown))}; there are {", ".join(sorted(IOU_METRICS))}'
+            )
         if isinstance(metric, (IoUMetric, ZeroShotIoUMetric)) and not classes:
             raise PreflightError(
                 f'{type(metric).__name__} needs the classes of the {split} set, and '
