@@ -130,7 +130,8 @@ class ScheduleHook(Hook):
         length = len(runner.train_dataloader) if by_epoch else 0
         # schedules warn if they are stepped before the optimizer
         runner.optim_wrapper._global_step = 1
-        for step in range(1, runner.iter + 1):
+        # a step beyond the end, which only a damaged checkpoint has, would be counted to
+        for step in range(1, min(runner.iter, runner.train_loop.max_iters) + 1):
             for schedule in runner.param_schedulers:
                 if not schedule.by_epoch or (length and step % length == 0):
                     schedule.step()
