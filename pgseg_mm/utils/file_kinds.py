@@ -122,7 +122,7 @@ def _archive(path: Path) -> str | None:
         with BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
             names = archive.namelist()
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-        if not zipfile.is_zipfile(path):
+        if not _has_an_end(path):
             return (
                 'begins as a file of torch.save and has no end, as an interrupted download or a '
                 'full disk leaves it; get it again'
@@ -131,6 +131,14 @@ def _archive(path: Path) -> str | None:
     if any(name.endswith('.pkl') for name in names):
         return None
     return f'is a ZIP archive of {len(names)} files, none of which torch.save wrote; unpack it'
+
+
+def _has_an_end(path: Path) -> bool:
+    """Whether a ZIP archive has an end, such as it is."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # of an archive in several parts
+        return True
 
 
 def _is_safetensors(path: Path, head: bytes) -> bool:
