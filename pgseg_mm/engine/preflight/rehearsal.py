@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner, ValLoop, autocast
@@ -39,12 +40,14 @@ def rehearse_validation(runner: Runner) -> None:
     loop: Any = runner.val_loop
     if not isinstance(loop, ValLoop) or type(loop).run_iter is not ValLoop.run_iter:
         return
+    if not isinstance(loop.evaluator, Evaluator):
+        return
     dataset = loop.dataloader.dataset
     if isinstance(dataset, IterableDataset):
         return
     with (
         seeded(0),
-        _evaluating(runner),
+        _evaluating(runner, loop.evaluator.metrics),
         telling('the validation would fail at its first image'),
     ):
         batch = loop.dataloader.collate_fn([dataset[0]])
@@ -57,7 +60,7 @@ def rehearse_validation(runner: Runner) -> None:
 
 
 @contextmanager
-def _evaluating(runner: Runner) -> Iterator[None]:
+def _evaluating(runner: Runner, metrics: list[Any]) -> Iterator[None]:
     """The model in evaluation, metrics without what they collect, and no word of a figure."""
     logger = MMLogger.get_current_instance()
     training, quiet = runner.model.training, logger.disabled
@@ -69,7 +72,7 @@ def _evaluating(runner: Runner) -> Iterator[None]:
     finally:
         logger.disabled = quiet
         runner.model.train(training)
-        for metric in runner.val_evaluator.metrics:
+        for metric in metrics:
             metric.results.clear()
 
 
