@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 
+from pgseg_mm.evaluation import LabelMapError
 from pgseg_mm.utils.loading import CheckpointError
 from pgseg_mm.utils.messages import first_line
 from pgseg_mm.utils.problem import PreflightError, RunError
@@ -20,6 +21,7 @@ from pgseg_mm.utils.reading import DamagedFileError, FileAccessError
 from pgseg_mm.utils.work_folders import FolderInUseError
 
 TOLD = (
+    LabelMapError,
     CheckpointError,
     DamagedFileError,
     FileAccessError,
