@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmseg.registry import METRICS
 
 from pgseg_mm.engine.preflight import build_runner, build_test_loop, check_writable
-from pgseg_mm.evaluation import ZeroShotIoUMetric
+from pgseg_mm.evaluation import LabelMapError, ZeroShotIoUMetric
 from pgseg_mm.utils.benchmark_data import image_folder, leaf_datasets, require_data
 from pgseg_mm.utils.launch import (
     add_checks,
@@ -156,7 +156,7 @@ def main() -> None:
         parser.error(str(error))
 
     check_loading_of(cfg)
-    with refusals(parser), data_errors():
+    with refusals(parser), data_errors(LabelMapError):
         runner = build_runner(cfg)
         build_test_loop(runner)
         runner.test()

@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from pgseg_mm.engine.preflight import build_loops, build_runner, check_writable
+from pgseg_mm.evaluation import LabelMapError
 from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
     add_checks,
@@ -108,7 +109,7 @@ def main() -> int:
         parser.error(str(error))
 
     check_loading_of(cfg)
-    with refusals(parser), data_errors():
+    with refusals(parser), data_errors(LabelMapError):
         runner = build_runner(cfg)
         build_loops(runner)
         try:

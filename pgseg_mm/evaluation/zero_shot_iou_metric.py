@@ -13,9 +13,11 @@ from mmseg.registry import METRICS
 from PIL import Image
 from torch import Tensor
 
-from pgseg_mm.utils.reading import DamagedFileError
-
 LARGEST_ID = 65535
+
+
+class LabelMapError(ValueError):
+    """A label map is not of its image, or has a label that its data set does not have."""
 
 
 class ClassAreas(NamedTuple):
@@ -143,7 +145,7 @@ class ZeroShotIoUMetric(IoUMetric):
         path = f'label map {sample["seg_map_path"]}' if 'seg_map_path' in sample else 'label map'
         num_classes = len(self.dataset_meta['classes'])
         if prediction.shape != label.shape:
-            raise DamagedFileError(
+            raise LabelMapError(
                 f'the {path} of {image} is of {tuple(label.shape)} pixels (height, width) and '
                 f'the image of {tuple(prediction.shape)}; they do not belong together'
             )
@@ -155,7 +157,7 @@ class ZeroShotIoUMetric(IoUMetric):
         ]
         for what, area in (('prediction', areas[1]), (path, areas[2])):
             if len(area) > num_classes:
-                kind = ValueError if what == 'prediction' else DamagedFileError
+                kind = ValueError if what == 'prediction' else LabelMapError
                 raise kind(
                     f'the {what} of {image} has the label {len(area) - 1}, which is neither one of '
                     f'the {num_classes} classes nor ignore_index={self.ignore_index}; prepare the '

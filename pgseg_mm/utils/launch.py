@@ -426,11 +426,16 @@ def check_loading_of(cfg: Config) -> None:
 
 
 @contextmanager
-def data_errors() -> Iterator[None]:
-    """Leave with a sentence, and status 1, where data or machine keep a run from going on."""
+def data_errors(*others: type[Exception]) -> Iterator[None]:
+    """Leave with a sentence, and status 1, where data or machine keep a run from going on.
+
+    Args:
+        others: Further errors that are about the data.
+    """
+    kinds: tuple[type[Exception], ...] = (DamagedFileError, FileAccessError, RunError, *others)
     try:
         yield
-    except (DamagedFileError, FileAccessError, RunError) as error:
+    except kinds as error:
         sys.exit(f'error: {error}')
 
 

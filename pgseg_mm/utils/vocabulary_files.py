@@ -14,9 +14,10 @@ from pgseg_mm import limits
 from .messages import described, shown
 from .reading import UnusableFile, read_file
 
-NUMBERED = re.compile(r'\s*(\d{1,9})(\s*[:\t,;|)]\s*|\s+)(?=.*[^\W\d_])')
+NUMBERED = re.compile(r'\s*(\d{1,9})(\s*[:\t,;|)]\s*|\.\s+|\s+)(?=.*[^\W\d_])')
 """A label in front of words, and what divides them."""
 NUMBER = re.compile(r'[-+.\d]+(e[-+]?\d+)?')
+BULLET = re.compile(r'\s*[-*\u2022]\s')
 SEPARATORS = str.maketrans({';': ',', '\t': ','})
 
 
@@ -100,6 +101,10 @@ def _read_lines(text: str, name: str) -> WordFile:
             raise ValueError(
                 f'Blank {place}: it would shift the labels of the classes after it; '
                 'remove the line or name the class.'
+            )
+        if BULLET.match(line):
+            raise ValueError(
+                f'A bullet begins {place}: {shown(line.strip())}; leave nothing but words.'
             )
     lines = _without_numbers(lines)
     words = [_split(line, place) for place, line in lines]

@@ -4,6 +4,7 @@ from mmseg.registry import TRANSFORMS
 from PIL import Image
 
 import pgseg_mm.datasets  # noqa: F401  (registers the transform)
+from pgseg_mm.datasets.transforms.wide_annotations import as_bytes
 
 
 def load(path, reduce_zero_label=False, label_map=None, **settings):
@@ -78,3 +79,24 @@ def test_other_files_are_refused(tmp_path, wide, coloured):
         load(tmp_path / 'deep.tif')
     with pytest.raises(ValueError, match='ignore_index must be from 0 to 65535'):
         load(wide, ignore_index=-1)
+
+
+@pytest.mark.parametrize(
+    ('labels', 'expected'),
+    [
+        (np.array([[0, 7, 65535]], np.uint16), [[0, 7, 255]]),
+        (np.array([[0, 7, -1]], np.int32), [[0, 7, 255]]),
+        (np.array([[0.0, 7.0, 255.0]], np.float32), [[0, 7, 255]]),
+    ],
+)
+def test_labels_that_fit_into_bytes(labels, expected):
+    narrow = as_bytes(labels)
+    assert narrow.dtype == np.uint8 and narrow.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    'labels', [np.array([[0, 300]], np.uint16), np.array([[1.5]]), np.array([[np.nan]])]
+)
+def test_labels_that_would_change_are_refused(labels):
+    with pytest.raises(ValueError, match=r'labels of 8 bits are whole numbers from 0 to 255'):
+        as_bytes(labels)

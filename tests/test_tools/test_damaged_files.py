@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,8 @@ def run(root, monkeypatch):
     """Run tools/test.py; what it exits with, or None."""
 
     def run_tool(*args):
+        with (root / 'config.py').open('a') as config:  # loggers are global by this name
+            config.write(f"experiment_name = 'run_{time.time_ns()}'\n")
         command = [
             str(root / 'config.py'),
             str(root / 'tiny.pth'),
@@ -129,6 +132,37 @@ def test_a_damaged_file_is_named_with_its_data_set(root, run, folder, kind, work
     assert said.startswith('error: The ') and shown(path) in said and 'BaseSegDataset' in said
     assert message in said
     assert 'Traceback' not in said and len(said) < 600
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('metric', ['IoUMetric', 'ZeroShotIoUMetric'])
+@pytest.mark.parametrize(
+    ('labels', 'message'),
+    [
+        (np.zeros((5, 6), np.uint8), 'it is of (5, 6) pixels (height, width) and its image of'),
+        (np.full((5, 6), 300, np.uint16), 'it has the label 300, and labels of 8 bits are'),
+    ],
+)
+def test_a_label_map_of_another_image_is_named(root, run, labels, message, metric, workers):
+    path = root / 'labels' / 'b.png'
+    Image.fromarray(labels).save(path)
+    said = run(
+        '--cfg-options',
+        f'test_dataloader.num_workers={workers}',
+        f'test_evaluator.type={metric}',
+    )
+
+    assert said is not None and said.startswith('error: The label map ')
+    assert shown(path) in said and message in said
+
+
+def test_a_label_of_no_class_is_named_with_its_file(root, run):
+    path = root / 'labels' / 'b.png'
+    Image.fromarray(np.full_like(np.asarray(Image.open(path)), 77)).save(path)
+    said = run('--cfg-options', 'test_evaluator.type=ZeroShotIoUMetric')
+
+    assert said is not None and said.startswith(f'error: the label map {path} of ')
+    assert 'has the label 77, which is neither one of' in said
 
 
 def test_a_truncated_jpeg_is_not_filled_with_grey(root, run):

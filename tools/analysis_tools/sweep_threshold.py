@@ -33,6 +33,7 @@ from pgseg_mm.engine.preflight import (
     check_writable,
     check_writable_file,
 )
+from pgseg_mm.evaluation import LabelMapError
 from pgseg_mm.utils.atomic_files import write_json, write_text
 from pgseg_mm.utils.benchmark_data import require_data
 from pgseg_mm.utils.launch import (
@@ -225,7 +226,7 @@ def main() -> None:
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     check_loading_of(cfg)
-    with refusals(parser), data_errors():
+    with refusals(parser), data_errors(LabelMapError):
         runner = build_runner(cfg)
         build_test_loop(runner)
         rows = runner.test()

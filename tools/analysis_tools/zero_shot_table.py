@@ -24,7 +24,7 @@ from mmengine.dist import is_main_process
 
 from pgseg_mm.cli.provenance import describe_machine, versions
 from pgseg_mm.engine.preflight import build_runner, check_writable
-from pgseg_mm.evaluation import ZeroShotIoUMetric
+from pgseg_mm.evaluation import LabelMapError, ZeroShotIoUMetric
 from pgseg_mm.utils.atomic_files import read_state, write_json, write_text
 from pgseg_mm.utils.benchmark_data import missing_data
 from pgseg_mm.utils.config_files import override, read_config_file
@@ -207,7 +207,9 @@ def run_one(name: str, file: Path, args: argparse.Namespace, thresholds: dict[st
     except Exception as error:
         if cfg.launcher != 'none':
             raise  # the other ranks wait for this one
-        if not isinstance(error, (PreflightError, RunError, DamagedFileError, FileAccessError)):
+        if not isinstance(
+            error, (PreflightError, RunError, DamagedFileError, FileAccessError, LabelMapError)
+        ):
             traceback.print_exc()
         return Failed(name, f'{type(error).__name__}: {error}')
     if is_main_process():

@@ -9,10 +9,11 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import mmengine.runner
 from mmengine.config import Config
-from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 
+from pgseg_mm.evaluation import LabelMapError
 from pgseg_mm.utils.loading import CheckpointError
 from pgseg_mm.utils.messages import first_line
 from pgseg_mm.utils.problem import PreflightError, RunError
@@ -20,6 +21,7 @@ from pgseg_mm.utils.reading import DamagedFileError, FileAccessError
 from pgseg_mm.utils.work_folders import FolderInUseError
 
 TOLD = (
+    LabelMapError,
     CheckpointError,
     DamagedFileError,
     FileAccessError,
@@ -75,7 +77,7 @@ def reason_of(error: BaseException) -> str:
     return f'{text} (in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno})'
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config) -> mmengine.runner.Runner:
     """The Runner of a config, whose optimizer and schedules are built in the same words.
 
     Args:
@@ -85,12 +87,15 @@ def build_runner(cfg: Config) -> Runner:
         PreflightError: If a part is unknown or refuses its settings, now or when training starts.
     """
     with telling('the config cannot be built'):
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner: Any = (
+            RUNNERS.build(cfg) if 'runner_type' in cfg else mmengine.runner.Runner.from_cfg(cfg)
+        )
     for name, what in (
         ('build_optim_wrapper', 'the optim_wrapper'),
         ('build_param_scheduler', 'the param_scheduler'),
     ):
-        setattr(runner, name, _telling(getattr(runner, name), f'{what} cannot be built'))
+        if hasattr(runner, name):  # a FlexibleRunner leaves it to its strategy
+            setattr(runner, name, _telling(getattr(runner, name), f'{what} cannot be built'))
     return runner
 
 
