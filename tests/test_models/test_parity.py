@@ -145,7 +145,7 @@ def test_files_of_other_kinds_are_refused(tmp_path, capsys):
     for path, message in (
         (NPR_FILE, 'is about the NPR loss alone'),
         (TOOL, 'cannot be read as a .npz file'),
-        (tmp_path / 'absent.npz', 'cannot be read'),
+        (tmp_path / 'absent.npz', 'absent.npz does not exist'),
     ):
         assert check_parity.main([str(path)]) == 2
         assert message in capsys.readouterr().err
