@@ -67,7 +67,7 @@ setup(
     license='Apache-2.0',
     keywords='semantic segmentation, open vocabulary, zero-shot, vision-language, OpenMMLab',
     packages=find_packages(include=['pgseg_mm*']),
-    package_data={'pgseg_mm': ['datasets/vocabularies/*.txt']},
+    package_data={'pgseg_mm': ['text/vocabularies/*.txt']},
     cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.10,<3.13',
     install_requires=read_requirements('runtime'),

@@ -17,8 +17,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from pgseg_mm.cli.provenance import describe, describe_machine, versions
-from pgseg_mm.utils.atomic_files import write_json, write_text
-from pgseg_mm.utils.training_checkpoints import load_training_checkpoint
+from pgseg_mm.serialization.atomic_files import write_json, write_text
+from pgseg_mm.serialization.runner_checkpoints import load_training_checkpoint
 
 from .timing import MIB, Stopwatch, check_rounds, ratio, show_ratio
 

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from pgseg_mm.cli.provenance import describe_machine, versions
-from pgseg_mm.utils.atomic_files import write_json, write_text
+from pgseg_mm.serialization.atomic_files import write_json, write_text
 
 from .gpu.report import report
 

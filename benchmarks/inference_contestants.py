@@ -16,7 +16,7 @@ from torch import Tensor
 
 import pgseg_mm  # noqa: F401, registers the components
 from pgseg_mm.models import PGSeg
-from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
+from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 
 from .groupvit_peer import PEER, load_peer, peer_config
 

@@ -29,7 +29,7 @@ from prettytable import PrettyTable
 
 import pgseg_mm  # noqa: F401, registers the components
 from pgseg_mm.cli.provenance import describe_machine
-from pgseg_mm.utils import tokenize
+from pgseg_mm.text import tokenize
 
 MIB = 2**20
 CAPTION = 'a photo of a red car beside an old brick house, number {}'

@@ -31,8 +31,8 @@ from scipy.optimize import linear_sum_assignment
 import pgseg_mm  # noqa: F401, registers the components
 from pgseg_mm.cli.provenance import describe_machine
 from pgseg_mm.models.losses import NPRLoss, match_prototypes
-from pgseg_mm.utils import tokenize
-from pgseg_mm.utils.atomic_files import write_json
+from pgseg_mm.serialization.atomic_files import write_json
+from pgseg_mm.text import tokenize
 
 from .timing import Stopwatch
 

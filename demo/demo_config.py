@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from pgseg_mm.utils.config_files import override, read_config_file
+from pgseg_mm.cli.config_files import override, read_config_file
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_CONFIG = Path('configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py')

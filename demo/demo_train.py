@@ -17,7 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
-from pgseg_mm.utils.atomic_files import read_state, write_json
+from pgseg_mm.serialization.atomic_files import read_state, write_json
 
 METRICS = {'mIoU': 'all classes', 'mIoU_objects': 'objects', 'mIoU_textures': 'textures'}
 SHEET_IMAGES = 8
@@ -161,8 +161,8 @@ def train(run: Run, command: str) -> dict[str, Any]:
     """
     # importing the models takes seconds, which --help and --resume need not wait for
     from pgseg_mm.cli.provenance import describe_machine
-    from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
-    from pgseg_mm.utils.work_folders import find_checkpoint
+    from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
+    from pgseg_mm.serialization.work_folders import find_checkpoint
     from pgseg_mm.visualization import draw_loss_curve, draw_segmentation_sheet
 
     start = time.perf_counter()

@@ -22,8 +22,8 @@ from demo_config import DEFAULT_CONFIG, find_config
 from demo_data import ATTRIBUTION, Scenes, ensure_scenes
 from demo_train import METRICS, Run, train
 
-from pgseg_mm.utils.atomic_files import write_text
-from pgseg_mm.utils.config_files import SettingsAction
+from pgseg_mm.cli.config_files import SettingsAction
+from pgseg_mm.serialization.atomic_files import write_text
 
 SIZES = {
     'num_train': 'training pairs',

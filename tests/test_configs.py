@@ -21,7 +21,7 @@ from PIL import Image
 
 from model_zoo import tiny_model
 from pgseg_mm.models import PGSeg, ReleaseTextPrototypes
-from pgseg_mm.utils.vocabulary import Vocabulary
+from pgseg_mm.text.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[1] / 'configs'
 CONFIGS = sorted(p.relative_to(ROOT) for p in ROOT.rglob('*.py') if '_base_' not in p.parts)

@@ -12,8 +12,8 @@ from mmseg.registry import DATASETS, HOOKS, MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from pgseg_mm.datasets.sample_key import READ_RECORD, ReadRecord, SampleKey
-from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
+from pgseg_mm.datasets.sampling.sample_key import READ_RECORD, ReadRecord, SampleKey
+from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 
 SIZE = 22
 BATCH_SIZE = 4

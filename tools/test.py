@@ -5,10 +5,8 @@ import argparse
 from mmengine.config import Config
 from mmseg.registry import METRICS
 
-from pgseg_mm.engine.preflight import build_runner, build_test_loop, check_writable
-from pgseg_mm.evaluation import LabelMapError, ZeroShotIoUMetric
-from pgseg_mm.utils.benchmark_data import image_folder, leaf_datasets, require_data
-from pgseg_mm.utils.launch import (
+from pgseg_mm.cli.benchmark_data import image_folder, leaf_datasets, require_data
+from pgseg_mm.cli.launch import (
     add_checks,
     add_launch_arguments,
     check_loading_of,
@@ -21,8 +19,10 @@ from pgseg_mm.utils.launch import (
     refusals,
     require_file,
 )
-from pgseg_mm.utils.parts import is_kind, type_name
-from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
+from pgseg_mm.cli.parts import is_kind, type_name
+from pgseg_mm.engine.preflight import build_runner, build_test_loop, check_writable
+from pgseg_mm.evaluation import LabelMapError, ZeroShotIoUMetric
+from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 
 DEFAULT_WAIT = 2.0
 """Seconds."""

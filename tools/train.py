@@ -5,10 +5,8 @@ import argparse
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from pgseg_mm.engine.preflight import build_loops, build_runner, check_writable
-from pgseg_mm.evaluation import LabelMapError
-from pgseg_mm.utils.benchmark_data import require_data
-from pgseg_mm.utils.launch import (
+from pgseg_mm.cli.benchmark_data import require_data
+from pgseg_mm.cli.launch import (
     add_checks,
     add_launch_arguments,
     check_loading_of,
@@ -22,8 +20,10 @@ from pgseg_mm.utils.launch import (
     refusals,
     require_weights,
 )
-from pgseg_mm.utils.parts import type_name
-from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
+from pgseg_mm.cli.parts import type_name
+from pgseg_mm.engine.preflight import build_loops, build_runner, check_writable
+from pgseg_mm.evaluation import LabelMapError
+from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pgseg_mm import limits
-from pgseg_mm.datasets.skips import MISSING_IMAGE, UnusableSample, run_pipeline
+from pgseg_mm.datasets.pairs.skips import MISSING_IMAGE, UnusableSample, run_pipeline
+from pgseg_mm.messages import MAX_QUOTED, quoted, shown
 from pgseg_mm.models import PGSeg
-from pgseg_mm.utils.messages import MAX_QUOTED, quoted, shown
-from pgseg_mm.utils.vocabulary import Vocabulary
+from pgseg_mm.text.vocabulary import Vocabulary
+from pgseg_mm.text.words import Classes, load_vocabulary, make_vocabulary, with_background
 from pgseg_mm.visualization import draw_segmentation, groups_of
 
-from .models import ModelSource, evaluating, known_vocabulary, load_model
+from .model import ModelSource, evaluating, known_vocabulary, load_model
 from .pipeline import make_pipeline
 from .results import Segmentation, Segmentations, summarise
 from .sources import Image, Images, as_image, check_array, is_single, iterate, path_of
-from .words import Classes, load_vocabulary, make_vocabulary, with_background
 from .writing import ResultWriter
 
 DEFAULT_THRESHOLD = 0.95

@@ -9,9 +9,9 @@ from mmengine.dataset import Compose
 from mmengine.utils import to_2tuple
 from mmseg.registry import TRANSFORMS
 
+from pgseg_mm.cli.benchmark_data import leaf_datasets
+from pgseg_mm.cli.parts import type_name
 from pgseg_mm.models import PGSeg
-from pgseg_mm.utils.benchmark_data import leaf_datasets
-from pgseg_mm.utils.parts import type_name
 
 RESIZE = 'ResizeAnyShape'
 LOADERS = ('LoadImageFromFile', 'DecodeImage')

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from pgseg_mm.utils.image_files import upright
-from pgseg_mm.utils.messages import shown
+from pgseg_mm.files.image_files import upright
+from pgseg_mm.messages import shown
 
 SUFFIXES = (*IMG_EXTENSIONS, '.avif', '.gif', '.jfif')
 """Files of a folder that are taken for images."""

@@ -10,8 +10,8 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from torch import nn
 
-from pgseg_mm.utils.config_files import read_config_file
-from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.cli.config_files import read_config_file
+from pgseg_mm.serialization.loading import CheckpointError
 
 Shape = tuple[int, ...]
 

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import torch
 
-from pgseg_mm.utils.loading import Checkpoint, CheckpointError, load_checkpoint, write_atomically
+from pgseg_mm.serialization.loading import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    write_atomically,
+)
 
 from .architecture import PUBLISHED, Architecture, model_of_config
 from .conversion import Conversion

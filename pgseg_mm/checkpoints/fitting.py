@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from pgseg_mm.utils.loading import CheckpointError, check_state_dict
+from pgseg_mm.serialization.loading import CheckpointError, check_state_dict
 
 Purpose = Literal['predict', 'begin', 'resume']
 """What the weights are for: to predict with, to begin a training with, or to go on with one."""

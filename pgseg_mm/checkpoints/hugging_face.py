@@ -8,7 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pgseg_mm.utils.loading import (
+from pgseg_mm.serialization.loading import (
     Checkpoint,
     CheckpointError,
     check_state_dict,

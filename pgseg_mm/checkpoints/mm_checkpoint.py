@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pgseg_mm import limits
-from pgseg_mm.utils.loading import Checkpoint, CheckpointError, write_atomically
+from pgseg_mm.serialization.loading import Checkpoint, CheckpointError, write_atomically
 
 from ..version import __version__
 from .architecture import Architecture, infer_architecture

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.serialization.loading import CheckpointError
 
 from ..models.layers import ProjectionMLP
 from .architecture import Architecture, Shape, infer_architecture, model_shapes, shapes_of

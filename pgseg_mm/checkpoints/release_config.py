@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pgseg_mm import limits
-from pgseg_mm.utils.loading import CheckpointError
-from pgseg_mm.utils.unpickling import ForeignObject
+from pgseg_mm.serialization.loading import CheckpointError
+from pgseg_mm.serialization.unpickling import ForeignObject
 
 from .architecture import Architecture, default_heads
 

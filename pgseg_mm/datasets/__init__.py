@@ -1,19 +1,24 @@
 """Data sets and transforms of training and evaluation, registered with mmseg."""
 
-from .coco_object import COCOObjectDataset
-from .image_text import ImageTextDataset
-from .imagenet_s import ImageNetS50Dataset, ImageNetS300Dataset, ImageNetSDataset
-from .lvis import LVISDataset
-from .samplers import ResumableSampler
-from .seeded_dataset import SeededDataset
+from .pairs.image_text import ImageTextDataset
+from .pairs.web_image_text import WebImageTextDataset
+from .sampling.samplers import ResumableSampler
+from .sampling.seeded_dataset import SeededDataset
 from .transforms import (
     DecodeImage,
     LoadWideAnnotations,
     NounPrompts,
     PackImageTextInputs,
+    ResizeAnyShape,
     TokenizeCaption,
 )
-from .web_image_text import WebImageTextDataset
+from .zero_shot.coco_object import COCOObjectDataset
+from .zero_shot.imagenet_s import (
+    ImageNetS50Dataset,
+    ImageNetS300Dataset,
+    ImageNetSDataset,
+)
+from .zero_shot.lvis import LVISDataset
 
 __all__ = [
     'COCOObjectDataset',
@@ -26,6 +31,7 @@ __all__ = [
     'LoadWideAnnotations',
     'NounPrompts',
     'PackImageTextInputs',
+    'ResizeAnyShape',
     'ResumableSampler',
     'SeededDataset',
     'TokenizeCaption',

@@ -11,8 +11,9 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from pgseg_mm.utils.images import check_finite
-from pgseg_mm.utils.tokenizer import trim_padding
+from pgseg_mm.text.tokenizer import trim_padding
+
+from ..models.inference.finite_images import check_finite
 
 
 @MODELS.register_module()

@@ -42,7 +42,7 @@ def prepare() -> None:
     from mmseg.utils import register_all_modules
 
     import pgseg_mm.datasets  # noqa: F401
-    from pgseg_mm.utils.vocabulary import Vocabulary
+    from pgseg_mm.text.vocabulary import Vocabulary
 
     register_all_modules(init_default_scope=True)
     sys.path.insert(0, str(CONVERTERS))
@@ -75,7 +75,7 @@ def cases(seed: int) -> Iterator[tuple[str, bytes]]:
 
 def attempt(path: str) -> None:
     from pgseg_mm.datasets import ImageTextDataset
-    from pgseg_mm.utils.vocabulary import Vocabulary
+    from pgseg_mm.text.vocabulary import Vocabulary
 
     folder = Path(path).parent
     if path.endswith('_labels.json'):

@@ -17,8 +17,11 @@ from mmengine.runner import CheckpointLoader
 
 from pgseg_mm.checkpoints.mm_checkpoint import architecture_of, origin_of
 from pgseg_mm.checkpoints.release_config import heads_of_release_config
-from pgseg_mm.utils.loading import CheckpointError, load_checkpoint, load_file_safely
-from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely, load_training_checkpoint
+from pgseg_mm.serialization.loading import CheckpointError, load_checkpoint, load_file_safely
+from pgseg_mm.serialization.runner_checkpoints import (
+    load_checkpoints_safely,
+    load_training_checkpoint,
+)
 
 from .hostile_checkpoints import (
     archive,

@@ -14,9 +14,9 @@ from PIL import Image, ImageFile
 
 from pgseg_mm import limits
 from pgseg_mm.apis import PGSegInferencer
-from pgseg_mm.datasets.skips import UnusableSample, check_size
+from pgseg_mm.datasets.pairs.skips import UnusableSample, check_size
 from pgseg_mm.datasets.transforms import DecodeImage
-from pgseg_mm.utils.image_files import UnreadableImage, decode_image, open_image
+from pgseg_mm.files.image_files import UnreadableImage, decode_image, open_image
 
 KNOWN = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF', 'MPO')
 FOREIGN = ('PPM', 'EPS', 'DDS', 'IM', 'ICO', 'ICNS', 'JPEG2000', 'PCX', 'SGI', 'TGA', 'SPIDER',

@@ -95,9 +95,9 @@ def cases(seed: int) -> Iterator[tuple[str, bytes]]:
 
 def attempt(path: str) -> None:
     from pgseg_mm.datasets import WebImageTextDataset
-    from pgseg_mm.datasets.sample_key import SampleKey
-    from pgseg_mm.datasets.shards import read_shard
-    from pgseg_mm.datasets.skips import UnusableSample
+    from pgseg_mm.datasets.pairs.shards import read_shard
+    from pgseg_mm.datasets.pairs.skips import UnusableSample
+    from pgseg_mm.datasets.sampling.sample_key import SampleKey
 
     fault = None
     usable = 0
@@ -121,7 +121,7 @@ def attempt(path: str) -> None:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    from pgseg_mm.datasets.skips import UnusableSample
+    from pgseg_mm.datasets.pairs.skips import UnusableSample
 
     return UnusableSample, RuntimeError  # no usable sample in a source
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pgseg_mm.apis import parse_words
-from pgseg_mm.apis.words import make_vocabulary, with_background
-from pgseg_mm.utils import tokenize
+from pgseg_mm.text import tokenize
+from pgseg_mm.text.words import make_vocabulary, with_background
 from pgseg_mm.visualization.text import shorten
 
 sys.path.append(str(Path(__file__).parents[2] / 'demo'))

@@ -17,7 +17,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from pgseg_mm import limits
-from pgseg_mm.utils import known_objects, unpickling
+from pgseg_mm.serialization import known_objects, unpickling
 
 LISTED = [*unpickling._NAMES, *(tuple(n.rsplit('.', 1)) for n in known_objects.KNOWN_NAMES)]
 OTHERS = [

@@ -15,7 +15,7 @@ from PIL import Image
 from model_zoo import lively_model, tiny_model, tiny_model_cfg
 from odd_images import picture
 from pgseg_mm.apis import PGSegInferencer
-from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.serialization.loading import CheckpointError
 
 WORDS = ['dog', 'red car', 'grass']
 PIPELINE = [

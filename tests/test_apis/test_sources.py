@@ -10,7 +10,7 @@ from PIL import Image
 
 from model_zoo import lively_model, tiny_model_cfg
 from pgseg_mm.apis import PGSegInferencer
-from pgseg_mm.apis.words import make_vocabulary
+from pgseg_mm.text.words import make_vocabulary
 
 WORDS = ['dog', 'red car', 'grass']
 

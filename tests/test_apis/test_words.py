@@ -1,8 +1,8 @@
 import pytest
 
 from pgseg_mm.apis import parse_words
-from pgseg_mm.apis.words import make_vocabulary, with_background
-from pgseg_mm.utils import Vocabulary
+from pgseg_mm.text import Vocabulary
+from pgseg_mm.text.words import make_vocabulary, with_background
 
 
 @pytest.mark.parametrize(

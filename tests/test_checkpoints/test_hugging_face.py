@@ -14,7 +14,7 @@ from pgseg_mm.checkpoints.hugging_face import (
     load_hugging_face,
     save_hugging_face,
 )
-from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.serialization.loading import CheckpointError
 
 # shapes of the published model, fewer blocks and narrower projectors
 VISION = {'image_size': 224, 'depths': [2, 1, 1], 'num_hidden_layers': 4}

@@ -8,7 +8,7 @@ import torch
 
 from checkpoint_zoo import ARCHITECTURES, GROUPVIT, THREE_STAGES, TWO_STAGES, release_state
 from pgseg_mm.checkpoints import PUBLISHED, mm_to_release, release_shapes, release_to_mm
-from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.serialization.loading import CheckpointError
 
 TABLE = Path(__file__).parents[1] / 'data' / 'parity' / 'pgseg_vits16_state_dict.tsv'
 

@@ -8,8 +8,8 @@ from pgseg_mm.checkpoints.release_config import (
     heads_of_release_config,
     plain_config,
 )
-from pgseg_mm.utils.loading import CheckpointError
-from pgseg_mm.utils.unpickling import ForeignObject
+from pgseg_mm.serialization.loading import CheckpointError
+from pgseg_mm.serialization.unpickling import ForeignObject
 
 
 def foreign(name, state):

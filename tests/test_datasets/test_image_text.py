@@ -19,11 +19,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from pgseg_mm.datasets import ImageTextDataset
-from pgseg_mm.datasets.sample_key import READ_RECORD, ReadRecord
+from pgseg_mm.datasets.sampling.random_state import seeded
+from pgseg_mm.datasets.sampling.sample_key import READ_RECORD, ReadRecord
+from pgseg_mm.files import reading
+from pgseg_mm.files.reading import FileAccessError
 from pgseg_mm.models.data_preprocessor import PGSegDataPreProcessor
-from pgseg_mm.utils import reading
-from pgseg_mm.utils.random_state import seeded
-from pgseg_mm.utils.reading import FileAccessError
 from shard_zoo import bomb
 
 LOAD = [dict(type='mmcv.LoadImageFromFile')]
@@ -106,7 +106,7 @@ def test_an_absolute_image_path_is_kept(root):
 def test_empty_captions_are_left_out_and_counted_once(root, monkeypatch):
     warnings = []
     monkeypatch.setattr(
-        'pgseg_mm.datasets.image_text.print_log',
+        'pgseg_mm.datasets.pairs.image_text.print_log',
         lambda message, logger, level: warnings.append((message, level)),
     )
     name = write(root, 'pairs.csv', 'image,caption\ncat.png,\ndog.png,a dog\ncat.png,  \n')
@@ -207,7 +207,7 @@ def write_parquet(root, name='pairs.parquet', **columns):
 
 
 def test_parquet_is_read_by_columns(root, monkeypatch):
-    monkeypatch.setattr('pgseg_mm.datasets.pair_files.BATCH_ROWS', 2)
+    monkeypatch.setattr('pgseg_mm.datasets.pairs.pair_files.BATCH_ROWS', 2)
     read = []
     batches = pyarrow.parquet.ParquetFile.iter_batches
     monkeypatch.setattr(
@@ -499,8 +499,8 @@ def test_the_systems_errors_stop_the_run_and_say_so(
 
     name = write(root, 'pairs.json', FILES['pairs.json'])
     dataset = make(root, name, pipeline=LOAD_SAFELY, skip_broken=skip_broken)
-    monkeypatch.setattr('pgseg_mm.utils.reading._read_regular', failing)
-    monkeypatch.setattr('pgseg_mm.utils.reading.time.sleep', pauses.append)
+    monkeypatch.setattr('pgseg_mm.files.reading._read_regular', failing)
+    monkeypatch.setattr('pgseg_mm.files.reading.time.sleep', pauses.append)
 
     with pytest.raises(FileAccessError, match=message) as error:
         dataset[0]
@@ -520,7 +520,7 @@ def test_what_passes_is_tried_again(root, monkeypatch):
     name = write(root, 'pairs.json', FILES['pairs.json'])
     dataset = make(root, name, pipeline=LOAD_SAFELY)
     monkeypatch.setattr(reading, '_read_regular', sometimes)
-    monkeypatch.setattr('pgseg_mm.utils.reading.time.sleep', lambda seconds: None)
+    monkeypatch.setattr('pgseg_mm.files.reading.time.sleep', lambda seconds: None)
 
     assert dataset[0][READ_RECORD].skipped == {}
 
@@ -531,8 +531,8 @@ def test_a_refused_connection_of_a_backend_is_no_broken_image(root, monkeypatch)
     def fetch(*_):
         raise refused
 
-    monkeypatch.setattr('pgseg_mm.utils.reading.fileio.get', fetch)
-    monkeypatch.setattr('pgseg_mm.utils.reading.time.sleep', lambda seconds: None)
+    monkeypatch.setattr('pgseg_mm.files.reading.fileio.get', fetch)
+    monkeypatch.setattr('pgseg_mm.files.reading.time.sleep', lambda seconds: None)
     name = write(root, 'pairs.json', FILES['pairs.json'])
     stored = [dict(type='DecodeImage', backend_args=dict(backend='local'))]
     dataset = make(root, name, pipeline=stored)

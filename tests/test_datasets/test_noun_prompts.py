@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from pgseg_mm.datasets import NounPrompts, TokenizeCaption
 from pgseg_mm.datasets.transforms.noun_prompts import find_nouns
-from pgseg_mm.utils import PROMPT_TEMPLATES, tokenize
+from pgseg_mm.text import PROMPT_TEMPLATES, tokenize
 
 CAPTION = 'a dog and a red cat run on the grass .'
 

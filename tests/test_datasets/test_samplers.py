@@ -4,8 +4,9 @@ from collections import Counter
 import pytest
 from torch.utils.data import DataLoader
 
-from pgseg_mm.datasets import ResumableSampler, SeededDataset, samplers
-from pgseg_mm.datasets.sample_key import SampleKey
+from pgseg_mm.datasets import ResumableSampler, SeededDataset
+from pgseg_mm.datasets.sampling import samplers
+from pgseg_mm.datasets.sampling.sample_key import SampleKey
 
 
 class Numbers:

@@ -13,7 +13,7 @@ from PIL import Image
 from odd_images import SOUND, odd_image
 from pgseg_mm.datasets import DecodeImage, PackImageTextInputs, TokenizeCaption
 from pgseg_mm.datasets.transforms import ResizeAnyShape
-from pgseg_mm.utils import tokenize
+from pgseg_mm.text import tokenize
 
 TRAIN_PIPELINE = [
     dict(type='LoadImageFromFile'),

@@ -6,7 +6,7 @@ import pytest
 from mmseg.registry import DATASETS
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
-from pgseg_mm.utils.vocabulary import SHIPPED, Vocabulary
+from pgseg_mm.text.vocabulary import SHIPPED, Vocabulary
 
 SIZES = dict(
     voc21=21,

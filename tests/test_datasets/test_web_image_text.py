@@ -14,9 +14,9 @@ from mmseg.registry import DATASETS
 from torch.utils.data import DataLoader, Sampler
 
 from pgseg_mm.datasets import WebImageTextDataset
-from pgseg_mm.datasets.sample_key import READ_RECORD, SampleKey
-from pgseg_mm.datasets.shards import RawSample, read_shard
-from pgseg_mm.utils.reading import FileAccessError
+from pgseg_mm.datasets.pairs.shards import RawSample, read_shard
+from pgseg_mm.datasets.sampling.sample_key import READ_RECORD, SampleKey
+from pgseg_mm.files.reading import FileAccessError
 from shard_zoo import damage, jpeg, sound, write_damaged_shards, write_shards, write_tar
 
 PIPELINE = [
@@ -78,7 +78,7 @@ def keys(samples):
 
 def as_rank(monkeypatch, rank, world_size):
     monkeypatch.setattr(
-        'pgseg_mm.datasets.web_image_text.get_dist_info', lambda: (rank, world_size)
+        'pgseg_mm.datasets.pairs.web_image_text.get_dist_info', lambda: (rank, world_size)
     )
 
 
@@ -397,7 +397,7 @@ def test_without_webdataset_it_says_what_to_install(tmp_path, monkeypatch):
 def test_the_systems_errors_are_not_those_of_a_shard(tmp_path, monkeypatch):
     pattern = write_shards(tmp_path, 1, 4)
     shard = Path(pattern.replace('{00000..00000}', '00000'))
-    monkeypatch.setattr('pgseg_mm.utils.reading.time.sleep', lambda seconds: None)
+    monkeypatch.setattr('pgseg_mm.files.reading.time.sleep', lambda seconds: None)
     opened = open
     faults = [OSError(24, 'Too many open files')] * 2
 
@@ -406,7 +406,7 @@ def test_the_systems_errors_are_not_those_of_a_shard(tmp_path, monkeypatch):
             raise faults.pop()
         return opened(path, *args, **kwargs)
 
-    monkeypatch.setattr('pgseg_mm.datasets.tar_files.open', failing, raising=False)
+    monkeypatch.setattr('pgseg_mm.datasets.pairs.tar_files.open', failing, raising=False)
     assert len(list(read_shard(str(shard)))) == 4
     faults.extend([PermissionError(13, 'Permission denied')] * 9)
     with pytest.raises(FileAccessError, match=r'0.tar could not be read .*Errno 13.*tried 1 times'):
@@ -415,7 +415,7 @@ def test_the_systems_errors_are_not_those_of_a_shard(tmp_path, monkeypatch):
 
 def test_a_shard_is_read_on_where_the_system_failed(tmp_path, monkeypatch):
     pattern = write_shards(tmp_path, 1, 4)
-    monkeypatch.setattr('pgseg_mm.utils.reading.time.sleep', lambda seconds: None)
+    monkeypatch.setattr('pgseg_mm.files.reading.time.sleep', lambda seconds: None)
     read, calls = RawSample.add, []
 
     def failing(self, *args):

@@ -7,8 +7,8 @@ from PIL import Image
 
 import pgseg_mm.datasets  # noqa: F401  (registers the data sets)
 from benchmark_zoo import BENCHMARKS
-from pgseg_mm.utils.palette import distinct_colours
-from pgseg_mm.utils.vocabulary import Vocabulary
+from pgseg_mm.datasets.zero_shot.wide_labels import distinct_colours
+from pgseg_mm.text.vocabulary import Vocabulary
 
 WIDE = {
     'ImageNetS50Dataset': ('imagenet_s50', 51, 1000),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pgseg_mm.datasets import SeededDataset
 from pgseg_mm.engine.hooks import CheckedLoadingHook
-from pgseg_mm.utils.reading import DamagedFileError
+from pgseg_mm.files.reading import DamagedFileError
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from mmengine.runner import Runner
 
 from pgseg_mm.engine import ScheduleHook
-from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
+from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 from toy_runs import toy_config
 
 COSINE = dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False)

@@ -5,7 +5,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from pgseg_mm.models.data_preprocessor import PGSegDataPreProcessor
-from pgseg_mm.utils import tokenize
+from pgseg_mm.text import tokenize
 
 MEAN, STD = [100.0, 110.0, 120.0], [10.0, 20.0, 40.0]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model_zoo import tiny_model
-from pgseg_mm.utils import tokenize
+from pgseg_mm.text import tokenize
 
 TOKENS = tokenize(['a dog', 'a cat', 'grass'], context_length=16)
 

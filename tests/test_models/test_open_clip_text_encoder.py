@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from model_zoo import tiny_model_cfg
 from pgseg_mm.models import OpenCLIPTextEncoder, PGSegTextTransformer
-from pgseg_mm.utils import tokenize
+from pgseg_mm.text import tokenize
 from tiny_open_clip import add_tiny_models, make_hf_files, reference_model
 
 NATIVE = [
@@ -147,7 +147,7 @@ def test_entries_of_other_parts_are_counted_in_the_log(saved, monkeypatch):
     reference, path = saved('tiny-clip')
     logged = []
     monkeypatch.setattr(
-        'pgseg_mm.utils.open_clip_weights.print_log',
+        'pgseg_mm.serialization.open_clip_weights.print_log',
         lambda message, logger: logged.append(message),
     )
     OpenCLIPTextEncoder('tiny-clip', pretrained=path)

@@ -16,7 +16,7 @@ import check_parity
 import parity_rules
 from checkpoint_zoo import ARCHITECTURES, THREE_STAGES
 from pgseg_mm.checkpoints import Architecture
-from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.serialization.loading import CheckpointError
 
 TOOL = Path(check_parity.__file__)
 FILE = Path(__file__).parents[1] / 'data' / 'parity' / 'pgseg_tiny.npz'

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pgseg_mm.models import PGSegTextTransformer
-from pgseg_mm.utils import tokenize
+from pgseg_mm.text import tokenize
 
 
 def tiny(**kwargs) -> PGSegTextTransformer:

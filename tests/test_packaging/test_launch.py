@@ -9,7 +9,7 @@ import torch
 import torch.distributed as torch_dist
 from mmengine.config import Config
 
-from pgseg_mm.utils import launch
+from pgseg_mm.cli import launch
 
 
 def parse(*arguments):

@@ -22,9 +22,9 @@ from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
 
+from pgseg_mm.cli.launch import add_launch_arguments, load_config
 from pgseg_mm.models import PGSeg
-from pgseg_mm.utils import tokenize
-from pgseg_mm.utils.launch import add_launch_arguments, load_config
+from pgseg_mm.text import tokenize
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(

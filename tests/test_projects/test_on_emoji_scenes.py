@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from pgseg_mm.apis.models import build_model
+from pgseg_mm.apis.model import build_model
 
 ROOT = Path(__file__).parents[2]
 PROJECTS = ('pgseg_backbone', 'npr_auxiliary', 'text_free')

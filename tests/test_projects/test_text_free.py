@@ -14,8 +14,8 @@ from mmengine.runner import Runner
 from mmseg.structures import SegDataSample
 
 from benchmark_zoo import BENCHMARKS, CONFIGS, ROOT, SMALL, run_test_tool, small_checkpoint
-from pgseg_mm.apis.models import build_model, load_weights
-from pgseg_mm.utils.loading import load_checkpoint
+from pgseg_mm.apis.model import build_model, load_weights
+from pgseg_mm.serialization.loading import load_checkpoint
 
 FULL = CONFIGS / 'pgseg_vit-small-p16_zero-shot_voc21.py'
 TEXT_FREE = ROOT / 'projects/text_free/configs/text-free_vit-small-p16_zero-shot_voc21.py'

@@ -12,9 +12,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pgseg_mm.utils import atomic_files
-from pgseg_mm.utils.atomic_files import clear_leftovers, read_state, write_atomically, write_json
-from pgseg_mm.utils.embedding_cache import EmbeddingCache
+from pgseg_mm.models.inference.embedding_cache import EmbeddingCache
+from pgseg_mm.serialization import atomic_files
+from pgseg_mm.serialization.atomic_files import (
+    clear_leftovers,
+    read_state,
+    write_atomically,
+    write_json,
+)
 
 
 def test_a_file_is_replaced_when_it_is_complete(tmp_path):

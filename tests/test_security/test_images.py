@@ -21,8 +21,8 @@ from model_zoo import tiny_model
 from odd_images import SOUND, encode, odd_image, picture
 from pgseg_mm import limits
 from pgseg_mm.apis import PGSegInferencer
-from pgseg_mm.datasets.skips import TOO_LARGE, UnusableSample, run_pipeline
-from pgseg_mm.utils.image_files import (
+from pgseg_mm.datasets.pairs.skips import TOO_LARGE, UnusableSample, run_pipeline
+from pgseg_mm.files.image_files import (
     FORMATS,
     TooManyPixels,
     UnreadableImage,
@@ -153,7 +153,7 @@ def test_images_are_opened_in_one_place_only():
         for path in (ROOT / folder).rglob('*.py')
         if opening.search(path.read_text())
     }
-    assert found == {'pgseg_mm/utils/image_files.py'}
+    assert found == {'pgseg_mm/files/image_files.py'}
 
 
 def png(*sizes: tuple[int, int], data: bytes = b'') -> bytes:
@@ -250,7 +250,7 @@ def test_decoders_that_take_more_memory_are_given_fewer_pixels():
 
 def test_large_images_are_converted_in_bands(monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (31, 40, 3), np.uint8)
-    monkeypatch.setattr('pgseg_mm.utils.image_files.BAND_PIXELS', 300)
+    monkeypatch.setattr('pgseg_mm.files.image_files.BAND_PIXELS', 300)
     content = encode(Image.fromarray(pixels), 'BMP')
     np.testing.assert_array_equal(decode_image(content), pixels[..., ::-1])
 

@@ -7,8 +7,11 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from pgseg_mm.utils.loading import CheckpointError
-from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely, load_training_checkpoint
+from pgseg_mm.serialization.loading import CheckpointError
+from pgseg_mm.serialization.runner_checkpoints import (
+    load_checkpoints_safely,
+    load_training_checkpoint,
+)
 from toy_runs import run_toy, toy_config
 
 

@@ -16,10 +16,10 @@ from mmseg.registry import METRICS
 
 from killed_runs import last_checkpoint
 from pgseg_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
-from pgseg_mm.utils import work_folders
-from pgseg_mm.utils.loading import CheckpointError
-from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
-from pgseg_mm.utils.work_folders import (
+from pgseg_mm.serialization import work_folders
+from pgseg_mm.serialization.loading import CheckpointError
+from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
+from pgseg_mm.serialization.work_folders import (
     FolderInUseError,
     find_checkpoint,
     lock_folder,
@@ -261,7 +261,7 @@ def test_the_weights_that_a_run_began_with_do_not_replace_those_it_has(tmp_path)
 
 HOLD = """
 import sys
-from pgseg_mm.utils.work_folders import lock_folder
+from pgseg_mm.serialization.work_folders import lock_folder
 lock_folder(sys.argv[1])
 print('held', flush=True)
 sys.stdin.read()
@@ -300,7 +300,8 @@ def test_a_folder_has_one_run_at_a_time(tmp_path, holder):
 def test_a_folder_is_free_when_its_run_is_over(tmp_path):
     run_toy(tmp_path)
     code = (
-        'import sys; from pgseg_mm.utils.work_folders import lock_folder; lock_folder(sys.argv[1])'
+        'import sys; from pgseg_mm.serialization.work_folders import lock_folder; '
+        'lock_folder(sys.argv[1])'
     )
     command = [sys.executable, '-c', code, str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[2])

@@ -14,7 +14,7 @@ from mmseg.registry import DATASETS, HOOKS, LOOPS
 
 from killed_runs import ROOT, assert_equal, last_checkpoint, make_pairs, train, write_config
 from pgseg_mm.engine import StopSignalHook
-from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
+from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 from stopped_runs import add_sender
 from toy_runs import BATCH_SIZE, read_by, run_toy, toy_config
 

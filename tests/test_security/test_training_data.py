@@ -16,9 +16,9 @@ from PIL import Image
 
 from pgseg_mm import limits
 from pgseg_mm.datasets import ImageTextDataset, WebImageTextDataset
-from pgseg_mm.datasets.sample_key import READ_RECORD, SampleKey
-from pgseg_mm.datasets.shards import count_by_stats, read_shard
-from pgseg_mm.datasets.skips import UnusableSample
+from pgseg_mm.datasets.pairs.shards import count_by_stats, read_shard
+from pgseg_mm.datasets.pairs.skips import UnusableSample
+from pgseg_mm.datasets.sampling.sample_key import READ_RECORD, SampleKey
 from shard_zoo import jpeg, sound, write_tar
 
 LOAD = [dict(type='DecodeImage')]
@@ -198,7 +198,7 @@ def test_a_text_that_many_rows_of_parquet_share_is_held_once(root):
 
 
 def make_rows(path):
-    from pgseg_mm.datasets.pair_files import read_rows
+    from pgseg_mm.datasets.pairs.pair_files import read_rows
 
     return read_rows(path, 'image', 'caption')
 

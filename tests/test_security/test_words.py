@@ -11,9 +11,9 @@ from open_clip.tokenizer import SimpleTokenizer
 
 from pgseg_mm import limits
 from pgseg_mm.apis import parse_words
-from pgseg_mm.apis.words import make_vocabulary
-from pgseg_mm.utils import Vocabulary, tokenize
-from pgseg_mm.utils.tokenizer import _tokenizer
+from pgseg_mm.text import Vocabulary, tokenize
+from pgseg_mm.text.tokenizer import _tokenizer
+from pgseg_mm.text.words import make_vocabulary
 from pgseg_mm.visualization.text import shorten, width_of
 
 LETTERS = string.printable + 'éß你好😂’'

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from model_zoo import tiny_model, tiny_model_cfg
-from pgseg_mm.utils.messages import shown
+from pgseg_mm.messages import shown
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 CLASSES = ('background', 'apple', 'dog', 'grass')
@@ -178,7 +178,7 @@ def test_no_permission_is_no_damage(root, run, monkeypatch):
     def denied(path, *_):
         raise PermissionError(13, 'Permission denied', path)
 
-    monkeypatch.setattr('pgseg_mm.utils.reading._read_regular', denied)
+    monkeypatch.setattr('pgseg_mm.files.reading._read_regular', denied)
     said = run()
 
     assert '[Errno 13] Permission denied' in said and 'cannot be used' not in said

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pgseg_mm.utils import Vocabulary
+from pgseg_mm.text import Vocabulary
 
 pytest.importorskip('pycocotools')
 TOOLS = Path(__file__).parents[2] / 'tools' / 'dataset_converters'

@@ -220,7 +220,7 @@ def test_a_folder_that_cannot_be_made_is_named(data, monkeypatch, capsys):
 
 
 def test_many_ranks_without_a_step_are_named(data, monkeypatch, capsys):
-    monkeypatch.setattr('pgseg_mm.datasets.samplers.get_dist_info', lambda: (0, 4))
+    monkeypatch.setattr('pgseg_mm.datasets.sampling.samplers.get_dist_info', lambda: (0, 4))
     monkeypatch.setattr('pgseg_mm.engine.preflight.steps.get_world_size', lambda: 4)
     said = refusal(monkeypatch, capsys, 'tools/train.py', write(data))
     assert 'dealt out to 4 ranks (5 each)' in said

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pgseg_mm.datasets import ImageTextDataset
-from pgseg_mm.datasets.shards import read_shard
+from pgseg_mm.datasets.pairs.shards import read_shard
 from shard_zoo import write_damaged_shards, write_shards
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools' / 'dataset_converters'

@@ -4,7 +4,7 @@ from mmengine.logging import MMLogger
 from safetensors.torch import save_file
 from torch import nn
 
-from pgseg_mm.utils.embedding_cache import EmbeddingCache, describe_module, hash_of
+from pgseg_mm.models.inference.embedding_cache import EmbeddingCache, describe_module, hash_of
 
 KEY = 'a' * 64
 

@@ -10,9 +10,9 @@ import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 from safetensors.torch import save
 
-from pgseg_mm.utils.file_kinds import foreign_kind
-from pgseg_mm.utils.loading import CheckpointError, load_checkpoint, load_file_safely
-from pgseg_mm.utils.training_checkpoints import (
+from pgseg_mm.serialization.file_kinds import foreign_kind
+from pgseg_mm.serialization.loading import CheckpointError, load_checkpoint, load_file_safely
+from pgseg_mm.serialization.runner_checkpoints import (
     load_checkpoints_safely,
     load_training_checkpoint,
     load_trusted_checkpoint,

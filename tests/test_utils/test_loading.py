@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from pgseg_mm.utils.loading import CheckpointError, load_checkpoint, load_file_safely
-from pgseg_mm.utils.unpickling import ForeignObject
+from pgseg_mm.serialization.loading import CheckpointError, load_checkpoint, load_file_safely
+from pgseg_mm.serialization.unpickling import ForeignObject
 
 LEGACY = {'zip': False, 'legacy': True}
 

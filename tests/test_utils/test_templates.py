@@ -1,6 +1,6 @@
 import pytest
 
-from pgseg_mm.utils import PROMPT_TEMPLATES, get_templates
+from pgseg_mm.text import PROMPT_TEMPLATES, get_templates
 
 
 def test_named_sets_hold_as_many_templates_as_they_say():

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from pgseg_mm.utils import tokenize
-from pgseg_mm.utils.tokenizer import trim_padding
+from pgseg_mm.text import tokenize
+from pgseg_mm.text.tokenizer import trim_padding
 from tiny_open_clip import add_tiny_models, make_hf_files
 
 START, END = 49406, 49407

@@ -7,9 +7,12 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader
 
-from pgseg_mm.utils import training_checkpoints
-from pgseg_mm.utils.loading import CheckpointError
-from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely, load_training_checkpoint
+from pgseg_mm.serialization import runner_checkpoints as training_checkpoints
+from pgseg_mm.serialization.loading import CheckpointError
+from pgseg_mm.serialization.runner_checkpoints import (
+    load_checkpoints_safely,
+    load_training_checkpoint,
+)
 from toy_runs import run_toy
 
 

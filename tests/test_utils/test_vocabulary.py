@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 
-from pgseg_mm.utils import Vocabulary
+from pgseg_mm.text import Vocabulary
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from pgseg_mm.apis.words import with_background
-from pgseg_mm.utils import Vocabulary
+from pgseg_mm.text import Vocabulary
+from pgseg_mm.text.words import with_background
 
 EXPECTED = (('background',), ('St. Bernard', 'dog'), ('red car',))
 

@@ -15,10 +15,10 @@ from mmseg.registry import DATASETS, VISUALIZERS
 from mmseg.utils import register_all_modules
 from PIL import Image, ImageDraw, ImageFont
 
+from pgseg_mm.cli.folders import check_writable
+from pgseg_mm.cli.launch import add_settings, find_config, read_with_settings
 from pgseg_mm.cli.numbers import number_from
-from pgseg_mm.utils.folders import check_writable
-from pgseg_mm.utils.launch import add_settings, find_config, read_with_settings
-from pgseg_mm.utils.problem import PreflightError
+from pgseg_mm.errors import PreflightError
 
 MIN_WIDTH = 448
 """Narrower images are enlarged by a whole factor, so that a caption fits beside them."""

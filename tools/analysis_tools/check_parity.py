@@ -22,8 +22,8 @@ from torch import Tensor
 import parity_rules
 from pgseg_mm.checkpoints import release_shapes, release_to_mm
 from pgseg_mm.checkpoints.release_config import architecture_of_release_config
-from pgseg_mm.utils.loading import CheckpointError
-from pgseg_mm.utils.numpy_files import read_npz
+from pgseg_mm.serialization.loading import CheckpointError
+from pgseg_mm.serialization.numpy_files import read_npz
 
 META = {
     'config',

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from pgseg_mm.cli.launch import add_settings, find_config, read_with_settings, refusals
 from pgseg_mm.engine.preflight import telling
-from pgseg_mm.utils.launch import add_settings, find_config, read_with_settings, refusals
 
 
 @torch.no_grad()

@@ -27,16 +27,8 @@ from mmengine.runner import Runner, TestLoop, autocast
 from mmengine.utils.progressbar import ProgressBar
 from mmseg.registry import LOOPS
 
-from pgseg_mm.engine.preflight import (
-    build_runner,
-    build_test_loop,
-    check_writable,
-    check_writable_file,
-)
-from pgseg_mm.evaluation import LabelMapError
-from pgseg_mm.utils.atomic_files import write_json, write_text
-from pgseg_mm.utils.benchmark_data import require_data
-from pgseg_mm.utils.launch import (
+from pgseg_mm.cli.benchmark_data import require_data
+from pgseg_mm.cli.launch import (
     add_checks,
     add_launch_arguments,
     check_loading_of,
@@ -49,7 +41,15 @@ from pgseg_mm.utils.launch import (
     refusals,
     require_file,
 )
-from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
+from pgseg_mm.engine.preflight import (
+    build_runner,
+    build_test_loop,
+    check_writable,
+    check_writable_file,
+)
+from pgseg_mm.evaluation import LabelMapError
+from pgseg_mm.serialization.atomic_files import write_json, write_text
+from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 
 THRESHOLDS = [round(0.05 * i, 2) for i in range(1, 20)]
 SCORE = 'mIoU'

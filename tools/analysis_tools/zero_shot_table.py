@@ -22,13 +22,9 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from pgseg_mm.cli.provenance import describe_machine, versions
-from pgseg_mm.engine.preflight import build_runner, check_writable
-from pgseg_mm.evaluation import LabelMapError, ZeroShotIoUMetric
-from pgseg_mm.utils.atomic_files import read_state, write_json, write_text
-from pgseg_mm.utils.benchmark_data import missing_data
-from pgseg_mm.utils.config_files import override, read_config_file
-from pgseg_mm.utils.launch import (
+from pgseg_mm.cli.benchmark_data import missing_data
+from pgseg_mm.cli.config_files import override, read_config_file
+from pgseg_mm.cli.launch import (
     add_checks,
     add_launch_arguments,
     check_loading_of,
@@ -37,10 +33,14 @@ from pgseg_mm.utils.launch import (
     prepare_distributed,
     require_file,
 )
-from pgseg_mm.utils.loading import CheckpointError
-from pgseg_mm.utils.problem import PreflightError, RunError
-from pgseg_mm.utils.reading import DamagedFileError, FileAccessError
-from pgseg_mm.utils.training_checkpoints import load_checkpoints_safely
+from pgseg_mm.cli.provenance import describe_machine, versions
+from pgseg_mm.engine.preflight import build_runner, check_writable
+from pgseg_mm.errors import PreflightError, RunError
+from pgseg_mm.evaluation import LabelMapError, ZeroShotIoUMetric
+from pgseg_mm.files.reading import DamagedFileError, FileAccessError
+from pgseg_mm.serialization.atomic_files import read_state, write_json, write_text
+from pgseg_mm.serialization.loading import CheckpointError
+from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 from zero_shot_report import Failed, Measured, Missing, Row, as_csv, as_markdown
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'pgseg' / 'zero_shot'

@@ -26,7 +26,7 @@ from segment_maps import (
     write_maps,
 )
 
-from pgseg_mm.utils.image_files import open_image
+from pgseg_mm.files.image_files import open_image
 
 SUFFIX = '_instanceTrainIds.png'
 UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}

@@ -13,7 +13,7 @@ import resvg_py
 from emoji_scene_words import Placed, TextureClass, Vocabulary, make_caption
 from PIL import Image, ImageFilter
 
-from pgseg_mm.utils.image_files import open_image
+from pgseg_mm.files.image_files import open_image
 
 SCENE_STREAM, CAPTION_STREAM, ORDER_STREAM = 1, 2, 3  # last places of the random seeds
 MAX_ROTATION = 25.0  # degrees

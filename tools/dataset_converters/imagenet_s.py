@@ -18,12 +18,7 @@ from pathlib import Path
 import numpy as np
 from segment_maps import AnnotationError, add_arguments, check_workers, in_processes, run
 
-from pgseg_mm.utils.image_files import (
-    UnreadableImage,
-    open_image,
-    read_header,
-    read_image_file,
-)
+from pgseg_mm.files.image_files import UnreadableImage, open_image, read_header, read_image_file
 
 SUBSETS = {50: 752, 300: 4097, 919: 12419}
 """Number of validation images of each number of classes."""

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pgseg_mm.utils.loading import write_atomically
+from pgseg_mm.serialization.loading import write_atomically
 
 try:
     import pyarrow as pa

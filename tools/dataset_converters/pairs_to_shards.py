@@ -20,17 +20,17 @@ from tqdm import tqdm
 
 from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.datasets import ImageTextDataset
-from pgseg_mm.datasets.pair_files import IMAGE_KINDS
-from pgseg_mm.datasets.shards import IMAGE_MEMBERS, import_webdataset
-from pgseg_mm.datasets.skips import (
+from pgseg_mm.datasets.pairs.pair_files import IMAGE_KINDS
+from pgseg_mm.datasets.pairs.shards import IMAGE_MEMBERS, import_webdataset
+from pgseg_mm.datasets.pairs.skips import (
     BROKEN_IMAGE,
     MAX_PIXELS,
     UnusableSample,
     check_size,
     describe_counts,
 )
-from pgseg_mm.utils.loading import write_atomically
-from pgseg_mm.utils.messages import shown
+from pgseg_mm.messages import shown
+from pgseg_mm.serialization.loading import write_atomically
 
 UNFINISHED = '.unfinished.json'
 """Notes in the folder what is being written."""

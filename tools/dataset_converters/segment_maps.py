@@ -15,9 +15,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from pgseg_mm.cli.numbers import number_from
-from pgseg_mm.datasets.skips import MAX_PIXELS
-from pgseg_mm.utils.loading import write_atomically
-from pgseg_mm.utils.messages import described, shown
+from pgseg_mm.datasets.pairs.skips import MAX_PIXELS
+from pgseg_mm.messages import described, shown
+from pgseg_mm.serialization.loading import write_atomically
 
 CHUNK = 16  # images that a process takes at a time
 EMPTY = 'segment without a pixel'

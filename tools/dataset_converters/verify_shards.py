@@ -23,17 +23,17 @@ import numpy as np
 from mmengine.dataset import Compose
 from tqdm import tqdm
 
+from pgseg_mm.cli.folders import check_writable_file
 from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.datasets import DecodeImage
-from pgseg_mm.datasets.shards import RawSample, expand_shards, read_shard
-from pgseg_mm.datasets.skips import (
+from pgseg_mm.datasets.pairs.shards import RawSample, expand_shards, read_shard
+from pgseg_mm.datasets.pairs.skips import (
     BROKEN_SHARD,
     MAX_PIXELS,
     UnusableSample,
     check_pixel_limits,
     run_pipeline,
 )
-from pgseg_mm.utils.folders import check_writable_file
 
 EXAMPLES = 3  # that are named for each reason
 

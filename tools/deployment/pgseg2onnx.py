@@ -24,10 +24,10 @@ from mmengine.config import ConfigDict
 from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
-from pgseg_mm.apis.models import build_model, load_weights
-from pgseg_mm.utils.launch import add_model_options, check_output, read_model_config
-from pgseg_mm.utils.loading import CheckpointError
-from pgseg_mm.utils.numpy_files import read_npz
+from pgseg_mm.apis.model import build_model, load_weights
+from pgseg_mm.cli.launch import add_model_options, check_output, read_model_config
+from pgseg_mm.serialization.loading import CheckpointError
+from pgseg_mm.serialization.numpy_files import read_npz
 
 OPSET = 18
 TOLERANCE = 1e-3

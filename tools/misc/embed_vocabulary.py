@@ -13,17 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pgseg_mm.apis.models import build_model, load_weights
+from pgseg_mm.apis.model import build_model, load_weights
+from pgseg_mm.cli.launch import add_model_options, check_output, find_device, read_model_config
 from pgseg_mm.models import PGSeg
-from pgseg_mm.utils.launch import (
-    add_model_options,
-    check_output,
-    find_device,
-    read_model_config,
-)
-from pgseg_mm.utils.loading import CheckpointError
-from pgseg_mm.utils.templates import PROMPT_TEMPLATES, get_templates
-from pgseg_mm.utils.vocabulary import Vocabulary
+from pgseg_mm.serialization.loading import CheckpointError
+from pgseg_mm.text.templates import PROMPT_TEMPLATES, get_templates
+from pgseg_mm.text.vocabulary import Vocabulary
 
 
 def write_embeds(model: PGSeg, vocabulary: Vocabulary, out: Path) -> tuple[int, int]:

@@ -18,8 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgseg_mm.utils.launch import require_file
-from pgseg_mm.utils.loading import Checkpoint, CheckpointError, load_checkpoint, write_atomically
+from pgseg_mm.cli.launch import require_file
+from pgseg_mm.serialization.loading import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    write_atomically,
+)
 
 META = ('cfg', 'dataset_meta', 'epoch', 'iter', 'mmengine_version', 'pgseg_mm')
 """What of a checkpoint's meta information is kept."""

@@ -11,7 +11,7 @@ from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 from mmseg.structures import SegDataSample
 
-from ..sample_key import READ_RECORD
+from ..sampling.sample_key import READ_RECORD
 
 
 @TRANSFORMS.register_module()

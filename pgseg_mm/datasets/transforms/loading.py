@@ -9,7 +9,7 @@ import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmseg.registry import TRANSFORMS
 
-from pgseg_mm.utils.image_files import (
+from pgseg_mm.files.image_files import (
     UnreadableImage,
     decode_image,
     is_truncated_jpeg,
@@ -27,7 +27,7 @@ class LoadKnownImage(LoadImageFromFile):
 
     The image is as viewers show it: turned as its EXIF orientation says, the first picture of an
     animation, in colour without transparency, and of 8 bits. See
-    :func:`pgseg_mm.utils.image_files.decode_image` for formats and limits.
+    :func:`pgseg_mm.files.image_files.decode_image` for formats and limits.
 
     Required keys: ``img_path``, or the file itself as ``img_bytes``; optionally ``max_pixels``, by
     default ``MAX_IMAGE_PIXELS``. Added keys: ``img``, uint8 BGR of shape ``(H, W, 3)``,

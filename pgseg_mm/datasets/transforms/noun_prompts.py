@@ -13,7 +13,7 @@ from mmcv.transforms.utils import cache_randomness
 from mmseg.registry import TRANSFORMS
 
 from pgseg_mm import limits
-from pgseg_mm.utils import get_templates
+from pgseg_mm.text import get_templates
 
 if TYPE_CHECKING:
     from nltk.tag import PerceptronTagger

@@ -7,7 +7,7 @@ from typing import Any
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
 
-from pgseg_mm.utils import tokenize
+from pgseg_mm.text import tokenize
 
 
 @TRANSFORMS.register_module()

@@ -9,7 +9,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 from numpy.typing import NDArray
 
-from pgseg_mm.utils.image_files import decode_image, read_image_file
+from pgseg_mm.files.image_files import decode_image, read_image_file
 
 LARGEST_LABEL = 65535
 IGNORED = 255

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import HOOKS
 
-from pgseg_mm.datasets.checked_loading import check_loading, has_labels, leave_out_labels
+from pgseg_mm.datasets.transforms.checked_loading import check_loading, has_labels, leave_out_labels
 
 PREDICTIONS = 'predictions'
 

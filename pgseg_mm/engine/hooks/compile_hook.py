@@ -8,8 +8,8 @@ from mmengine.utils import digit_version
 from mmseg.registry import HOOKS
 from torch import nn
 
+from pgseg_mm.errors import PreflightError
 from pgseg_mm.models.layers import GroupingBlock, TransformerBlocks
-from pgseg_mm.utils.problem import PreflightError
 
 RECOMPILE_LIMIT = 64
 """Graphs that are made before torch gives up; its default of 8 is for one module alone."""

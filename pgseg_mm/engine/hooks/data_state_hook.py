@@ -7,11 +7,11 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
 
-from pgseg_mm.datasets.sample_key import READ_RECORD, ReadRecord
-from pgseg_mm.datasets.samplers import ResumableSampler
-from pgseg_mm.utils.problem import PreflightError, UnusableDataError
+from pgseg_mm.datasets.sampling.sample_key import READ_RECORD, ReadRecord
+from pgseg_mm.datasets.sampling.samplers import ResumableSampler
+from pgseg_mm.errors import PreflightError, UnusableDataError
 
-from ..read_counts import ReadCounts
+from .read_counts import ReadCounts
 
 DATA_STATE = 'data_state'
 """Key of what this hook keeps in a checkpoint."""

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
 
-from pgseg_mm.utils.problem import NotFiniteError
+from pgseg_mm.errors import NotFiniteError
 
 from .data_state_hook import read_records
 

@@ -14,11 +14,11 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 
-from pgseg_mm.utils.atomic_files import clear_leftovers, write_atomically
-from pgseg_mm.utils.loading import CheckpointError
-from pgseg_mm.utils.problem import NotFiniteError, PreflightError
-from pgseg_mm.utils.training_checkpoints import check_readable
-from pgseg_mm.utils.work_folders import (
+from pgseg_mm.errors import NotFiniteError, PreflightError
+from pgseg_mm.serialization.atomic_files import clear_leftovers, write_atomically
+from pgseg_mm.serialization.loading import CheckpointError
+from pgseg_mm.serialization.runner_checkpoints import check_readable
+from pgseg_mm.serialization.work_folders import (
     POINTER,
     FolderInUseError,
     find_checkpoint,

@@ -9,7 +9,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
 
-from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.serialization.loading import CheckpointError
 
 from ..optimizers.resumed_state import IMPLEMENTATION
 

@@ -4,7 +4,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
-from pgseg_mm.utils.random_state import derive_seed, seed_all
+from pgseg_mm.datasets.sampling.random_state import derive_seed, seed_all
 
 
 @HOOKS.register_module()

@@ -7,8 +7,8 @@ from mmseg.engine.hooks import SegVisualizationHook
 from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
 
+from pgseg_mm.files.image_files import decode_image, read_image_file
 from pgseg_mm.models import PGSeg
-from pgseg_mm.utils.image_files import decode_image, read_image_file
 
 from ..models import unwrapped
 

@@ -6,8 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
-from pgseg_mm.utils.palette import distinct_colours
-from pgseg_mm.utils.vocabulary import Vocabulary
+from pgseg_mm.datasets.zero_shot.wide_labels import distinct_colours
+from pgseg_mm.text.vocabulary import Vocabulary
 
 from ..models import unwrapped
 

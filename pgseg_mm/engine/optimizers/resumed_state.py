@@ -14,7 +14,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
-from pgseg_mm.utils.loading import CheckpointError
+from pgseg_mm.serialization.loading import CheckpointError
 
 IMPLEMENTATION = ('capturable', 'differentiable', 'foreach', 'fused')
 """Settings that choose how an optimizer computes, not what."""

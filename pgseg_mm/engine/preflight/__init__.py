@@ -1,7 +1,7 @@
 """The check of a whole run before its first step."""
 
-from pgseg_mm.utils.folders import check_space, check_writable, check_writable_file
-from pgseg_mm.utils.problem import PreflightError
+from pgseg_mm.cli.folders import check_space, check_writable, check_writable_file
+from pgseg_mm.errors import PreflightError
 
 from .building import build_runner, telling
 from .pretrained import check_pretrained

@@ -13,12 +13,12 @@ import mmengine.runner
 from mmengine.config import Config
 from mmseg.registry import RUNNERS
 
+from pgseg_mm.errors import PreflightError, RunError
 from pgseg_mm.evaluation import LabelMapError
-from pgseg_mm.utils.loading import CheckpointError
-from pgseg_mm.utils.messages import first_line
-from pgseg_mm.utils.problem import PreflightError, RunError
-from pgseg_mm.utils.reading import DamagedFileError, FileAccessError
-from pgseg_mm.utils.work_folders import FolderInUseError
+from pgseg_mm.files.reading import DamagedFileError, FileAccessError
+from pgseg_mm.messages import first_line
+from pgseg_mm.serialization.loading import CheckpointError
+from pgseg_mm.serialization.work_folders import FolderInUseError
 
 TOLD = (
     LabelMapError,

@@ -10,8 +10,8 @@ from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from pgseg_mm.checkpoints.fitting import CONVERTERS, MIN_SHARE
-from pgseg_mm.utils.parts import type_name
-from pgseg_mm.utils.problem import PreflightError
+from pgseg_mm.cli.parts import type_name
+from pgseg_mm.errors import PreflightError
 
 RESIZED = ('pos_embed', 'relative_position_bias_table', 'relative_position_index')
 """Ends of names whose shapes depend on the size of images."""

@@ -14,8 +14,8 @@ from mmengine.runner import Runner, ValLoop, autocast
 from mmseg.evaluation import IoUMetric
 from torch.utils.data import IterableDataset
 
-from pgseg_mm.utils.problem import PreflightError
-from pgseg_mm.utils.random_state import seeded
+from pgseg_mm.datasets.sampling.random_state import seeded
+from pgseg_mm.errors import PreflightError
 
 from .building import telling
 

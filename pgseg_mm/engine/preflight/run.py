@@ -9,8 +9,8 @@ from pathlib import Path
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
-from pgseg_mm.utils.folders import check_space, check_writable
-from pgseg_mm.utils.problem import PreflightError
+from pgseg_mm.cli.folders import check_space, check_writable
+from pgseg_mm.errors import PreflightError
 
 from ..models import unwrapped
 from .building import telling

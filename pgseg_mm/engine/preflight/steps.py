@@ -11,10 +11,10 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from pgseg_mm.datasets import WebImageTextDataset
-from pgseg_mm.datasets.shard_stream import check_shards
+from pgseg_mm.datasets.pairs.shard_stream import check_shards
+from pgseg_mm.errors import PreflightError
+from pgseg_mm.messages import described
 from pgseg_mm.models.layers import ProjectionMLP, SyncBatchNorm
-from pgseg_mm.utils.messages import described
-from pgseg_mm.utils.problem import PreflightError
 
 POOLED = (1, (1, 1), [1, 1])
 """Output sizes of a pooling that leaves one value for each channel."""

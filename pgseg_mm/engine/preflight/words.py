@@ -10,8 +10,8 @@ from mmseg.evaluation import IoUMetric
 from torch import nn
 from torch.utils.data import DataLoader
 
+from pgseg_mm.errors import PreflightError
 from pgseg_mm.evaluation import ZeroShotIoUMetric
-from pgseg_mm.utils.problem import PreflightError
 
 from ..hooks.vocabulary_hook import VocabularyHook, metainfo_of, takes_words
 from ..models import unwrapped

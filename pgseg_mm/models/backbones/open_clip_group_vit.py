@@ -7,8 +7,8 @@ from open_clip.model import _build_vision_tower
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
-from pgseg_mm.utils.open_clip_models import find_open_clip_model
-from pgseg_mm.utils.open_clip_weights import load_image_tower
+from pgseg_mm.serialization.open_clip_weights import load_image_tower
+from pgseg_mm.text.open_clip_models import find_open_clip_model
 
 from ..layers import GroupFeatures, hard_assignment, resize_position_embedding
 

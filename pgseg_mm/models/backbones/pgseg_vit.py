@@ -6,8 +6,6 @@ from mmengine.utils import to_2tuple
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from pgseg_mm.utils.micro_batches import in_micro_batches
-
 from ..layers import (
     GroupFeatures,
     ProjectionMLP,
@@ -16,6 +14,7 @@ from ..layers import (
     SyncBatchNorm,
     resize_position_embedding,
 )
+from ..layers.micro_batches import in_micro_batches
 
 
 def _per_stage(value: int | Sequence[int], num_stages: int, name: str) -> list[int]:

@@ -5,8 +5,7 @@ from mmpretrain.structures import DataSample
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from pgseg_mm.utils.images import check_finite
-
+from ..inference.finite_images import check_finite
 from ..segmentors import PGSeg
 
 

@@ -6,8 +6,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pgseg_mm.utils.loading import load_file_safely
-from pgseg_mm.utils.numpy_files import read_npy, read_npz
+from pgseg_mm.serialization.loading import load_file_safely
+from pgseg_mm.serialization.numpy_files import read_npy, read_npz
 
 
 class ClassEmbeds(NamedTuple):

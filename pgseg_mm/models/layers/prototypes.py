@@ -7,7 +7,7 @@ import torch
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from pgseg_mm.utils.dist import all_reduce_sum, in_backward
+from .dist import all_reduce_sum, in_backward
 
 
 class PrototypeOutput(NamedTuple):

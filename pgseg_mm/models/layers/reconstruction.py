@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgseg_mm.utils.dist import all_reduce_sum, in_backward
-
+from .dist import all_reduce_sum, in_backward
 from .projection import ProjectionMLP
 
 

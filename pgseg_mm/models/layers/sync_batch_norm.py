@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from mmengine.dist import get_rank, get_world_size
 from torch import Tensor, nn
 
-from pgseg_mm.utils.dist import gather_with_grad, in_backward
+from .dist import gather_with_grad, in_backward
 
 
 class SyncBatchNorm(nn.BatchNorm1d):

@@ -4,8 +4,7 @@ from mmengine.dist import get_rank
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from pgseg_mm.utils.dist import gather_with_grad
-
+from ..layers.dist import gather_with_grad
 from .temperature import LearnedTemperature
 
 

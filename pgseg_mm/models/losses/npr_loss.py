@@ -8,8 +8,7 @@ from mmengine.logging import MessageHub
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from pgseg_mm.utils.dist import all_reduce_sum
-
+from ..layers.dist import all_reduce_sum
 from .matching import PendingMatch, start_matching
 from .temperature import LearnedTemperature
 

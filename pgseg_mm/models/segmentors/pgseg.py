@@ -12,18 +12,18 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from pgseg_mm.utils.dist import all_reduce_sum
-from pgseg_mm.utils.embedding_cache import EmbeddingCache
-from pgseg_mm.utils.images import check_finite
-from pgseg_mm.utils.micro_batches import in_micro_batches
-from pgseg_mm.utils.templates import get_templates
+from pgseg_mm.text.templates import get_templates
 
+from ..inference.class_embedder import VocabularyMixin
+from ..inference.embedding_cache import EmbeddingCache
+from ..inference.finite_images import check_finite
+from ..inference.group_maps import group_maps
+from ..inference.sliding_window import Window, sliding_windows
+from ..inference.stitching import FLIPPED_AXES, StitchedScores, mean_class_map, mean_logits, stitch
 from ..layers import GroupFeatures
+from ..layers.dist import all_reduce_sum
+from ..layers.micro_batches import in_micro_batches
 from ..text_encoders import TextFeatures
-from .group_maps import group_maps
-from .sliding_window import Window, sliding_windows
-from .stitching import FLIPPED_AXES, StitchedScores, mean_class_map, mean_logits, stitch
-from .vocabulary_mixin import VocabularyMixin
 
 WINDOW_BATCH = 8
 """Windows that are encoded at a time."""

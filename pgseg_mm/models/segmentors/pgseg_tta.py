@@ -6,7 +6,7 @@ from mmengine.model import BaseTTAModel
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
-from pgseg_mm.utils.vocabulary import Vocabulary
+from pgseg_mm.text.vocabulary import Vocabulary
 
 from .pgseg import PGSeg
 

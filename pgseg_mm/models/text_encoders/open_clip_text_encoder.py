@@ -10,9 +10,9 @@ from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pgseg_mm.utils.open_clip_models import find_open_clip_model
-from pgseg_mm.utils.open_clip_weights import load_text_tower
-from pgseg_mm.utils.tokenizer import tokenize
+from pgseg_mm.serialization.open_clip_weights import load_text_tower
+from pgseg_mm.text.open_clip_models import find_open_clip_model
+from pgseg_mm.text.tokenizer import tokenize
 
 from .pgseg_text_transformer import TextFeatures
 

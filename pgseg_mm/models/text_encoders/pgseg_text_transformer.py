@@ -5,7 +5,7 @@ from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from pgseg_mm.utils.tokenizer import tokenize
+from pgseg_mm.text.tokenizer import tokenize
 
 from ..layers import QuickGELU, TransformerBlock, TransformerBlocks
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.models import PGSegClassifier
-from pgseg_mm.utils import Vocabulary
+from pgseg_mm.text import Vocabulary
 
 CONFIGS = Path(__file__).parents[3] / 'configs' / 'pgseg' / 'zero_shot'
 NAME = 'pgseg_vit-small-p16_zero-shot_imagenet1k'

@@ -8,7 +8,7 @@ import torch
 from mmengine.optim import OptimWrapper
 
 from model_zoo import tiny_model, tiny_model_cfg
-from pgseg_mm.utils import tokenize
+from pgseg_mm.text import tokenize
 
 CLASSES = ['dog', 'cat', 'grass', 'sky']
 IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))

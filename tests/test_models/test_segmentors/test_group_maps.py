@@ -5,8 +5,8 @@ import torch
 from mmseg.structures import SegDataSample
 
 from model_zoo import tiny_model, tiny_model_cfg
-from pgseg_mm.models.segmentors import group_maps as module
-from pgseg_mm.models.segmentors.group_maps import group_maps
+from pgseg_mm.models.inference import group_maps as module
+from pgseg_mm.models.inference.group_maps import group_maps
 
 CLASSES = ['dog', 'cat', 'grass', 'sky']
 NAMES = {'stage_0', 'stage_1', 'prototypes_0', 'prototypes_1'}

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from model_zoo import tiny_model, tiny_model_cfg
-from pgseg_mm.utils import micro_batches, tokenize
+from pgseg_mm.models.layers import micro_batches
+from pgseg_mm.text import tokenize
 
 CAPTIONS = ['a dog', 'a cat on grass', 'two birds', 'a red fox', 'the sky', 'a car', 'mud']
 PROMPTS = ['a photo of a dog', 'a photo of grass']

@@ -5,7 +5,7 @@ import torch
 from mmseg.structures import SegDataSample
 
 from model_zoo import tiny_model, tiny_model_cfg
-from pgseg_mm.utils import tokenize
+from pgseg_mm.text import tokenize
 
 CLASSES = ['dog', 'cat', 'grass', 'sky']
 

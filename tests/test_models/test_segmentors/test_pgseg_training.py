@@ -6,7 +6,7 @@ from mmengine.logging import MessageHub
 
 from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.models.losses import PendingMatch, npr_loss
-from pgseg_mm.utils import tokenize
+from pgseg_mm.text import tokenize
 
 
 def test_losses_and_what_is_logged_beside_them():

@@ -8,7 +8,7 @@ from torch import nn
 
 from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.models import PGSegTTAModel
-from pgseg_mm.models.segmentors.stitching import StitchedScores
+from pgseg_mm.models.inference.stitching import StitchedScores
 
 CLASSES = ['dog', 'cat', 'grass', 'sky']
 SIZES = [(40, 56), (48, 33)]

@@ -2,14 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pgseg_mm.models.segmentors import stitching
-from pgseg_mm.models.segmentors.sliding_window import Window, sliding_windows
-from pgseg_mm.models.segmentors.stitching import (
-    StitchedScores,
-    mean_class_map,
-    mean_logits,
-    stitch,
-)
+from pgseg_mm.models.inference import stitching
+from pgseg_mm.models.inference.sliding_window import Window, sliding_windows
+from pgseg_mm.models.inference.stitching import StitchedScores, mean_class_map, mean_logits, stitch
 
 
 def dense_average(size, windows, groups, scores):

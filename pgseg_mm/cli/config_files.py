@@ -1,0 +1,141 @@
+"""Reading of configs that name folders by environment variables, and what follows from settings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+from pgseg_mm.messages import first_line, quoted, shown
+
+FOLDERS = ('PGSEG_DATA_ROOT', 'PGSEG_CACHE')
+"""Environment variables that stand in the configs."""
+NOT_PLAIN = re.compile(r'[\'"\\\n\r]')
+
+
+SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+
+
+class ConfigError(ValueError):
+    """A config cannot be read, or a setting does not fit it."""
+
+
+class SettingsAction(DictAction):
+    """mmengine's action for ``--cfg-options``, which refuses what it cannot read in a sentence."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Parse the settings, or leave with the usage message of the parser."""
+        for value in values:
+            if not re.match(r'[^=\s]+=', value):
+                parser.error(f'{option_string} takes KEY=VALUE, got {quoted(value)}')
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (ValueError, AssertionError, RecursionError) as error:
+            parser.error(
+                f'{option_string}: {quoted(" ".join(values))} cannot be read '
+                f'({type(error).__name__}); values are numbers, words, and lists of them such as '
+                'key="[a,b]", without blanks; a part of a list is set by its number, such as '
+                'custom_hooks.0.type=EMAHook'
+            )
+
+
+def read_config_file(path: str | PathLike[str]) -> Config:
+    """Read a config; the folders that environment variables name may be called anything.
+
+    MMEngine puts them into the text of a config as they are, which quotes would take apart.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ConfigError: It is no config, or fails when it is run.
+    """
+    if Path(path).is_file() and Path(path).suffix not in SUFFIXES:
+        raise ConfigError(f'config {shown(path)} does not end in any of {", ".join(SUFFIXES)}')
+    with _escaped_folders():
+        try:
+            return Config.fromfile(path)
+        except Exception as error:  # a config is a program, and fails in any way
+            if not Path(path).is_file():
+                raise
+            raise ConfigError(
+                f'config {shown(path)} cannot be read: {_reason(error)}{_line_of(error, path)}'
+            ) from error
+
+
+def override(cfg: Config, settings: Mapping[str, Any] | None) -> None:
+    """Change settings of a config, and what follows from them.
+
+    Args:
+        cfg: The config, changed in place.
+        settings: Values by their dotted names, as ``--cfg-options`` has them.
+
+    Raises:
+        ConfigError: A name leads into something that has no parts.
+    """
+    try:
+        cfg.merge_from_dict(dict(settings or {}))
+    except (TypeError, KeyError, AttributeError, AssertionError) as error:
+        names = ', '.join(shown(name) for name in list(settings or {})[:5])
+        raise ConfigError(
+            f'--cfg-options ({names}) does not fit the config: {_reason(error)}'
+        ) from error
+    follow_settings(cfg)
+
+
+def _reason(error: Exception) -> str:
+    """Kind and text of an error; a syntax error without the name of a temporary file."""
+    text = error.msg if isinstance(error, SyntaxError) else first_line(error)
+    return f'{type(error).__name__}: {text}'
+
+
+def _line_of(error: Exception, path: str | PathLike[str]) -> str:
+    """Where a config fails, if that is known."""
+    if isinstance(error, SyntaxError):
+        return f' (line {error.lineno})' if error.lineno else ''
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(path) or frame.filename.startswith('<')
+    ]
+    return f' (line {lines[-1]})' if lines else ''
+
+
+def follow_settings(cfg: Config) -> None:
+    """Change what follows from settings that were overridden: without workers none persist.
+
+    Args:
+        cfg: The config, changed in place.
+    """
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if loader and loader.get('num_workers') == 0:
+            loader.persistent_workers = False
+            loader.pop('prefetch_factor', None)
+
+
+@contextmanager
+def _escaped_folders() -> Iterator[None]:
+    kept = {name: os.environ[name] for name in FOLDERS if name in os.environ}
+    try:
+        for name, value in kept.items():
+            # once for the text of the config, and once for the template that it is put in by
+            os.environ[name] = NOT_PLAIN.sub(lambda sign: rf'\\x{ord(sign.group()):02x}', value)
+        yield
+    finally:
+        os.environ.update(kept)

@@ -1,0 +1,1 @@
+"""Image-text pairs to train on: in annotation files, folders and tar shards."""

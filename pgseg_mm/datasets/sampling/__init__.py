@@ -1,0 +1,1 @@
+"""In which order a run reads, from which seeds, and where it goes on."""

@@ -1,0 +1,1 @@
+"""Label maps to evaluate on, with classes from a vocabulary."""

@@ -1,0 +1,259 @@
+"""Checkpoints of training runs are loaded without running code that they may hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import barrier, get_local_rank
+from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
+from torch import Tensor
+
+from pgseg_mm.messages import shown
+
+from .atomic_files import write_json
+from .known_objects import KNOWN_NAMES, make_known_objects
+from .loading import CheckpointError, describe_error, load_file_safely, refuse_foreign_file
+
+REMOTE = ('http://', 'https://')
+MAX_LISTED = 5
+
+
+def load_training_checkpoint(
+    filename: str | Path, map_location: Any = None, structure_only: bool = False
+) -> Any:
+    """Load a local checkpoint of mmengine: tensors, plain values, and what a Runner logs.
+
+    That are the kinds of :func:`.known_objects.make_known_objects`.
+
+    Args:
+        filename: The file.
+        map_location: As in :func:`torch.load`.
+        structure_only: Whether to leave the numbers in the file; tensors have shapes only.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it is damaged, or holds objects of other types.
+    """
+    if '://' in str(filename):
+        raise CheckpointError(
+            f'checkpoint {shown(filename)}: addresses of this kind are not known; give the path of '
+            'a file, or an address that begins with http:// or https://'
+        )
+    path = Path(filename).expanduser()
+    loaded = load_file_safely(path, False, map_location, structure_only)
+    try:
+        checkpoint, left = make_known_objects(loaded.content)
+    except Exception as error:
+        raise CheckpointError(
+            f'{path} cannot be read as a PyTorch checkpoint: {describe_error(error)}'
+        ) from error
+    if left:
+        names = sorted((left | set(loaded.foreign)) - KNOWN_NAMES) or sorted(left)
+        more = f' and {len(names) - MAX_LISTED} more' if len(names) > MAX_LISTED else ''
+        raise CheckpointError(
+            f'checkpoint {path} was refused, because it could run code. It holds types that are '
+            f'not loaded: {", ".join(names[:MAX_LISTED])}{more}. If you know where it comes from, '
+            'load it with --trust, which runs whatever code it holds'
+        )
+    check_training_content(checkpoint, path)
+    meta = checkpoint.get('meta')
+    if meta is not None and meta.pop('config', None) is not None:
+        # Runner.resume would run it, as the Python code of a config
+        print_log(f'The config inside checkpoint {path} is not read.', logger='current')
+    _drop_fused(checkpoint.get('optimizer'))
+    return checkpoint
+
+
+def _drop_fused(optimizer: Any) -> None:
+    """Leave it to the config whether an optimizer is fused.
+
+    PyTorch would take it from the checkpoint, and the fused ones look at no sizes of the state.
+    """
+    if not isinstance(optimizer, dict):
+        return
+    for state in (optimizer, *optimizer.values()):  # one optimizer, or several by their names
+        groups = state.get('param_groups') if isinstance(state, dict) else None
+        for group in groups if isinstance(groups, list) else ():
+            if isinstance(group, dict):
+                group.pop('fused', None)
+
+
+def check_training_content(checkpoint: Any, path: Path) -> None:
+    """Refuse a checkpoint whose parts are not what a Runner takes for granted.
+
+    Raises:
+        CheckpointError: If a part is of another kind.
+    """
+
+    def expect(ok: bool, what: str) -> None:
+        if not ok:
+            raise CheckpointError(f'{path} is a damaged training checkpoint: {what}')
+
+    expect(isinstance(checkpoint, dict), f'it holds no mapping, but {_kind(checkpoint)}')
+    for name in checkpoint:
+        expect(isinstance(name, str), f'it has an entry {str(name)[:80]!r}')
+    for name in ('state_dict', 'ema_state_dict', 'meta', 'message_hub', 'optimizer', 'data_state'):
+        value = checkpoint.get(name)
+        expect(value is None or isinstance(value, dict), f'its {name} is {_kind(value)}')
+    for name in ('state_dict', 'ema_state_dict'):
+        for key, value in (checkpoint.get(name) or {}).items():
+            expect(
+                isinstance(key, str) and (name != 'state_dict' or isinstance(value, Tensor)),
+                f'its {name} has an entry {str(key)[:80]!r} that is {_kind(value)}',
+            )
+    meta = checkpoint.get('meta') or {}
+    for name in ('epoch', 'iter'):
+        value = meta.get(name, 0)
+        expect(type(value) is int and 0 <= value < 2**48, f'its {name} is {_kind(value)}')
+    seed = meta.get('seed')
+    expect(seed is None or (type(seed) is int and 0 <= seed < 2**32), f'its seed is {_kind(seed)}')
+    schedulers = checkpoint.get('param_schedulers')
+    expect(
+        schedulers is None or isinstance(schedulers, (dict, list)),
+        f'its param_schedulers are {_kind(schedulers)}',
+    )
+    hub = checkpoint.get('message_hub')
+    for name in ('log_scalars', 'runtime_info', 'resumed_keys') if hub is not None else ():
+        value = hub.get(name)
+        expect(isinstance(value, dict), f'its message_hub has {name} that is {_kind(value)}')
+        for key in value:
+            expect(isinstance(key, str), f'its message_hub has an entry {str(key)[:80]!r}')
+
+
+def check_readable(path: Path) -> int:
+    """Look at the structure of a training checkpoint, without its numbers.
+
+    Objects that are loaded with ``--trust`` only do not matter if this process trusts checkpoints.
+
+    Returns:
+        Iterations that it has behind it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it is damaged, or could not be loaded.
+    """
+    if CheckpointLoader._schemes.get('') is load_training_checkpoint:
+        checkpoint = load_training_checkpoint(path, structure_only=True)
+    else:
+        checkpoint = load_file_safely(path, structure_only=True).content
+    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+    if not isinstance(meta, dict) or type(meta.get('iter')) is not int:
+        raise CheckpointError(f'{path} is no training checkpoint: it has no meta with iter')
+    return meta['iter']
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, (int, float)):
+        return str(value)[:80]
+    return f'of type {type(value).__name__}'
+
+
+def load_trusted_checkpoint(filename: str | Path, map_location: Any = None) -> Any:
+    """Load a local checkpoint and run whatever code it holds."""
+    path = Path(filename).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f'checkpoint {path} does not exist')
+    refuse_foreign_file(path)
+    return torch.load(path, map_location=map_location, weights_only=False)
+
+
+def load_remote_checkpoint(filename: str, map_location: Any = None) -> Any:
+    """Download a checkpoint once for each machine, and load it as a local one.
+
+    Raises:
+        CheckpointError: It cannot be downloaded, or is none.
+    """
+    if get_local_rank() == 0:
+        try:
+            fetch_checkpoint(filename)
+        except (OSError, ValueError, HTTPException) as error:
+            raise CheckpointError(
+                f'checkpoint {shown(filename)} cannot be downloaded ({shown(error)}); download it '
+                'yourself and give the path of the file'
+            ) from error
+    barrier()
+    return load_training_checkpoint(cached_path(filename), map_location)
+
+
+def cached_path(address: str) -> Path:
+    """Where the checkpoint of an address is kept; another address is another file."""
+    name = Path(urlparse(address).path).name[-100:] or 'checkpoint.pth'
+    folder = Path(torch.hub.get_dir()) / 'checkpoints'
+    return folder / f'{hashlib.sha256(address.encode()).hexdigest()[:16]}-{name}'
+
+
+def fetch_checkpoint(address: str) -> Path:
+    """Download a checkpoint unless it is there, as it was downloaded.
+
+    A file beside it has the address and the checksum. What does not agree with it is downloaded
+    again.
+
+    Returns:
+        The local file.
+    """
+    path = cached_path(address)
+    record = path.with_name(f'{path.name}.json')
+    if path.is_file():
+        if _read_record(record) == _record(address, path):
+            return path
+        print_log(
+            f'{path} is not the file that was downloaded; it is downloaded again.',
+            logger='current',
+            level=logging.WARNING,
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(address, str(path))
+    write_json(record, _record(address, path))
+    return path
+
+
+def _record(address: str, path: Path) -> dict[str, str]:
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return {'address': address, 'sha256': digest.hexdigest()}
+
+
+def _read_record(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        return None  # as if there were none: the file is downloaded again
+
+
+def refuse_checkpoint(filename: str, map_location: Any = None) -> Any:
+    """Refuse an address of a kind that mmengine would unpickle.
+
+    Raises:
+        CheckpointError: Always.
+    """
+    raise CheckpointError(
+        f'checkpoint {filename}: addresses of this kind cannot be loaded without running code that '
+        'they may hold; download the file and give its path, or use --trust'
+    )
+
+
+def load_checkpoints_safely(trust: bool = False) -> None:
+    """Let mmengine load all checkpoints of this process safely, on either distribution.
+
+    It concerns ``load_from``, ``--resume`` and ``init_cfg=dict(type='Pretrained')``.
+
+    Args:
+        trust: Whether to run the code that a checkpoint holds, instead.
+    """
+    if trust:
+        CheckpointLoader.register_scheme('', load_trusted_checkpoint, force=True)
+        return
+    others = [prefix for prefix in CheckpointLoader._schemes if prefix not in ('', *REMOTE)]
+    CheckpointLoader.register_scheme(others, refuse_checkpoint, force=True)
+    CheckpointLoader.register_scheme(REMOTE, load_remote_checkpoint, force=True)
+    CheckpointLoader.register_scheme('', load_training_checkpoint, force=True)

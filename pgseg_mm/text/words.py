@@ -1,0 +1,139 @@
+"""From what a user asks for to a vocabulary."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence, Set
+from os import PathLike
+from typing import Any
+
+from pgseg_mm.messages import MAX_QUOTED, quoted
+
+from .vocabulary import Vocabulary
+
+BACKGROUND = 'background'
+SEPARATOR = re.compile(r'\s*(?:[,;\n]|(?<=\s)\.|\.(?=\s|$))\s*')
+"""Commas, semicolons, line ends, and dots beside a blank."""
+BLANKS = re.compile(r'\s+')
+MANY_BLANKS = 16
+
+Classes = (
+    Vocabulary | str | Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str] | None]
+)
+
+
+def parse_words(text: str) -> list[str]:
+    """Take apart words such as 'dog . red car . grass' or 'dog, red car, grass'.
+
+    Args:
+        text: Words separated by commas, semicolons, line ends, or dots that stand beside a blank. A
+            separator at the end is no harm.
+
+    Raises:
+        ValueError: There is no word, or none between two separators.
+    """
+    # the separator's time grows with the square of the blanks in a row
+    text = BLANKS.sub(_fewer_blanks, text.strip())
+    words = [word.strip() for word in SEPARATOR.split(text)]
+    if not any(words):
+        raise ValueError("There is no word to look for; write some, such as 'dog . red car'.")
+    if words[-1] == '':
+        words.pop()
+    if '' in words:
+        raise ValueError(
+            f'There is no word between two separators in {quoted(text)}; write one, or take a '
+            'separator away.'
+        )
+    return words
+
+
+def _fewer_blanks(found: re.Match[str]) -> str:
+    blanks = found[0]
+    if len(blanks) <= MANY_BLANKS:
+        return blanks
+    return '\n' if '\n' in blanks else ' '
+
+
+def make_vocabulary(classes: Classes) -> Vocabulary:
+    """The vocabulary of classes that a user names.
+
+    Args:
+        classes: A vocabulary, a text for :func:`parse_words`, a list with a word, or a list of
+            synonyms, for each class, or a dict of names and their further synonyms.
+
+    Raises:
+        TypeError: These are no words.
+        ValueError: There is no class, a word is empty or stands twice, or one has a comma in it.
+    """
+    if isinstance(classes, Vocabulary):
+        return classes
+    classes = _as_sequence(classes)
+    words: list[tuple[str, ...]] = []
+    for entry in classes:
+        if not isinstance(entry, str):
+            words.append(_synonyms(entry))
+        elif ',' in entry:
+            several = ', '.join(repr(word.strip()) for word in entry[:MAX_QUOTED].split(','))
+            raise ValueError(
+                f'There is a comma in the class {quoted(entry)}: write {several} for classes of '
+                f'their own, or ({several}) for synonyms of one class.'
+            )
+        else:
+            words.append((entry,))
+    return Vocabulary(tuple(words))
+
+
+def _as_sequence(classes: Any) -> Sequence[Any]:
+    """Classes one by one, each a word or its synonyms."""
+    if isinstance(classes, str):
+        return parse_words(classes)
+    if isinstance(classes, Mapping):
+        return [_with_name(name, more) for name, more in classes.items()]
+    if isinstance(classes, (bytes, bytearray, Set)) or not isinstance(classes, Iterable):
+        raise TypeError(
+            'classes must be a text, a list of words, or a dict of names and their synonyms, got '
+            f'{type(classes).__name__}.'
+        )
+    return list(classes)
+
+
+def _with_name(name: Any, synonyms: Any) -> tuple[str, ...]:
+    if not isinstance(name, str):
+        raise TypeError(
+            f'a dict of classes has their names as its keys, got {name!r}; give a list of names in '
+            'the order of their labels.'
+        )
+    more = (synonyms,) if isinstance(synonyms, str) else _synonyms(synonyms or ())
+    return (name, *(word for word in more if word != name))
+
+
+def _synonyms(entry: Any) -> tuple[str, ...]:
+    words = tuple(entry) if isinstance(entry, (list, tuple)) else (entry,)
+    for word in words:
+        if not isinstance(word, str):
+            raise TypeError(f'a class is a word or a list of synonyms, got {type(word).__name__}.')
+    return words
+
+
+def load_vocabulary(vocabulary: Vocabulary | str | PathLike[str]) -> Vocabulary:
+    """A vocabulary as it is, or from a file or by the name of one that comes with the package."""
+    if isinstance(vocabulary, Vocabulary):
+        return vocabulary
+    return Vocabulary.from_file(vocabulary)
+
+
+def with_background(vocabulary: Vocabulary, background: bool | None) -> Vocabulary:
+    """The vocabulary with the background as class 0, or without it.
+
+    Args:
+        vocabulary: The classes, which may name a background at any place.
+        background: Whether there is to be a background; ``None`` for as the vocabulary has it.
+
+    Raises:
+        ValueError: There is no other class.
+    """
+    others = [words for words in vocabulary.words if words[0].casefold() != BACKGROUND]
+    if not others:
+        raise ValueError('The classes name nothing but the background; add a class.')
+    if background is None:
+        background = len(others) < len(vocabulary)
+    words = (*[(BACKGROUND,)] * background, *others)
+    return Vocabulary(words, repeats=vocabulary.repeats)
