@@ -68,7 +68,7 @@ def test_commands(tmp_path):
         if command[0] in ('make', 'pip') or command[1].endswith('run_demo.py'):
             continue  # CI makes the environment and runs the targets; the demo has its own tests
         if command[0] == 'mim' or command[1] == '-m':
-            continue  # tests/test_frame/test_wheel.py runs them from the wheel
+            continue  # tests/test_packaging/test_wheel.py runs them from the wheel
         done = subprocess.run(
             small(command), cwd=tmp_path, env=env, capture_output=True, text=True, check=False
         )

@@ -29,7 +29,7 @@ from ..training_contestants import Model, Option, Settings, make_batch
 from .made_data import make_scenes
 from .stage import ROOT, TINY, Piece, Stage
 
-sys.path.append(str(ROOT / 'tests'))
+sys.path.append(str(ROOT / 'tests' / 'helpers'))
 import killed_runs  # noqa: E402, a library may have a package tests, too
 
 PARITY = ('pgseg_tiny.npz', 'pgseg_vits16.npz')

@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
+folder = Path(__file__).resolve().parent
+sys.path[:0] = [str(path) for path in (folder.parent / 'helpers', *folder.parents[:2])]
 
 from fuzz.harness import REFUSED, fuzz, targets  # noqa: E402
 

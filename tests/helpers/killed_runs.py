@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import torch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'pgseg' / 'pgseg_tiny-p8_emoji-scenes-64x64.py'
 NUM_IMAGES = 44
 NUM_SHARDS = 5

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SIZE = (32, 40)
 NAMES = ('a', 'b', 'c', 'd')
 COLOURS = np.array([[220, 40, 40], [40, 200, 60], [50, 60, 220]], np.uint8)

@@ -26,7 +26,7 @@ from PIL import Image
 from pgseg_mm.evaluation import ClassAreas
 from pgseg_mm.models import PGSeg
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs' / 'pgseg' / 'zero_shot'
 SIZES = [(40, 52), (50, 41), (46, 46), (40, 52)]
 """Heights and widths of the images of a miniature."""

@@ -11,7 +11,7 @@ import mmseg.registry
 import pytest
 from mmengine.registry import Registry
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MAX_LENGTH = 600
 """Characters of a message that a user is shown."""
 

@@ -20,7 +20,7 @@ from mmengine.config import Config
 
 from model_zoo import lively_model, tiny_model_cfg
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 API = '/gradio_api'
 META = {'_type': 'gradio.FileData'}
 
