@@ -26,9 +26,8 @@ from pgseg_mm.visualization import draw_segmentation, groups_of
 
 from .model import ModelSource, evaluating, known_vocabulary, load_model
 from .pipeline import make_pipeline
-from .results import Segmentation, Segmentations, summarise
+from .results import ResultWriter, Segmentation, Segmentations, summarise
 from .sources import Image, Images, as_image, check_array, is_single, iterate, path_of
-from .writing import ResultWriter
 
 DEFAULT_THRESHOLD = 0.95
 """Threshold of the background where neither the user nor the config names one, as published for

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from mmseg.datasets import BaseSegDataset
 from PIL import Image, ImageDraw
-
-from pgseg_mm.models import PGSeg
 
 from .colours import Colours, class_colours
 from .legend import LINE, draw_legend, legend_rows, occurring
@@ -29,13 +28,13 @@ CREDIT_SIZE = 11
 
 
 @torch.no_grad()
-def segment_image(model: PGSeg, dataset: BaseSegDataset, index: int) -> Segmentation:
+def segment_image(model: Any, dataset: BaseSegDataset, index: int) -> Segmentation:
     """Group and segment an image of a data set.
 
     The groups are those of the whole image, also where the model predicts by sliding windows.
 
     Args:
-        model: A model that knows its vocabulary.
+        model: A PGSeg that knows its vocabulary.
         dataset: Data set whose pipeline loads label maps and ends with ``PackSegInputs``.
         index: Index of the image.
     """
@@ -60,7 +59,7 @@ def segment_image(model: PGSeg, dataset: BaseSegDataset, index: int) -> Segmenta
 
 
 def draw_segmentation_sheet(
-    model: PGSeg,
+    model: Any,
     dataset: BaseSegDataset,
     indices: Iterable[int],
     out_file: str | Path | None = None,
