@@ -4,19 +4,24 @@ import ast
 import importlib
 import inspect
 import re
+import sys
+from argparse import ArgumentParser
 from collections import Counter
 from functools import lru_cache
 from graphlib import TopologicalSorter
 from importlib.util import find_spec
+from itertools import dropwhile
 from pathlib import Path
-from pkgutil import walk_packages
+from pkgutil import resolve_name, walk_packages
+from runpy import run_module, run_path
 
 import pytest
 import yaml
 
 import pgseg_mm
+from pages import CODE, ROOT, blocks, commands, read_page
+from pages import prose as without_blocks
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'pgseg_mm'
 FORMULAS, DESIGN, INDEX = (ROOT / 'docs' / f'{name}.md' for name in ('method', 'design', 'README'))
 FOLDERS = ('pgseg_mm', 'configs', 'tests', 'docs', 'tools', 'benchmarks', 'demo', 'projects')
@@ -30,16 +35,22 @@ PAGES = sorted(
     ],
     key=str,
 )
-FENCE = re.compile(r'^[ ]*```.*?^[ ]*```[ ]*$', re.MULTILINE | re.DOTALL)
 LINK = re.compile(r'\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)')
 NUMBER = r'\d+(?:\.\d+)?'
 CITATION = re.compile(rf'docs/method\.md,\s+({NUMBER}(?:(?:,\s+|\s+and\s+){NUMBER})*)')
-CODE = re.compile(r'`([^`\n]+)`')
+NAME = re.compile(r'\bpgseg_mm(?:\.(?!pth\b)\w+)+(?!\w)')
+LAUNCHED = {
+    'dist_train.sh': ('tools/train.py', {1}),
+    'dist_test.sh': ('tools/test.py', {2}),
+    'slurm_train.sh': ('tools/train.py', {0, 1}),
+    'slurm_test.sh': ('tools/test.py', {0, 1}),
+}
+"""Tool that a script starts several processes of, and which arguments are the script's own."""
 
 
 def prose(page: Path) -> str:
     """A page without its blocks of code and formulas."""
-    return FENCE.sub('', page.read_text(encoding='utf-8'))
+    return without_blocks(page.read_text(encoding='utf-8'))
 
 
 def headings(page: Path) -> list[str]:
@@ -151,17 +162,90 @@ def missing_paths(text: str) -> list[str]:
     return [path for path in paths if not (ROOT / path).exists()]
 
 
+def shown(page: Path) -> str:
+    """Commands of a page, in blocks and within lines, each on a line of its own."""
+    text = page.read_text(encoding='utf-8')
+    lines = '\n'.join(blocks(text, 'bash', 'shell')).splitlines()
+    lines = [line.partition(' #')[0] for line in lines]
+    spans = [span.replace('\n', ' ') for span in re.findall(r'`([^`]+)`', prose(page))]
+    return '\n'.join(lines + [span for span in spans if re.match(r'(python|bash|make) ', span)])
+
+
 def missing_commands(page: Path) -> list[str]:
     """Targets of make, modules and scripts in a page's commands that do not exist."""
-    blocks = re.findall(r'```bash\n(.*?)```', page.read_text(encoding='utf-8'), re.DOTALL)
-    text = '\n'.join(line.partition(' #')[0] for block in blocks for line in block.splitlines())
-    makefile = (ROOT / 'Makefile').read_text(encoding='utf-8')
+    text = shown(page)
+    makefile = read_page('Makefile')
     targets = re.findall(r'^make ([\w-]+)', text, re.MULTILINE)
     missing = [name for name in targets if not re.search(rf'^{name}:', makefile, re.MULTILINE)]
     modules = re.findall(r'-m ((?:pgseg_mm|benchmarks)[\w.]*)', text)
-    missing += [name for name in modules if not find_spec(name)]
+    missing += [name for name in modules if not re.search('[A-Z]', name) and not find_spec(name)]
     scripts = re.findall(r'(?<![\w/])((?:tools|demo|tests|configs)/[\w./+-]+\.(?:py|sh))\b', text)
     return missing + [path for path in scripts if not (ROOT / path).exists()]
+
+
+def missing_names(page: Path) -> list[str]:
+    """Modules, classes and functions that a page calls by their full names and that are not."""
+    text = page.read_text(encoding='utf-8')
+    named = {name for span in CODE.findall(prose(page)) for name in NAME.findall(span)}
+    for block in blocks(text, 'python'):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                named |= {f'{node.module}.{alias.name}' for alias in node.names}
+            elif isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+    return sorted(name for name in named if name.startswith('pgseg_mm') and not is_there(name))
+
+
+def is_there(name: str) -> bool:
+    try:
+        resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def python_command(words: list[str]) -> list[str] | None:
+    """Script or module with the arguments that a documented command hands to it; None for others.
+
+    Jobs of several processes hand theirs to the tool that they run.
+    """
+    words = list(dropwhile(re.compile(r'[A-Z_]+=|(?:python|bash)$').match, words))
+    if words[:2] == ['-m', 'pgseg_mm']:
+        return [f'tools/{words[2]}.py', *words[3:]]
+    if words[0] == '-m' and re.match(r'benchmarks\.[a-z]', words[1]):
+        return words[1:]
+    launcher = Path(words[0]).name
+    if launcher in LAUNCHED:
+        tool, own = LAUNCHED[launcher]
+        return [tool, *(word for i, word in enumerate(words[1:]) if i not in own)]
+    return words if re.match(r'(tools|demo)/.*\.py$', words[0]) else None
+
+
+class Understood(BaseException):
+    """The arguments were parsed; nothing is done with them."""
+
+
+def refused(command: list[str], monkeypatch) -> bool:
+    """Whether a tool does not take these arguments."""
+    parse = ArgumentParser.parse_args
+
+    def only_parse(self, args=None, namespace=None):
+        parse(self, args, namespace)
+        raise Understood
+
+    monkeypatch.setattr(ArgumentParser, 'parse_args', only_parse)
+    monkeypatch.setattr(sys, 'argv', command)
+    monkeypatch.syspath_prepend(str((ROOT / command[0]).parent))
+    try:
+        if command[0].endswith('.py'):
+            run_path(str(ROOT / command[0]), run_name='__main__')
+        else:
+            run_module(command[0], run_name='__main__')
+    except Understood:
+        return False
+    except SystemExit as leaving:
+        return leaving.code != 0  # --help
+    raise AssertionError(f'{command[0]} parsed no arguments')
 
 
 def imported(file: Path) -> set[str]:
@@ -299,8 +383,47 @@ def test_missing_commands_are_found(tmp_path):
     page.write_text(
         '```bash\nmake test\nmake tests\npython -m benchmarks.npr  # make nothing\n'
         'python -m benchmarks.mpr\nbash tools/dist_train.sh a\npython tools/trains.py a\n```\n'
+        '`python tools/tests.py` `make it`\n'
     )
-    assert missing_commands(page) == ['tests', 'benchmarks.mpr', 'tools/trains.py']
+    missing = ['tests', 'it', 'benchmarks.mpr', 'tools/trains.py', 'tools/tests.py']
+    assert missing_commands(page) == missing
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_names_in_pages_exist(page):
+    if page.name != 'CHANGELOG.md':  # it has names of the past
+        assert missing_names(page) == []
+
+
+def test_missing_names_are_found(tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text(
+        '`pgseg_mm.limits.CHECKPOINT_DEPTH = 200` `pgseg_mm.limits.NO_LIMIT` '
+        '`pgseg_mm.models.losses`\n```python\nfrom pgseg_mm.apis import PGSegInferencer, '
+        'Nothing\nimport pgseg_mm.no_module\nimport mmcv\n```\n'
+    )
+    wrong = ['pgseg_mm.apis.Nothing', 'pgseg_mm.limits.NO_LIMIT', 'pgseg_mm.no_module']
+    assert missing_names(page) == wrong
+
+
+@pytest.mark.parametrize(
+    'page',
+    [page for page in PAGES if shown(page)],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_tools_take_the_arguments_that_pages_give_them(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    found = [python_command(words) for words in commands(f'```bash\n{shown(page)}\n```')]
+    wrong = [words for words in found if words and refused(words, monkeypatch)]
+    assert wrong == []
+
+
+def test_arguments_that_no_tool_takes_are_found(monkeypatch, capsys):
+    command = python_command(['PORT=1', 'bash', 'tools/dist_test.sh', 'a.py', 'a.pth', '2', '--sho'])
+    assert command == ['tools/test.py', 'a.py', 'a.pth', '--sho']
+    assert refused(command, monkeypatch)
+    assert not refused([*command[:3], '--tta'], monkeypatch)
+    assert python_command(['make', 'demo']) is None
 
 
 def test_a_missing_path_is_found():
