@@ -2,7 +2,6 @@
 
 import re
 import runpy
-import shlex
 import sys
 from pathlib import Path
 
@@ -14,13 +13,9 @@ from mmengine.config import Config
 
 from model_zoo import tiny_model, tiny_model_cfg
 from odd_images import picture
+from pages import ROOT, blocks, commands, read_page
 
-ROOT = Path(__file__).parents[1]
-DOCS = (ROOT / 'docs' / 'inference.md').read_text(encoding='utf-8')
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf'```{language}\n(.*?)```', DOCS, re.DOTALL)
+DOCS = read_page('docs/inference.md')
 
 
 @pytest.fixture
@@ -54,9 +49,8 @@ def filled_in(text: str) -> str:
 
 
 def test_commands(place, monkeypatch):
-    lines = [line for block in blocks('bash') for line in block.splitlines()]
-    commands = [shlex.split(filled_in(line)) for line in lines]
-    images = [words for words in commands if words[1] == 'demo/image_demo.py']
+    shown = commands(filled_in(DOCS))
+    images = [words for words in shown if words[1] == 'demo/image_demo.py']
     assert len(images) == 3
     for words in images:
         monkeypatch.setattr(sys, 'argv', words[1:])
@@ -65,11 +59,11 @@ def test_commands(place, monkeypatch):
         assert leaving.value.code == 0
     assert (place / 'out.png').is_file() and (place / 'outputs/vis/photo.png').is_file()
     assert sorted(path.name for path in (place / 'seen/pred').iterdir()) == ['a.png', 'b.png']
-    (pip,) = [words for words in commands if words[0] == 'pip']
+    (pip,) = [words for words in shown if words[0] == 'pip']
     extra = re.search(r'\[(.*)\]', pip[-1])[1]
     assert (ROOT / 'requirements' / f'{extra}.txt').is_file()
     # tests/test_demo/test_web_demo.py looks at the page
-    (web,) = [words for words in commands if words[1] == 'demo/web_demo.py']
+    (web,) = [words for words in shown if words[1] == 'demo/web_demo.py']
     pytest.importorskip('gradio')
     monkeypatch.syspath_prepend(str(ROOT / 'demo'))
     args = runpy.run_path(web[1])['build_parser']().parse_args(web[2:])
@@ -79,7 +73,7 @@ def test_commands(place, monkeypatch):
 def test_snippets(place, capsys):
     """One after another, as in one program."""
     names: dict = {}
-    snippets = blocks('python')
+    snippets = blocks(DOCS, 'python')
     assert len(snippets) == 4
     for snippet in snippets:
         exec(filled_in(snippet), names)

@@ -1,38 +1,31 @@
-"""What docs/training_data.md shows is run at small size, and its figures are checked."""
+"""What docs/training_data.md and docs/training.md show is run at small size; figures are checked."""
 
 import bz2
 import json
 import os
 import re
 import runpy
-import shlex
 import subprocess
 import sys
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from mmseg.registry import DATASETS, HOOKS, MODELS
+from mmseg.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
 
+from pages import ROOT, blocks, commands, read_page, section
 from shard_zoo import write_shards
 
-ROOT = Path(__file__).parents[1]
-DOCS = (ROOT / 'docs' / 'training_data.md').read_text(encoding='utf-8')
+DATA = read_page('docs/training_data.md')
+TRAINING = read_page('docs/training.md')
 STAND_IN = """#!{python}
 import json, os, sys
 names = ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'GPUS')
 told = dict(arguments=sys.argv[1:], environment=[os.environ.get(name) for name in names])
 open('told.jsonl', 'a').write(json.dumps(told) + '\\n')
 """
-
-
-def commands(*tools: str) -> list[list[str]]:
-    """Words of the documented commands that name one of these tools."""
-    blocks = re.findall(r'```bash\n(.*?)```', DOCS, re.DOTALL)
-    lines = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
-    found = [shlex.split(line) for line in lines if any(tool in line for tool in tools)]
-    assert found
-    return found
 
 
 @pytest.fixture
@@ -69,9 +62,9 @@ def write_inputs(folder: Path) -> None:
 def test_lists_are_made_with_the_columns_that_img2dataset_is_told(place, monkeypatch):
     pq = pytest.importorskip('pyarrow.parquet')
     write_inputs(place)
-    for command in commands('cc3m.py', 'cc12m.py', 'redcaps.py', 'yfcc14m.py'):
+    for command in commands(DATA, 'cc3m.py', 'cc12m.py', 'redcaps.py', 'yfcc14m.py'):
         run(command, monkeypatch)
-    (download,) = commands('img2dataset --url_list')
+    (download,) = commands(DATA, 'img2dataset --url_list')
     options = dict(zip(download[1::2], download[2::2], strict=True))
     assert Path(options['--url_list']).is_file()
     extra = dict(redcaps12m=['image_id', 'subreddit'], yfcc14m=['photo_id'])
@@ -81,17 +74,17 @@ def test_lists_are_made_with_the_columns_that_img2dataset_is_told(place, monkeyp
         assert table.column_names == columns
         assert table.to_pylist()[0]['caption'] == 'a cat'
         if name in extra:
-            assert json.dumps(extra[name], separators=(',', ':')) in DOCS
+            assert json.dumps(extra[name], separators=(',', ':')) in DATA
 
 
 def test_shards_are_looked_at(place, monkeypatch, capsys):
     pattern = write_shards(place / 'data' / 'cc3m', shards=2, samples=3)
     ours = str(Path(pattern).relative_to(place))
-    (verify,) = commands('verify_shards.py')
+    (verify,) = commands(DATA, 'verify_shards.py')
     (shards,) = [word for word in verify if word.startswith('data/cc3m/{')]
     run([ours if word == shards else word for word in verify], monkeypatch)
     assert (place / 'data' / 'cc3m.json').is_file()
-    (browse,) = commands('browse_dataset.py')
+    (browse,) = commands(DATA, 'browse_dataset.py')
     source = f'train_dataloader.dataset.sources.0.shards={ours}'
     (place / 'small.py').write_text(
         f'_base_ = {browse[2]!r}\ntrain_dataloader = dict(dataset=dict(sources=['
@@ -101,12 +94,26 @@ def test_shards_are_looked_at(place, monkeypatch, capsys):
     assert len(list((place / 'seen').iterdir())) == 6
 
 
+def test_sources_of_shards_are_mixed_by_weight(place):
+    write_shards(place / 'data' / 'cc3m', shards=332, samples=1)
+    write_shards(place / 'mine', shards=32, samples=1)
+    (block,) = blocks(DATA, 'python')
+    pipeline = "train_pipeline = [dict(type='DecodeImage')]\n"
+    cfg = Config.fromstring(pipeline + block, '.py').train_dataloader
+    assert cfg.dataset.sources[1].shards == 'pipe:ssh store cat mine/{00..31}.tar'
+    cfg.dataset.sources[1].shards = 'pipe:cat mine/{00000..00031}.tar'
+    dataset = DATASETS.build(cfg.dataset)
+    assert len(dataset) == 4_000_000 and DATA_SAMPLERS.get(cfg.sampler.type)
+    read = Counter(sample['read_record'].source for sample in islice(dataset, 120))
+    assert set(read) == {'cc3m', 'mine'} and 1.5 < read['cc3m'] / read['mine'] < 6
+
+
 def test_training_is_started_as_documented(place):
     for name in ('srun', 'python'):
         (place / name).write_text(STAND_IN.format(python=sys.executable))
         (place / name).chmod(0o755)
     env = {**os.environ, 'PATH': f'{place}:{os.environ["PATH"]}', 'PYTHON': str(place / 'python')}
-    lines = commands('dist_train.sh', 'slurm_train.sh')
+    lines = commands(section(TRAINING, 'On several GPUs and machines'), 'dist_train.sh', 'slurm')
     assert len(lines) == 3
     for line in lines:
         first = line.index('bash')
@@ -132,7 +139,7 @@ def test_options_that_are_named_exist():
     config = Config.fromfile(
         ROOT / 'configs/pgseg/pgseg_vit-small-p16_4xb1024-30e_cc3m-cc12m-224x224.py'
     )
-    named = re.findall(r'--cfg-options\s+((?:[a-z][\w.]*=\S+\s*)+)', DOCS)
+    named = re.findall(r'--cfg-options\s+((?:[a-z][\w.]*=\S+\s*)+)', DATA + TRAINING)
     keys = {word.split('=')[0] for words in named for word in words.split()}
     assert {'auto_scale_lr.enable', 'default_hooks.checkpoint.interval'} <= keys
     before = config.to_dict()
@@ -144,7 +151,7 @@ def test_options_that_are_named_exist():
 
 
 def test_combined_config(tmp_path):
-    (block,) = re.findall(r'```python\n(.*?)```', DOCS, re.DOTALL)
+    (block,) = blocks(TRAINING, 'python')
     (tmp_path / 'mine.py').write_text(block.replace("'./", f"'{ROOT}/configs/pgseg/"))
     cfg = Config.fromfile(tmp_path / 'mine.py')
     assert [hook.type for hook in cfg.custom_hooks] == ['VocabularyHook', 'EMAHook']
@@ -159,10 +166,10 @@ def test_shards_of_the_table_are_those_of_the_rows_and_of_the_configs():
     base = Config.fromfile(ROOT / 'configs/_base_/datasets/image_text_shards_224x224.py')
     names = {'CC3M': 'cc3m', 'CC12M': 'cc12m', 'RedCaps12M': 'redcaps12m', 'YFCC14M': 'yfcc14m'}
     for title, name in names.items():
-        rows = re.search(rf'^\| {title} \|.*\| ([\d ]+) \|$', DOCS, re.M)[1]
+        rows = re.search(rf'^\| {title} \|.*\| ([\d ]+) \|$', DATA, re.M)[1]
         last = -(-int(rows.replace(' ', '')) // 10000) - 1
         assert base[name].shards == f'data/{name}/{{00000..{last:05d}}}.tar'
-        assert f'| {title} | `{{00000..{last:05d}}}.tar` |' in DOCS
+        assert f'| {title} | `{{00000..{last:05d}}}.tar` |' in DATA
 
 
 def test_figures_of_the_model(monkeypatch, capsys):
@@ -172,16 +179,18 @@ def test_figures_of_the_model(monkeypatch, capsys):
         model = MODELS.build(Config.fromfile(ROOT / path).model)
         sizes.append(sum(parameter.numel() for parameter in model.parameters()))
     assert [f'{size / 1e6:.1f}' for size in sizes] == ['64.7', '55.7']
-    words = re.search(r'`(python tools/analysis_tools/get_flops.py\s+\S+)`', DOCS)[1].split()
+    words = re.search(r'`(python tools/analysis_tools/get_flops.py\s+\S+)`', TRAINING)[1].split()
     monkeypatch.chdir(ROOT)
     run(words, monkeypatch)
     shown = capsys.readouterr().out
     image, caption = (float(re.search(rf'{part}.* (\S+) G', shown)[1]) for part in (
         'backbone', 'text_encoder',
     ))  # fmt: skip
-    assert f'{image:.2f} G multiply-adds' in DOCS and f'{caption:.2f} G for a caption' in DOCS
+    assert (
+        f'{image:.2f} G multiply-adds' in TRAINING and f'{caption:.2f} G for a caption' in TRAINING
+    )
     operations = (image + caption) * 1e9 * 2 * 3 * 14047648 * 30
-    assert f'{operations / 1e19:.1f} × 10¹⁹' in DOCS
+    assert f'{operations / 1e19:.1f} × 10¹⁹' in TRAINING
     assert round(operations / (4 * 312e12 * 0.3) / 3600) == 11
     for count, text in ((16, '1.04 GB'), (20, '1.3 GB'), (6, '0.39 GB'), (12, '0.78 GB')):
-        assert abs(count * sizes[0] / 1e9 - float(text.split()[0])) < 0.01 and text in DOCS
+        assert abs(count * sizes[0] / 1e9 - float(text.split()[0])) < 0.01 and text in TRAINING

@@ -99,7 +99,7 @@ def test_installed_package_trains_by_the_name_of_a_config(installed, tmp_path):
     assert done.returncode == 0, done.stderr
     settings = ['train_cfg.max_iters=1', 'train_dataloader.batch_size=8', *NO_WORKERS]
     training = ('-m', 'pgseg_mm', 'train', TINY, '--cfg-options', *settings)
-    assert f'\npython {" ".join(training[:4])}\n' in (ROOT / 'README.md').read_text()
+    assert f'\npython {" ".join(training[:4])}\n' in (ROOT / 'docs/install.md').read_text()
     done = python(*training, cwd=tmp_path, PYTHONPATH=installed)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'work_dirs' / 'pgseg_tiny-p8_emoji-scenes-64x64' / 'iter_1.pth').is_file()
@@ -137,7 +137,7 @@ def test_fresh_environment_trains_and_tests_by_the_name_of_a_config(fresh, tmp_p
     work = tmp_path / 'work_dirs' / 'pgseg_tiny-p8_emoji-scenes-64x64'
     tool = (fresh, '-m', 'pgseg_mm')
     mim = (fresh.with_name('mim'), 'train', 'pgseg_mm', TINY.rpartition('/')[2], '--gpus', 0)
-    assert f'\n{" ".join(map(str, ("mim", *mim[1:])))}\n' in (ROOT / 'README.md').read_text()
+    assert f'\n{" ".join(map(str, ("mim", *mim[1:])))}\n' in (ROOT / 'docs/install.md').read_text()
     commands: list[tuple] = [
         (*tool, 'train', TINY, '--cfg-options', *settings),
         (*tool, 'train', TINY, '--resume', '--cfg-options', *settings, 'train_cfg.max_iters=2'),
