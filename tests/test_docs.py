@@ -495,3 +495,11 @@ def test_changes_begin_with_what_is_not_released():
     changes = headings(ROOT / 'CHANGELOG.md')
     assert changes[:2] == ['Changelog', 'Unreleased']
     assert f'{pgseg_mm.__version__}' in prose(ROOT / 'CHANGELOG.md')
+
+
+def test_what_has_moved_is_where_the_changelog_says():
+    row = r'^ *\| `pgseg_mm[^|]* \| (`pgseg_mm[^|]*) \|$'
+    places = re.findall(row, read_page('CHANGELOG.md'), re.MULTILINE)
+    names = [name for place in places for name in CODE.findall(place)]
+    assert len(names) > 10
+    assert [n for n in names if not (is_there(n) if '/' not in n else (ROOT / n).is_dir())] == []

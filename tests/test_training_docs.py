@@ -1,4 +1,4 @@
-"""What docs/training_data.md and docs/training.md show is run at small size; figures are checked."""
+"""What docs/training_data.md and docs/training.md show is run small, and figures are checked."""
 
 import bz2
 import json

@@ -42,7 +42,7 @@ def commands(text: str, *tools: str) -> list[list[str]]:
     found = [shlex.split(line, comments=True) for line in lines]
     named = [words for words in found if words]
     if tools:
-        named = [words for words in named if any(t in word for word in words for t in tools)]
+        named = [words for words in named if any(tool in ' '.join(words) for tool in tools)]
     assert named, f'no command of {" or ".join(tools) or "any tool"}'
     return named
 

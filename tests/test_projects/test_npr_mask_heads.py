@@ -1,7 +1,6 @@
 """NPR of the queries of mmseg's MaskFormer and Mask2Former, which need mmdetection."""
 
 import math
-import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
+from pages import blocks
 from pgseg_mm.cli.launch import read_config
 from supervised_zoo import losses, metric, small_config, trained, without_gradient, write_ade20k
 
@@ -33,8 +33,8 @@ def _project():
 
 def config_of(head: str, folder: Path) -> Path:
     """The README's config, over mmseg's of the head."""
-    readme = (PROJECT / 'README.md').read_text(encoding='utf-8')
-    (block,) = re.findall(r'```python\n(_base_ = .*?)```', readme, re.DOTALL)
+    snippets = blocks((PROJECT / 'README.md').read_text(encoding='utf-8'), 'python')
+    (block,) = (text for text in snippets if text.startswith('_base_ = '))
     base = {
         'MaskFormer': 'mmseg::maskformer/maskformer_r50-d32_8xb2-160k_ade20k-512x512.py',
         'Mask2Former': 'mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py',

@@ -1,7 +1,5 @@
 """The commands of projects that run on emoji scenes, one after another in one folder, small."""
 
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +8,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from pages import ROOT, commands, read_page, section
 from pgseg_mm.apis.model import build_model
 
-ROOT = Path(__file__).parents[2]
 PROJECTS = ('pgseg_backbone', 'npr_auxiliary', 'text_free')
 FULL = Config.fromfile(ROOT / 'configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py')
 SCENES = ['--num-train', '8', '--num-val', '18']
@@ -29,14 +27,6 @@ EXTRA = {
     'embed_vocabulary.py': [],
     'pgseg2onnx.py': [],
 }
-
-
-def commands(project: str) -> list[list[str]]:
-    """The commands under a README's heading about emoji scenes, as words."""
-    readme = (ROOT / 'projects' / project / 'README.md').read_text(encoding='utf-8')
-    (section,) = re.findall(r'\n## On emoji scenes\n(.*?)(?:\n## |\Z)', readme, re.DOTALL)
-    (block,) = re.findall(r'```bash\n(.*?)```', section, re.DOTALL)
-    return [shlex.split(line) for line in block.replace('\\\n', ' ').splitlines()]
 
 
 @pytest.fixture
@@ -67,7 +57,8 @@ def run(command: list[str], folder: Path) -> str:
 
 @pytest.mark.parametrize('project', PROJECTS)
 def test_commands_of_the_readme(project, folder):
-    for command in commands(project):
+    readme = read_page(f'projects/{project}/README.md')
+    for command in commands(section(readme, 'On emoji scenes')):
         assert command[0] == 'python'
         output = run([sys.executable, *command[1:]], folder)
         if command[1] in ('tools/train.py', 'tools/test.py'):

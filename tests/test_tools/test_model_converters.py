@@ -2,7 +2,6 @@
 
 import re
 import runpy
-import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,11 +14,11 @@ from mmengine.runner import load_checkpoint as load_into
 
 from checkpoint_zoo import GROUPVIT, ONE_STAGE, TWO_STAGES, release_state
 from model_zoo import tiny_model, tiny_model_cfg
+from pages import ROOT, commands, read_page
 from pgseg_mm.checkpoints import mm_to_hugging_face
 from pgseg_mm.checkpoints.hugging_face import save_hugging_face
 from pgseg_mm.version import __version__
 
-ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools' / 'model_converters'
 
 
@@ -43,10 +42,9 @@ def load(path):
 
 def test_documented_commands(run, tmp_path):
     """Those of docs/checkpoints.md, one after another in one folder."""
-    text = (ROOT / 'docs' / 'checkpoints.md').read_text(encoding='utf-8')
-    blocks = re.findall(r'```bash\n(.*?)```', text, re.DOTALL)
-    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
-    assert {Path(command[1]).stem for command in commands} == {
+    text = read_page('docs/checkpoints.md')
+    shown = commands(text)
+    assert {Path(command[1]).stem for command in shown} == {
         *(path.stem for path in TOOLS.glob('*.py')),
         'check_parity',
     }
@@ -54,7 +52,7 @@ def test_documented_commands(run, tmp_path):
     torch.save({'model': release_state(GROUPVIT)}, tmp_path / 'groupvit.pth')
     conversion = mm_to_hugging_face(GROUPVIT.build().state_dict(), GROUPVIT)
     save_hugging_face(tmp_path / 'groupvit-gcc-yfcc', conversion)
-    for command in commands:
+    for command in shown:
         if 'model_converters' in command[1]:
             assert run(Path(command[1]).stem, *command[2:])[0] == 0, command
         else:

@@ -14,6 +14,7 @@ from mmseg.registry import MODELS
 from PIL import Image
 
 from model_zoo import tiny_model, tiny_model_cfg
+from pages import blocks, read_page
 from pgseg_mm.models import PGSeg, PGSegTTAModel
 from tool_runs import refusal, run_tool, write_pure_python
 
@@ -148,10 +149,8 @@ def test_augmented_views_are_drawn_with_groups(predicted, tmp_path):
 
 
 def test_documented_augmentation_makes_six_views_of_the_original_size(config):
-    docs = (TOOL.parents[1] / 'docs' / 'pictures.md').read_text(encoding='utf-8')
-    (block,) = (
-        text for text in re.findall(r'```python\n(.*?)```', docs, re.DOTALL) if 'tta' in text
-    )
+    snippets = blocks(read_page('docs/pictures.md'), 'python')
+    (block,) = (text for text in snippets if 'tta' in text)
     cfg = Config.fromstring(block, '.py')
     assert MODELS.get(cfg.tta_model.type) is PGSegTTAModel
     augment = Compose(cfg.tta_pipeline)

@@ -1,0 +1,87 @@
+"""Commands of docs/zero_shot.md and docs/vocabularies.md are run, on a miniature of Pascal VOC."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from benchmark_zoo import BENCHMARKS, SMALL, small_checkpoint
+from pages import ROOT, blocks, commands, read_page
+from tool_runs import run_tool
+
+ZERO_SHOT = read_page('docs/zero_shot.md')
+VOCABULARIES = read_page('docs/vocabularies.md')
+(VOC21,) = (benchmark for benchmark in BENCHMARKS if benchmark.name == 'voc21')
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A folder with data, a small model's weights, configs and tools."""
+    for name in ('configs', 'tools'):
+        (tmp_path / name).symlink_to(ROOT / name)
+    VOC21.write(tmp_path / 'datasets')
+    names = tmp_path / 'datasets' / VOC21.split
+    names.with_name('train.txt').write_text(names.read_text())
+    small_checkpoint(tmp_path / 'pgseg.pth')
+    monkeypatch.setenv('PGSEG_DATA_ROOT', str(tmp_path / 'datasets'))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def small(words: list[str]) -> list[str]:
+    """A command with the small model in place of the published one."""
+    own = words.index('--cfg-options') if '--cfg-options' in words else len(words)
+    return [*words[:own], '--cfg-options', *words[own + 1 :], *SMALL]
+
+
+def test_a_benchmark_is_evaluated(place, monkeypatch, capsys):
+    ((_, tool, *arguments),) = commands(ZERO_SHOT, 'tools/test.py')
+    run_tool(monkeypatch, tool, *small(arguments))
+    assert 'mIoU' in capsys.readouterr().out
+
+
+def test_a_benchmark_is_evaluated_in_several_processes(place):
+    (words,) = commands(ZERO_SHOT, 'tools/dist_test.sh')
+    assert words[-1] == '4'
+    port = str(29500 + os.getpid() % 1000)
+    env = {**os.environ, 'PYTHON': sys.executable, 'PORT': port}
+    command = small([*words[:-1], '2'])
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'mIoU' in done.stdout
+
+
+def test_the_table_says_what_is_missing(place, monkeypatch):
+    ((_, tool, *arguments),) = commands(ZERO_SHOT, 'zero_shot_table.py')
+    with pytest.raises(SystemExit) as leaving:
+        run_tool(monkeypatch, tool, *small([*arguments, '--work-dir', 'table']))
+    assert leaving.value.code == 0
+    rows = json.loads(Path('table/zero_shot.json').read_text())['benchmarks']
+    states = {row['name']: row['state'] for row in rows}
+    assert len(states) == 12 and states['lvis'] == 'missing'
+    assert {name for name, state in states.items() if state == 'measured'} == {'voc21', 'voc20'}
+
+
+def test_thresholds_are_searched(place, monkeypatch, capsys):
+    shown = commands(VOCABULARIES, 'sweep_threshold.py')
+    assert len(shown) == 2
+    for _, tool, *arguments in shown:
+        fill_in = {'CONFIG': str(VOC21.config), 'CHECKPOINT': 'pgseg.pth'}
+        words = [fill_in.get(word, word) for word in arguments]
+        run_tool(monkeypatch, tool, *small(words))
+    assert 'zero-shot' in capsys.readouterr().out
+    assert len(json.loads(Path('sweep.json').read_text())['thresholds']) == 4
+    assert Path('sweep.md').is_file()
+
+
+def test_another_model_and_other_words_are_configs(place):
+    (block,) = (text for text in blocks(ZERO_SHOT, 'python') if 'my_model.py' in text)
+    real = block.replace('my_model', 'pgseg_vit-small-p16').replace("'../", f"'{ROOT}/configs/")
+    Path('mine.py').write_text(real)
+    cfg = Config.fromfile('mine.py')
+    assert cfg.benchmark.name == 'ade20k' and cfg.model.type == 'PGSeg'
+    assert str(cfg.background_thresholds.voc21) in read_page('docs/vocabularies.md')
