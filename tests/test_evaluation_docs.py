@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,10 +79,11 @@ def test_thresholds_are_searched(place, monkeypatch, capsys):
     assert Path('sweep.md').is_file()
 
 
-def test_another_model_and_other_words_are_configs(place):
+def test_another_model_takes_a_benchmark_and_its_threshold(place):
     (block,) = (text for text in blocks(ZERO_SHOT, 'python') if 'my_model.py' in text)
+    (threshold,) = re.findall(r'`(model = dict\(decode_head=.*?voc21\)\))`', ZERO_SHOT)
     real = block.replace('my_model', 'pgseg_vit-small-p16').replace("'../", f"'{ROOT}/configs/")
-    Path('mine.py').write_text(real)
+    Path('mine.py').write_text(real.replace('ade20k', 'voc21') + threshold)
     cfg = Config.fromfile('mine.py')
-    assert cfg.benchmark.name == 'ade20k' and cfg.model.type == 'PGSeg'
-    assert str(cfg.background_thresholds.voc21) in read_page('docs/vocabularies.md')
+    assert cfg.benchmark.name == 'voc21' and cfg.model.type == 'PGSeg'
+    assert cfg.model.decode_head.background_threshold == cfg.background_thresholds.voc21
