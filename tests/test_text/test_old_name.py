@@ -34,3 +34,9 @@ def test_warning_points_at_the_import_and_the_package_itself_gives_none(tmp_path
     told = [line for line in done.stderr.splitlines() if 'pgseg_mm.utils' in line]
     assert told[0].startswith(f'{script}:3: DeprecationWarning')
     assert sum('DeprecationWarning' in line for line in told) == 1
+
+
+def test_safe_loading_is_found_by_the_name_that_pages_had():
+    old = importlib.import_module('pgseg_mm.utils.training_checkpoints')
+    new = importlib.import_module('pgseg_mm.serialization.runner_checkpoints')
+    assert old.load_checkpoints_safely is new.load_checkpoints_safely
