@@ -3,6 +3,7 @@
 from .attention import CrossAttention, SelfAttention
 from .group_features import GroupFeatures
 from .grouping import (
+    AssignmentOptions,
     GroupingBlock,
     GroupingOutput,
     Stage,
@@ -11,6 +12,7 @@ from .grouping import (
     hard_assignment,
 )
 from .mlp import MLP, QuickGELU, TokenMLP
+from .open_clip_tower import OpenCLIPTower
 from .position_embedding import resize_position_embedding
 from .projection import ProjectionMLP
 from .prototypes import NonLearnablePrototypes, PrototypeOutput, soft_clusters
@@ -22,6 +24,7 @@ from .transformer_block import CrossAttentionBlock, TransformerBlock, Transforme
 
 __all__ = [
     'MLP',
+    'AssignmentOptions',
     'ClusterGrouping',
     'CrossAttention',
     'CrossAttentionBlock',
@@ -31,6 +34,7 @@ __all__ = [
     'LearnedGrouping',
     'Moments',
     'NonLearnablePrototypes',
+    'OpenCLIPTower',
     'ProjectionMLP',
     'PrototypeOutput',
     'QuickGELU',
