@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from demo_benchmark import ratio
-from demo_config import find_config, make_config
+from demo_benchmark import times_reference
+from demo_config import existing_config, make_config
 from demo_data import ATTRIBUTION, Scenes
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 
 from pgseg_mm.serialization.atomic_files import read_state, write_json
 
-METRICS = {'mIoU': 'all classes', 'mIoU_objects': 'objects', 'mIoU_textures': 'textures'}
+METRIC_WORDS = {'mIoU': 'all classes', 'mIoU_objects': 'objects', 'mIoU_textures': 'textures'}
 SHEET_IMAGES = 8
 
 
@@ -53,7 +53,7 @@ class Run:
     def make_config(self) -> Config:
         """The run's config."""
         return make_config(
-            find_config(self.config),
+            existing_config(self.config),
             self.scenes.folder(self.data),
             self.out / 'train',
             self.seed,
@@ -141,12 +141,12 @@ class DemoHook(Hook):
 
 def pick_metrics(metrics: dict[str, float]) -> dict[str, float]:
     """The metrics that the demo reports."""
-    return {name: float(metrics[name]) for name in METRICS}
+    return {name: float(metrics[name]) for name in METRIC_WORDS}
 
 
 def in_words(metrics: dict[str, float]) -> str:
     """Metrics on one line."""
-    return 'mIoU ' + ', '.join(f'{metrics[name]:.1f} {word}' for name, word in METRICS.items())
+    return 'mIoU ' + ', '.join(f'{metrics[name]:.1f} {word}' for name, word in METRIC_WORDS.items())
 
 
 def train(run: Run, command: str) -> dict[str, Any]:
@@ -198,7 +198,9 @@ def train(run: Run, command: str) -> dict[str, Any]:
     summary = {
         'settings': run.settings(),
         'metrics': {'untrained': hook.untrained, 'trained': trained},
-        'ratios': {name: ratio(trained[name], hook.untrained[name]) for name in METRICS},
+        'ratios': {
+            name: times_reference(trained[name], hook.untrained[name]) for name in METRIC_WORDS
+        },
         'seconds': {
             'untrained_evaluation': round(hook.untrained_seconds, 1),
             'training_with_validation': round(trained_at - hook.start, 1),

@@ -18,8 +18,7 @@ from pgseg_mm.apis import PGSegInferencer, Segmentation, parse_words
 from pgseg_mm.cli.launch import add_model_options, find_device, read_model_config, require_port
 from pgseg_mm.visualization.colours import Colours, class_colours, separate
 from pgseg_mm.visualization.panels import fit_size
-from pgseg_mm.visualization.segmentation_picture import Segmentation as Shown
-from pgseg_mm.visualization.segmentation_picture import group_panels, label_panels
+from pgseg_mm.visualization.segmentation_picture import ShownImage, group_panels, label_panels
 
 os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # before gradio is imported
 
@@ -29,12 +28,12 @@ from web_guard import Guard, Listeners, checks_of  # noqa: E402
 from web_hosts import Hosts  # noqa: E402
 from web_uploads import NoRoomError, UploadFolder  # noqa: E402
 
-LONGER_SIDE = (512, 1024)
+PICTURE_SIDE = (512, 1024)
 """Bounds of a picture's longer side in pixels."""
-PICTURE_BYTES = 3 * 3 * LONGER_SIDE[1] ** 2
+PICTURE_BYTES = 3 * 3 * PICTURE_SIDE[1] ** 2
 """Most bytes of the three pictures of an answer."""
-SHORTEST_SIDE = 16
-TITLE = '# Segment by words\nAny words: the model has never seen a mask.'
+SHORTEST_PICTURE_SIDE = 16
+HEADING = '# Segment by words\nAny words: the model has never seen a mask.'
 BUTTONS = ['download', 'fullscreen']
 """Gradio's own would offer to send pictures away."""
 CSS = """
@@ -109,7 +108,7 @@ def segment(
         raise gr.Error('The server cannot do that now.', print_exception=False) from error
     if len(classes) == 1:
         gr.Warning('One word alone takes every pixel: scores compare words. Add others.')
-    return draw(image[..., ::-1], result)
+    return draw_answer(image[..., ::-1], result)
 
 
 def read_words(text: str) -> list[str]:
@@ -146,11 +145,11 @@ def shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def draw(image: NDArray[np.uint8], result: Segmentation) -> tuple[Any, ...]:
+def draw_answer(image: NDArray[np.uint8], result: Segmentation) -> tuple[Any, ...]:
     """Segments with names, groups of the first and last stage, and the legend."""
     assert result.mask is not None and result.groups is not None
-    shown = Shown(image, {'prediction': result.mask}, result.groups)
-    size = fit_size(image.shape[:2], LONGER_SIDE, SHORTEST_SIDE)
+    shown = ShownImage(image, {'prediction': result.mask}, result.groups)
+    size = fit_size(image.shape[:2], PICTURE_SIDE, SHORTEST_PICTURE_SIDE)
     present = [result.classes.index(name) for name in result.areas]
     colours = separate(class_colours(result.classes), present)
     names = {label: result.classes[label] for label in present}
@@ -198,7 +197,7 @@ def build_page(
             uploads.release(PICTURE_BYTES)
 
     with gr.Blocks(title='Segment by words', delete_cache=(3600, 3600)) as page:
-        gr.Markdown(TITLE)
+        gr.Markdown(HEADING)
         with gr.Row():
             with gr.Column(scale=2):
                 upload = gr.Image(

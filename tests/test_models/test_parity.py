@@ -224,7 +224,7 @@ def test_files_of_other_sizes(tmp_path, name):
     assert arrays['eval_res/group_tokens'].shape[0] == 3
     comparisons = check_parity.check_file(write(tmp_path / 'x.npz', arrays, meta))
     assert len(comparisons) == len(arrays)
-    assert all(c.passed for c in comparisons), check_parity.table(comparisons)
+    assert all(c.passed for c in comparisons), check_parity.comparison_table(comparisons)
     # the seed makes the weights
     other = check_parity.check_file(write(tmp_path / 'x.npz', arrays, {**meta, 'weight_seed': 6}))
     assert sum(not c.passed for c in other) > len(other) / 2

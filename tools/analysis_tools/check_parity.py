@@ -25,7 +25,7 @@ from pgseg_mm.checkpoints.release_config import architecture_of_release_config
 from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.numpy_files import read_npz
 
-META = {
+EXPECTED_META = {
     'config',
     'weight_seed',
     'image_seed',
@@ -85,7 +85,7 @@ class ReleaseModel:
         device: str = 'cpu',
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        unknown = meta.keys() - META
+        unknown = meta.keys() - EXPECTED_META
         if unknown:
             raise CheckpointError(f'meta has keys that are not understood: {sorted(unknown)}')
         self.meta = meta
@@ -331,7 +331,7 @@ def _load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, meta
 
 
-def table(comparisons: list[Comparison]) -> str:
+def comparison_table(comparisons: list[Comparison]) -> str:
     """Results as a table of text."""
     width = max(len(c.key) for c in comparisons)
     lines = [f'{"key":{width}}  {"difference":>10}']
@@ -363,7 +363,7 @@ def main(argv: list[str] | None = None) -> int:
             status = 2
             continue
         failed = sum(not c.passed for c in comparisons)
-        print(f'{path}\n{table(comparisons)}')
+        print(f'{path}\n{comparison_table(comparisons)}')
         print(f'{len(comparisons) - failed} of {len(comparisons)} keys agree\n')
         status = max(status, int(failed > 0))
     return status

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ..layers import (
     AssignmentOptions,
+    EncoderStage,
     GroupFeatures,
     ProjectionMLP,
-    Stage,
     StageOutput,
     SyncBatchNorm,
     resize_position_embedding,
@@ -51,7 +51,7 @@ def _make_stages(
     last = len(depths) - 1
     rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
     return nn.ModuleList(
-        Stage(
+        EncoderStage(
             dims[i],
             dims[min(i + 1, last)],
             num_heads=heads[i],
@@ -305,7 +305,7 @@ class PGSegViT(BaseModule):
     def _run_stage(
         stage: nn.Module, size: int | None, x: Tensor, group_tokens: Tensor | None
     ) -> StageOutput:
-        assert isinstance(stage, Stage)
+        assert isinstance(stage, EncoderStage)
         if size is None or len(x) <= size or stage.prototypes is None:
             stage.announce(None)
             return in_micro_batches(stage, size, x, group_tokens)

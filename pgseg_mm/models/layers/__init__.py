@@ -4,9 +4,9 @@ from .attention import CrossAttention, SelfAttention
 from .group_features import GroupFeatures
 from .grouping import (
     AssignmentOptions,
+    EncoderStage,
     GroupingBlock,
     GroupingOutput,
-    Stage,
     StageOutput,
     TokenAssignment,
     hard_assignment,
@@ -28,6 +28,7 @@ __all__ = [
     'ClusterGrouping',
     'CrossAttention',
     'CrossAttentionBlock',
+    'EncoderStage',
     'GroupFeatures',
     'GroupingBlock',
     'GroupingOutput',
@@ -41,7 +42,6 @@ __all__ = [
     'ReconstructionMLP',
     'ReleaseTextPrototypes',
     'SelfAttention',
-    'Stage',
     'StageOutput',
     'SyncBatchNorm',
     'TextPairs',

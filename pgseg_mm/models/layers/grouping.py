@@ -147,7 +147,7 @@ class GroupingBlock(nn.Module):
         return GroupingOutput(new_x, assignment, centres)
 
 
-class Stage(nn.Module):
+class EncoderStage(nn.Module):
     """Transformer blocks over tokens and group tokens, then grouping where there are groups.
 
     Args:

@@ -126,7 +126,14 @@ class NonLearnablePrototypes(nn.Module):
             return self._cluster(at_least_float32(x), self.mu, None)
 
     def _cluster(self, x: Tensor, mu: Tensor, mask: Tensor | None) -> PrototypeOutput:
-        return soft_clusters(x, mu.to(x.dtype), self.num_iters, self.eps, mask, self.norm_dim)
+        return soft_clusters(
+            x,
+            mu.to(x.dtype),
+            num_iters=self.num_iters,
+            eps=self.eps,
+            mask=mask,
+            norm_dim=self.norm_dim,
+        )
 
     def _follow(self, prototypes: Tensor) -> None:
         """Move ``mu`` towards the prototypes of a batch, now or with those of other batches."""

@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from .grouping import AssignmentOptions, Stage, StageOutput
+from .grouping import AssignmentOptions, EncoderStage, StageOutput
 from .precision import at_least_float32
 from .projection import ProjectionMLP
 from .prototypes import soft_clusters
@@ -67,7 +67,7 @@ class ClusterGrouping(nn.Module):
 
 
 @MODELS.register_module()
-class LearnedGrouping(Stage):
+class LearnedGrouping(EncoderStage):
     """PGSeg's grouping as one stage on the tokens of another encoder.
 
     Args:
@@ -116,7 +116,7 @@ class LearnedGrouping(Stage):
                 module.fc2.reset_parameters()
 
     def forward(self, x: Tensor, grid_size: tuple[int, int]) -> StageOutput:  # type: ignore[override]
-        """Group (B, N, C) tokens of a grid; see :meth:`Stage.forward`."""
+        """Group (B, N, C) tokens of a grid; see :meth:`EncoderStage.forward`."""
         return super().forward(x)
 
 

@@ -3,9 +3,9 @@ import torch.nn.functional as F
 
 from pgseg_mm.models.layers import (
     AssignmentOptions,
+    EncoderStage,
     GroupFeatures,
     GroupingBlock,
-    Stage,
     TokenAssignment,
 )
 from pgseg_mm.models.layers.grouping import hard_assignment
@@ -16,7 +16,7 @@ def assignment(**options):
 
 
 def stage(num_group_tokens, num_output_groups, depth=1, **options):
-    return Stage(
+    return EncoderStage(
         16,
         16,
         num_heads=2,
