@@ -54,12 +54,12 @@ class Run:
         """The run's config."""
         return make_config(
             existing_config(self.config),
-            self.scenes.folder(self.data),
-            self.out / 'train',
-            self.seed,
-            self.scenes.image_size,
-            self.max_iters,
-            self.options,
+            data=self.scenes.folder(self.data),
+            work_dir=self.out / 'train',
+            seed=self.seed,
+            image_size=self.scenes.image_size,
+            max_iters=self.max_iters,
+            options=self.options,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -162,8 +162,6 @@ def train(run: Run, command: str) -> dict[str, Any]:
     # importing the models takes seconds, which --help and --resume need not wait for
     from pgseg_mm.cli.provenance import describe_machine
     from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
-    from pgseg_mm.serialization.work_folders import find_checkpoint
-    from pgseg_mm.visualization import draw_loss_curve, draw_segmentation_sheet
 
     start = time.perf_counter()
     run.out.mkdir(parents=True, exist_ok=True)
@@ -180,21 +178,7 @@ def train(run: Run, command: str) -> dict[str, Any]:
     tested_at = time.perf_counter()
     print(f'[{run.name}] trained: {in_words(trained)}', flush=True)
 
-    dataset = runner.test_dataloader.dataset
-    draw_segmentation_sheet(
-        runner.model,
-        dataset,
-        range(min(SHEET_IMAGES, len(dataset))),
-        run.out / 'sheet.png',
-        credit=ATTRIBUTION,
-    )
-    draw_loss_curve(runner.log_dir, run.out / 'losses.png')
-    files = {
-        'checkpoint': find_checkpoint(cfg.work_dir),
-        'segmentation': run.out / 'sheet.png',
-        'losses': run.out / 'losses.png',
-        'log': Path(runner.log_dir) / f'{runner.timestamp}.log',
-    }
+    files = draw_run(run, runner)
     summary = {
         'settings': run.settings(),
         'metrics': {'untrained': hook.untrained, 'trained': trained},
@@ -214,6 +198,28 @@ def train(run: Run, command: str) -> dict[str, Any]:
     }
     write_json(run.summary_file, summary, indent=2)
     return summary
+
+
+def draw_run(run: Run, runner: Runner) -> dict[str, str | Path]:
+    """Draw what a run has learned and how, and name the files that it leaves.
+
+    Returns:
+        Paths of the checkpoint, both pictures and the log.
+    """
+    from pgseg_mm.serialization.work_folders import find_checkpoint
+    from pgseg_mm.visualization import draw_loss_curve, draw_segmentation_sheet
+
+    sheet, losses = run.out / 'sheet.png', run.out / 'losses.png'
+    dataset = runner.test_dataloader.dataset
+    images = range(min(SHEET_IMAGES, len(dataset)))
+    draw_segmentation_sheet(runner.model, dataset, images, sheet, credit=ATTRIBUTION)
+    draw_loss_curve(runner.log_dir, losses)
+    return {
+        'checkpoint': find_checkpoint(runner.work_dir),
+        'segmentation': sheet,
+        'losses': losses,
+        'log': Path(runner.log_dir) / f'{runner.timestamp}.log',
+    }
 
 
 def _relative(path: str | Path, folder: Path) -> str:

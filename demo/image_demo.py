@@ -93,7 +93,12 @@ def segment_files(args: argparse.Namespace, cfg: Config) -> int:
         Number of images that failed.
     """
     inferencer = PGSegInferencer(
-        cfg, args.checkpoint, args.device, args.trust, args.max_pixels, args.allow_partial
+        cfg,
+        args.checkpoint,
+        device=args.device,
+        trust=args.trust,
+        max_pixels=args.max_pixels,
+        allow_partial=args.allow_partial,
     )
     done = failed = 0
     for result in inferencer.stream(

@@ -99,13 +99,13 @@ def plan_runs(args: argparse.Namespace) -> list[Run]:
     shuffles = [False, True] if args.control else [args.shuffle_captions]
     runs = [
         Run(
-            args.config,
-            args.data,
-            args.out,
-            Scenes(**sizes, shuffle_captions=shuffle),
-            seed,
-            args.max_iters,
-            args.cfg_options,
+            config=args.config,
+            data=args.data,
+            out=args.out,
+            scenes=Scenes(**sizes, shuffle_captions=shuffle),
+            seed=seed,
+            max_iters=args.max_iters,
+            options=args.cfg_options,
         )
         for seed in args.seeds
         for shuffle in shuffles

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -177,6 +177,24 @@ def legend(result: Segmentation, colours: Colours) -> str:
     return f'<table class="legend">{head}{"".join(rows)}</table>'
 
 
+class Question(NamedTuple):
+    """What is given to the model, in the order of the page's call."""
+
+    upload: gr.Image
+    words: gr.Textbox
+    background: gr.Checkbox
+    threshold: gr.Slider
+
+
+class Answer(NamedTuple):
+    """What was found, in the order of :func:`segment`."""
+
+    segments: gr.Image
+    first_stage: gr.Image
+    last_stage: gr.Image
+    found: gr.HTML
+
+
 def build_page(
     inferencer: PGSegInferencer, uploads: UploadFolder, listeners: Listeners
 ) -> gr.Blocks:
@@ -200,58 +218,54 @@ def build_page(
         gr.Markdown(HEADING)
         with gr.Row():
             with gr.Column(scale=2):
-                upload = gr.Image(
-                    label='image',
-                    type='filepath',
-                    image_mode=None,
-                    sources=['upload', 'clipboard'],
-                    height=300,
-                    buttons=['fullscreen'],
-                    elem_id='upload',
-                )
-                # Gradio would decode the file itself, and fail without a sentence.
-                upload.preprocess = lambda payload: None if payload is None else payload.path
-                words = gr.Textbox(
-                    label='words', placeholder='dog . red car . grass', elem_id='words',
-                    max_lines=1, info='separated by commas, or by dots and blanks',
-                )  # fmt: skip
-                background = gr.Checkbox(
-                    label='background',
-                    elem_id='background',
-                    info='takes what is like none of the words',
-                )
-                default = inferencer.default_threshold()
-                threshold = gr.Slider(
-                    min(0.05, default), 1, default, step=0.01, label='threshold',
-                    info='the higher, the more background', interactive=True, visible=False,
-                )  # fmt: skip
+                asked = place_question(inferencer.default_threshold())
                 button = gr.Button('Segment', variant='primary', elem_id='segment')
             with gr.Column(scale=3):
-                segments = gr.Image(
-                    label='segments', format='png', buttons=BUTTONS, elem_id='segments'
-                )
-                found = gr.HTML(elem_id='legend')
-                with gr.Row():
-                    first = gr.Image(
-                        label='groups of the first stage',
-                        format='png',
-                        buttons=BUTTONS,
-                        elem_id='first-stage',
-                    )
-                    last = gr.Image(
-                        label='groups of the final stage',
-                        format='png',
-                        buttons=BUTTONS,
-                        elem_id='last-stage',
-                    )
-        background.change(lambda on: gr.update(visible=on), background, threshold)
-        gr.on(
-            [button.click, words.submit],
-            answer,
-            [upload, words, background, threshold],
-            [segments, first, last, found],
-        )
+                given = place_answer()
+        asked.background.change(lambda on: gr.update(visible=on), asked.background, asked.threshold)
+        gr.on([button.click, asked.words.submit], answer, list(asked), list(given))
     return page.queue(max_size=limits.MAX_WEB_QUEUE, default_concurrency_limit=1)
+
+
+def place_question(threshold: float) -> Question:
+    """Put what is to be filled in on the page, with the background's threshold to begin with."""
+    upload = gr.Image(
+        label='image',
+        type='filepath',
+        image_mode=None,
+        sources=['upload', 'clipboard'],
+        height=300,
+        buttons=['fullscreen'],
+        elem_id='upload',
+    )
+    # Gradio would decode the file itself, and fail without a sentence.
+    upload.preprocess = lambda payload: None if payload is None else payload.path
+    words = gr.Textbox(
+        label='words', placeholder='dog . red car . grass', elem_id='words',
+        max_lines=1, info='separated by commas, or by dots and blanks',
+    )  # fmt: skip
+    background = gr.Checkbox(
+        label='background', elem_id='background', info='takes what is like none of the words'
+    )
+    slider = gr.Slider(
+        min(0.05, threshold), 1, threshold, step=0.01, label='threshold',
+        info='the higher, the more background', interactive=True, visible=False,
+    )  # fmt: skip
+    return Question(upload, words, background, slider)
+
+
+def place_answer() -> Answer:
+    """Put the places of pictures and legend on the page."""
+
+    def picture(label: str, name: str) -> gr.Image:
+        return gr.Image(label=label, format='png', buttons=BUTTONS, elem_id=name)
+
+    segments = picture('segments', 'segments')
+    found = gr.HTML(elem_id='legend')
+    with gr.Row():
+        first = picture('groups of the first stage', 'first-stage')
+        last = picture('groups of the final stage', 'last-stage')
+    return Answer(segments, first, last, found)
 
 
 def serve(inferencer: PGSegInferencer, uploads: UploadFolder, args: argparse.Namespace) -> None:
@@ -292,10 +306,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         inferencer = PGSegInferencer(
             cfg,
             args.checkpoint,
-            args.device,
-            args.trust,
-            limits.MAX_WEB_PIXELS,
-            args.allow_partial,
+            device=args.device,
+            trust=args.trust,
+            max_pixels=limits.MAX_WEB_PIXELS,
+            allow_partial=args.allow_partial,
         )
     except (OSError, TypeError, ValueError) as error:
         parser.error(str(error))

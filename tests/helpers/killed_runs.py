@@ -68,6 +68,29 @@ class KillHook(Hook):
 """
 
 
+MODEL = """
+model = dict(
+    backbone=dict(
+        img_size=32,
+        embed_dims=24,
+        depths=(1, 1, 1),
+        num_group_tokens=(6, 4, 0),
+        num_output_groups=(6, 4),
+        drop_path_rate=0.3,
+        prototypes=dict(hidden_channels=24),
+    ),
+    text_encoder=dict(embed_dims=16, num_layers=1, num_heads=2),
+    decode_head=dict(
+        in_channels=24,
+        channels=16,
+        text_channels=16,
+        hidden_channels=24,
+        loss_npr=dict(begin=2),
+    ),
+)
+"""
+
+
 def make_pairs(folder: Path) -> Path:
     """Images of noise with captions, as files and in tar shards; some in the shards are broken."""
     folder.mkdir(parents=True)
@@ -103,40 +126,12 @@ def write_config(
     loop = dict(type='ResumableIterLoop', max_iters=16)
     if by_epoch:
         loop = dict(type='ResumableEpochLoop', max_epochs=3)
-    dataset = dict(dataset=dict(data_root=f'{data}/'))
-    if shards:
-        source = dict(shards=f'{data}/{{00000..{NUM_SHARDS - 1:05d}}}.tar', name='noise')
-        dataset = dict(
-            _delete_=True,
-            type='WebImageTextDataset',
-            sources=source,
-            samples_per_epoch=NUM_IMAGES,
-            shuffle_block=4,
-        )
+    dataset = _of_shards(data) if shards else dict(dataset=dict(data_root=f'{data}/'))
     path.write_text(
         f"""
 _base_ = {str(CONFIG)!r}
 custom_imports = dict(imports=['pgseg_mm', 'killer'], allow_failed_imports=False)
-model = dict(
-    backbone=dict(
-        img_size=32,
-        embed_dims=24,
-        depths=(1, 1, 1),
-        num_group_tokens=(6, 4, 0),
-        num_output_groups=(6, 4),
-        drop_path_rate=0.3,
-        prototypes=dict(hidden_channels=24),
-    ),
-    text_encoder=dict(embed_dims=16, num_layers=1, num_heads=2),
-    decode_head=dict(
-        in_channels=24,
-        channels=16,
-        text_channels=16,
-        hidden_channels=24,
-        loss_npr=dict(begin=2),
-    ),
-)
-train_pipeline = [
+{MODEL}train_pipeline = [
     dict(type='{'DecodeImage' if shards else 'LoadImageFromFile'}'),
     dict(type='mmpretrain.RandomResizedCrop', scale=32, crop_ratio_range=(0.3, 1.0)),
     dict(type='RandomFlip', prob=0.5),
@@ -166,6 +161,17 @@ default_hooks = dict(
 """
     )
     return path
+
+
+def _of_shards(data: Path) -> dict[str, Any]:
+    source = dict(shards=f'{data}/{{00000..{NUM_SHARDS - 1:05d}}}.tar', name='noise')
+    return dict(
+        _delete_=True,
+        type='WebImageTextDataset',
+        sources=source,
+        samples_per_epoch=NUM_IMAGES,
+        shuffle_block=4,
+    )
 
 
 def train(
