@@ -45,7 +45,7 @@ class KillHook(Hook):
         step, self.when, rank = os.environ.get('KILL', '-1:none:0').split(':')
         self.step, self.rank = int(step), int(rank)
         if self.when == 'saving':
-            safe_checkpoint_hook._write_synced = self.write_a_part
+            safe_checkpoint_hook.write_synced = self.write_a_part
 
     def kill(self, runner, when):
         if self.when == when and self.step == runner.iter + 1 and self.rank == get_rank():

@@ -101,7 +101,7 @@ def test_ties_of_a_class_map_are_excused_up_to_a_share(model):
     assert not check_parity.compare('seg/slide_bg0', one, tied, 1e-4).passed
     compared = check_parity.compare('seg/slide_bg0', three, tied, 1e-4)
     assert (compared.difference, compared.remark[-3:]) == (3, 'tie')
-    big = check_parity._compare_map(
+    big = check_parity.compare_map(
         'seg/slide_bg0',
         three,
         torch.from_numpy(labels.astype(int)),

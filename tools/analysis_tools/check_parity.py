@@ -234,7 +234,7 @@ def compare(key: str, stored: np.ndarray, model: ReleaseModel, tolerance: float)
         return Comparison(key, float('nan'), False, 'unknown key: not compared')
     tie = TIES[model.place['dtype']]
     if isinstance(value, ClassMap):
-        return _compare_map(key, stored, value.labels, value.gaps, MAX_SHARE_OF_TIES, tie)
+        return compare_map(key, stored, value.labels, value.gaps, MAX_SHARE_OF_TIES, tie)
     if '/assign_argmax_' in key:
         best, labels = value.max(dim=1)
 
@@ -243,7 +243,7 @@ def compare(key: str, stored: np.ndarray, model: ReleaseModel, tolerance: float)
             gap = best - value.gather(1, legal[:, None])[:, 0]
             return gap.masked_fill(other != legal, float('inf'))
 
-        return _compare_map(key, stored, labels, gaps, 1.0, tie)
+        return compare_map(key, stored, labels, gaps, 1.0, tie)
     ours = value.cpu().numpy()
     if stored.shape != ours.shape or not stored.size:
         return Comparison(key, float('nan'), False, f'shape {stored.shape}, expected {ours.shape}')
@@ -251,7 +251,7 @@ def compare(key: str, stored: np.ndarray, model: ReleaseModel, tolerance: float)
     return Comparison(key, difference, difference <= tolerance)  # NaN does not pass
 
 
-def _compare_map(
+def compare_map(
     key: str,
     stored: np.ndarray,
     labels: Tensor,
@@ -259,6 +259,7 @@ def _compare_map(
     max_share: float,
     tie: float,
 ) -> Comparison:
+    """Compare label maps, where few labels may differ, and only by a tie."""
     if stored.shape != tuple(labels.shape) or not stored.size:
         shape = tuple(labels.shape)
         return Comparison(key, float('nan'), False, f'shape {stored.shape}, expected {shape}')
