@@ -42,7 +42,7 @@ from pgseg_mm.datasets import (
     WebImageTextDataset,
 )
 
-from .data_report import OURS_FILES, OURS_SHARDS, OURS_SHARDS_PILLOW, PLAIN, report
+from .data_report import OURS_FILES, OURS_SHARDS, OURS_SHARDS_PILLOW, PLAIN_LOADER, report
 
 WORDS = 'a photo of the red small old dog house tree on under near river street and'
 SHUFFLE = 1000
@@ -159,7 +159,7 @@ def contestants(
         return our_loader(SeededDataset(dataset), batch_size, workers)
 
     return {
-        PLAIN: lambda: plain_loader(shards, batch_size, workers),
+        PLAIN_LOADER: lambda: plain_loader(shards, batch_size, workers),
         OURS_SHARDS: lambda: from_shards('cv2'),
         OURS_FILES: lambda: from_files('cv2'),
         OURS_SHARDS_PILLOW: lambda: from_shards('pillow'),
@@ -229,7 +229,7 @@ def measure(args: argparse.Namespace, folder: Path, number: int) -> dict[str, An
                 clock[name].append(number / seconds)
                 print(f'{name}: {number / computed:.0f} images/s per core', file=sys.stderr)
     ratios = {
-        name: [one / plain for one, plain in zip(speeds[name], speeds[PLAIN], strict=True)]
+        name: [one / plain for one, plain in zip(speeds[name], speeds[PLAIN_LOADER], strict=True)]
         for name in entries
     }
     return {

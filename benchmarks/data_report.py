@@ -3,12 +3,12 @@
 import statistics
 from typing import Any
 
-PLAIN = 'webdataset, Pillow and torchvision'
+PLAIN_LOADER = 'webdataset, Pillow and torchvision'
 OURS_SHARDS = 'WebImageTextDataset'
 OURS_FILES = 'ImageTextDataset'
 OURS_SHARDS_PILLOW = 'WebImageTextDataset, decoding with Pillow'
 
-EXPLANATION = """\
+LOADING_EXPLAINED = """\
 Each reads the same pairs, decodes them, crops and resizes them at random to 224 x 224 (bicubic, by
 Pillow), flips, tokenises and collates. Ours decode with OpenCV, MMCV's default, unless it says
 otherwise. They also seed every sample, read the size from the header before decoding, and keep a
@@ -42,7 +42,7 @@ def report(result: dict[str, Any]) -> str:
             f'({min(ratios):.2f} to {max(ratios):.2f}) | '
             f'{statistics.median(result["images_per_second"][name]):.0f} |'
         )
-    lines += ['', EXPLANATION, f'Where the time goes ({OURS_SHARDS}):', '']
+    lines += ['', LOADING_EXPLAINED, f'Where the time goes ({OURS_SHARDS}):', '']
     lines += ['| part | ms a sample |', '| --- | --: |']
     lines += [f'| {name} | {value:.2f} |' for name, value in result['milliseconds'].items()]
     machine = result['machine']

@@ -35,12 +35,12 @@ from .gpu.report import report
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / 'docs' / 'benchmarks'
-DRY = ROOT / 'work_dirs' / 'gpu_check'
+DRY_RUN_FOLDER = ROOT / 'work_dirs' / 'gpu_check'
 KEPT_LOG = 2000
 """Characters of a stage's output that are kept if it does not end well."""
 GRACE = 5.0
 """Seconds between a stage's own limit and its end by force."""
-LIBRARIES = ('transformers', 'triton', 'numpy', 'scipy', 'opencv-python', 'open_clip_torch')
+MORE_LIBRARIES = ('transformers', 'triton', 'numpy', 'scipy', 'opencv-python', 'open_clip_torch')
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def environment(device: str) -> dict[str, Any]:
         'machine': machine,
         'driver': driver() if device == 'cuda' else None,
         'cuda': torch.version.cuda,
-        'versions': versions(*LIBRARIES),
+        'versions': versions(*MORE_LIBRARIES),
         'commit': commit(),
     }
 
@@ -298,7 +298,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error('there is no GPU that torch can use; --device cpu --small runs all stages dry')
     if args.device == 'cpu' and not args.small:
         parser.error('--device cpu is for dry runs; add --small')
-    args.out = args.out or (DRY if args.small else DOCS)
+    args.out = args.out or (DRY_RUN_FOLDER if args.small else DOCS)
     if args.small and args.out.resolve().is_relative_to(ROOT / 'docs'):
         parser.error(f'a dry run is never written into docs/; choose another --out than {args.out}')
     return args

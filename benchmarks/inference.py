@@ -27,7 +27,15 @@ from pgseg_mm.cli.provenance import describe_machine, versions
 from pgseg_mm.serialization.atomic_files import write_json, write_text
 
 from .groupvit_peer import PEER, load_peer
-from .inference_contestants import ENCODER, PREDICT, Contestant, Entry, Settings, Size, contestants
+from .inference_contestants import (
+    ENCODER,
+    PREDICT,
+    Contestant,
+    Entry,
+    InferenceSettings,
+    Size,
+    contestants,
+)
 from .inference_report import report
 from .timing import (
     MIB,
@@ -87,7 +95,7 @@ def measure_times(
     return watch.seconds
 
 
-def summarise(seconds: dict[Contestant, list[float]]) -> list[dict[str, Any]]:
+def inference_rows(seconds: dict[Contestant, list[float]]) -> list[dict[str, Any]]:
     """Rows of the table: medians, and ratios of times of the same round with their quartiles."""
     encoders = {case.model: times for case, times in seconds.items() if case.task == ENCODER}
     peers = {
@@ -112,7 +120,9 @@ def summarise(seconds: dict[Contestant, list[float]]) -> list[dict[str, Any]]:
     ]
 
 
-def measure_memory(entry: Entry, settings: Settings, sizes: list[Size]) -> list[dict[str, Any]]:
+def measure_memory(
+    entry: Entry, settings: InferenceSettings, sizes: list[Size]
+) -> list[dict[str, Any]]:
     """Peak memory of one prediction at each size; to be run in a process of its own.
 
     On the CPU it is that of the whole process, libraries and model included.
@@ -153,7 +163,7 @@ def main() -> None:
         require_file(parser, 'checkpoint', args.checkpoint)
     check_rounds(parser, '--repeat', args.repeat)
     torch.set_num_threads(args.threads)
-    settings = Settings(
+    settings = InferenceSettings(
         tuple(args.output_size), args.num_classes, args.threads, args.device, args.compile
     )
     entries = [Entry(args.config, args.checkpoint), *map(Entry, args.also)]
@@ -163,7 +173,7 @@ def main() -> None:
         print('transformers is not installed: its GroupViT is left out', file=sys.stderr)
     device = torch.device(args.device)
     cases = contestants(entries, settings)
-    rows = summarise(measure_times(cases, make_image(args.size, device), args.repeat))
+    rows = inference_rows(measure_times(cases, make_image(args.size, device), args.repeat))
     memory: list[dict[str, Any]] = []
     if not args.no_memory and can_measure_memory(device):
         del cases

@@ -31,7 +31,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Settings:
+class InferenceSettings:
     """What all contestants have in common; ``output_size`` is (height, width) in pixels."""
 
     output_size: Size
@@ -61,7 +61,7 @@ class Contestant:
 
 
 @torch.no_grad()
-def build_model(entry: Entry, settings: Settings) -> PGSeg:
+def model_of_entry(entry: Entry, settings: InferenceSettings) -> PGSeg:
     """Model of a config, all its classes named and embedded, none of them a background."""
     cfg = Config.fromfile(entry.config)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
@@ -86,9 +86,9 @@ def build_model(entry: Entry, settings: Settings) -> PGSeg:
     return model
 
 
-def our_contestants(entry: Entry, settings: Settings) -> Iterator[Contestant]:
+def our_contestants(entry: Entry, settings: InferenceSettings) -> Iterator[Contestant]:
     """The encoder, window by window and in one batch, and prediction at two output sizes."""
-    model = build_model(entry, settings)
+    model = model_of_entry(entry, settings)
     name = Path(entry.config).stem
 
     def crops(image: Tensor) -> list[Tensor]:
@@ -110,7 +110,7 @@ def crop_windows(model: PGSeg, image: Tensor) -> list[Tensor]:
     return [image[..., w.top : w.bottom, w.left : w.right] for w in windows]
 
 
-def peer_contestants(entry: Entry, settings: Settings) -> Iterator[Contestant]:
+def peer_contestants(entry: Entry, settings: InferenceSettings) -> Iterator[Contestant]:
     """transformers' GroupViT of the same size: its encoder, and its masks stitched plainly.
 
     Raises:
@@ -160,7 +160,7 @@ def peer_contestants(entry: Entry, settings: Settings) -> Iterator[Contestant]:
     yield Contestant(PEER, PREDICT, lambda x: segment(x, size), size)
 
 
-def contestants(entries: list[Entry], settings: Settings) -> list[Contestant]:
+def contestants(entries: list[Entry], settings: InferenceSettings) -> list[Contestant]:
     """All contestants of some models."""
     return list(
         chain.from_iterable(

@@ -8,7 +8,7 @@ from .groupvit_peer import PEER
 from .inference_contestants import ENCODER
 from .timing import show_ratio
 
-EXPLANATION = f"""\
+INFERENCE_EXPLAINED = f"""\
 Times are medians. Ratios are medians of the ratios within a round, with their middle half in
 brackets; below 1 is faster. "{ENCODER}" is the floor: the image encoder alone on
 each window of the image. "predict" is everything from the normalised image to the class of each
@@ -34,7 +34,7 @@ def report(result: dict[str, Any]) -> str:
         '',
         *_times(result['times'], settings['size']),
         '',
-        EXPLANATION,
+        INFERENCE_EXPLAINED,
     ]
     if result['memory']:
         lines += [*_memory(result['memory'], settings['device']), '']

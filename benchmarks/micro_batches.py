@@ -31,7 +31,8 @@ import pgseg_mm  # noqa: F401, registers the components
 from pgseg_mm.cli.provenance import describe_machine
 from pgseg_mm.text import tokenize
 
-MIB = 2**20
+from .timing import MIB
+
 CAPTION = 'a photo of a red car beside an old brick house, number {}'
 
 

@@ -84,7 +84,7 @@ def npr_step(loss: NPRLoss, groups: torch.Tensor, prototypes: torch.Tensor) -> N
     loss(None, groups, prototypes).backward()
 
 
-def training_steps(
+def npr_steps(
     cfg: Config, images: torch.Tensor, amp: bool
 ) -> tuple[torch.nn.Module, dict[str, Callable[[], object]]]:
     """Forward and backward pass of the encoder, of the model, and of the model without NPR."""
@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     register_all_modules()
     torch.manual_seed(0)
     images = torch.randn(args.micro_batch, 3, *[cfg.model.backbone.img_size] * 2).to(args.device)
-    model, steps = training_steps(cfg, images, args.amp)
+    model, steps = npr_steps(cfg, images, args.amp)
     inputs = npr_inputs(model, images, args.batch)
     first_stage = model.decode_head.loss_npr.start(*inputs[0]).similarity
     noise = [torch.nn.functional.normalize(torch.randn_like(x), dim=-1) for x in inputs[0]]

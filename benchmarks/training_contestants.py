@@ -18,7 +18,7 @@ from pgseg_mm.engine.hooks.compile_hook import compile_parts
 
 from .groupvit_peer import PEER, load_peer, peer_config
 
-START, END = 49406, 49407
+START_TOKEN, END_TOKEN = 49406, 49407
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ def make_batch(config: str, settings: Settings, tokens: int) -> tuple[Tensor, Te
     generator = torch.Generator().manual_seed(0)
     side = model.backbone.img_size
     images = torch.randn(settings.batch, model.backbone.get('in_channels', 3), side, side)
-    ids = torch.randint(1, START, (settings.batch, tokens), generator=generator)
+    ids = torch.randint(1, START_TOKEN, (settings.batch, tokens), generator=generator)
     ends = torch.randint(4, settings.words + 2, (settings.batch, 1), generator=generator)
     places = torch.arange(tokens)
-    ids = torch.where(places < ends, ids, torch.where(places == ends, END, 0))
-    ids[:, 0] = START
+    ids = torch.where(places < ends, ids, torch.where(places == ends, END_TOKEN, 0))
+    ids[:, 0] = START_TOKEN
     return images.to(settings.device), ids.to(settings.device)
 
 

@@ -9,7 +9,8 @@ from .groupvit_peer import PEER
 from .timing import show_ratio
 from .training_contestants import OPTIONS
 
-BEGIN, END = '<!-- measured by benchmarks.training_step -->', '<!-- end of what was measured -->'
+BEGIN_MARK = '<!-- measured by benchmarks.training_step -->'
+END_MARK = '<!-- end of what was measured -->'
 
 
 def report(result: dict[str, Any]) -> str:
@@ -46,13 +47,15 @@ def report(result: dict[str, Any]) -> str:
 
 def place(text: str, page: Path) -> str:
     """The page with the text between the two lines that mark its place; the text if it is new."""
-    text = f'{BEGIN}\n\n{text}\n{END}\n'
+    text = f'{BEGIN_MARK}\n\n{text}\n{END_MARK}\n'
     if not page.is_file():
         return text
     old = page.read_text(encoding='utf-8')
-    if BEGIN not in old or END not in old:
-        raise SystemExit(f'{page} has no lines {BEGIN} and {END}, between which the tables go')
-    return old[: old.index(BEGIN)] + text + old[old.index(END) + len(END) + 1 :]
+    if BEGIN_MARK not in old or END_MARK not in old:
+        raise SystemExit(
+            f'{page} has no lines {BEGIN_MARK} and {END_MARK}, between which the tables go'
+        )
+    return old[: old.index(BEGIN_MARK)] + text + old[old.index(END_MARK) + len(END_MARK) + 1 :]
 
 
 def _steps(

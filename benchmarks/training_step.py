@@ -85,7 +85,7 @@ def make_cases(args: argparse.Namespace) -> list[Case]:
     ]
 
 
-def summarise(seconds: dict[Case, list[float]], tokens: int) -> list[dict[str, Any]]:
+def step_rows(seconds: dict[Case, list[float]], tokens: int) -> list[dict[str, Any]]:
     """Rows of the table: medians, and ratios of times of the same round with their quartiles."""
     peers = {(case.option, case.tokens): times for case, times in seconds.items() if case.peer}
     rows = []
@@ -185,7 +185,7 @@ def main() -> None:
         },
         'machine': describe_machine(),
         'versions': versions(*(['transformers'] if load_peer() else [])),
-        'times': summarise(watch.seconds, args.tokens),
+        'times': step_rows(watch.seconds, args.tokens),
         'memory': memory,
         'profiles': profiles,
     }

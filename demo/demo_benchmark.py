@@ -10,7 +10,7 @@ HEADER = (
 )
 
 
-def ratio(value: float, reference: float) -> float | None:
+def times_reference(value: float, reference: float) -> float | None:
     """How many times the reference; ``None`` where that is zero."""
     return round(value / reference, 2) if reference else None
 
@@ -58,7 +58,7 @@ def _rows(seed: str, models: dict[str, Metrics]) -> list[str]:
 
 
 def _times(value: float, reference: float) -> str:
-    times = ratio(value, reference)
+    times = times_reference(value, reference)
     return '–' if times is None else f'{times:.2f}'
 
 

@@ -11,11 +11,11 @@ from pgseg_mm.cli.config_files import override, read_config_file
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_CONFIG = Path('configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py')
 """Relative to the root of the repository."""
-STEPS = ('begin', 'end', 'T_max', 'warmup')
+STEP_KEYS = ('begin', 'end', 'T_max', 'warmup')
 """Arguments of schedulers that count iterations."""
 
 
-def find_config(path: Path) -> Path:
+def existing_config(path: Path) -> Path:
     """A config by its path from here or, if there is none, from the root of the repository.
 
     Raises:
@@ -112,7 +112,7 @@ def stretch_schedule(cfg: Config, max_iters: int) -> None:
     cfg.train_cfg.val_interval = math.ceil(cfg.train_cfg.get('val_interval', 1) * factor)
     schedulers = cfg.get('param_scheduler') or []
     for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-        for name in STEPS:
+        for name in STEP_KEYS:
             if name in scheduler:
                 scheduler[name] = math.ceil(scheduler[name] * factor)
     npr = cfg.model.decode_head.get('loss_npr') or {}

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from demo_benchmark import ratio
-from demo_config import find_config, make_config
+from demo_benchmark import times_reference
+from demo_config import existing_config, make_config
 from demo_data import ATTRIBUTION, Scenes
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 
 from pgseg_mm.serialization.atomic_files import read_state, write_json
 
-METRICS = {'mIoU': 'all classes', 'mIoU_objects': 'objects', 'mIoU_textures': 'textures'}
+METRIC_WORDS = {'mIoU': 'all classes', 'mIoU_objects': 'objects', 'mIoU_textures': 'textures'}
 SHEET_IMAGES = 8
 
 
@@ -53,13 +53,13 @@ class Run:
     def make_config(self) -> Config:
         """The run's config."""
         return make_config(
-            find_config(self.config),
-            self.scenes.folder(self.data),
-            self.out / 'train',
-            self.seed,
-            self.scenes.image_size,
-            self.max_iters,
-            self.options,
+            existing_config(self.config),
+            data=self.scenes.folder(self.data),
+            work_dir=self.out / 'train',
+            seed=self.seed,
+            image_size=self.scenes.image_size,
+            max_iters=self.max_iters,
+            options=self.options,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -141,12 +141,12 @@ class DemoHook(Hook):
 
 def pick_metrics(metrics: dict[str, float]) -> dict[str, float]:
     """The metrics that the demo reports."""
-    return {name: float(metrics[name]) for name in METRICS}
+    return {name: float(metrics[name]) for name in METRIC_WORDS}
 
 
 def in_words(metrics: dict[str, float]) -> str:
     """Metrics on one line."""
-    return 'mIoU ' + ', '.join(f'{metrics[name]:.1f} {word}' for name, word in METRICS.items())
+    return 'mIoU ' + ', '.join(f'{metrics[name]:.1f} {word}' for name, word in METRIC_WORDS.items())
 
 
 def train(run: Run, command: str) -> dict[str, Any]:
@@ -162,8 +162,6 @@ def train(run: Run, command: str) -> dict[str, Any]:
     # importing the models takes seconds, which --help and --resume need not wait for
     from pgseg_mm.cli.provenance import describe_machine
     from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
-    from pgseg_mm.serialization.work_folders import find_checkpoint
-    from pgseg_mm.visualization import draw_loss_curve, draw_segmentation_sheet
 
     start = time.perf_counter()
     run.out.mkdir(parents=True, exist_ok=True)
@@ -180,25 +178,13 @@ def train(run: Run, command: str) -> dict[str, Any]:
     tested_at = time.perf_counter()
     print(f'[{run.name}] trained: {in_words(trained)}', flush=True)
 
-    dataset = runner.test_dataloader.dataset
-    draw_segmentation_sheet(
-        runner.model,
-        dataset,
-        range(min(SHEET_IMAGES, len(dataset))),
-        run.out / 'sheet.png',
-        credit=ATTRIBUTION,
-    )
-    draw_loss_curve(runner.log_dir, run.out / 'losses.png')
-    files = {
-        'checkpoint': find_checkpoint(cfg.work_dir),
-        'segmentation': run.out / 'sheet.png',
-        'losses': run.out / 'losses.png',
-        'log': Path(runner.log_dir) / f'{runner.timestamp}.log',
-    }
+    files = draw_run(run, runner)
     summary = {
         'settings': run.settings(),
         'metrics': {'untrained': hook.untrained, 'trained': trained},
-        'ratios': {name: ratio(trained[name], hook.untrained[name]) for name in METRICS},
+        'ratios': {
+            name: times_reference(trained[name], hook.untrained[name]) for name in METRIC_WORDS
+        },
         'seconds': {
             'untrained_evaluation': round(hook.untrained_seconds, 1),
             'training_with_validation': round(trained_at - hook.start, 1),
@@ -212,6 +198,28 @@ def train(run: Run, command: str) -> dict[str, Any]:
     }
     write_json(run.summary_file, summary, indent=2)
     return summary
+
+
+def draw_run(run: Run, runner: Runner) -> dict[str, str | Path]:
+    """Draw what a run has learned and how, and name the files that it leaves.
+
+    Returns:
+        Paths of the checkpoint, both pictures and the log.
+    """
+    from pgseg_mm.serialization.work_folders import find_checkpoint
+    from pgseg_mm.visualization import draw_loss_curve, draw_segmentation_sheet
+
+    sheet, losses = run.out / 'sheet.png', run.out / 'losses.png'
+    dataset = runner.test_dataloader.dataset
+    images = range(min(SHEET_IMAGES, len(dataset)))
+    draw_segmentation_sheet(runner.model, dataset, images, sheet, credit=ATTRIBUTION)
+    draw_loss_curve(runner.log_dir, losses)
+    return {
+        'checkpoint': find_checkpoint(runner.work_dir),
+        'segmentation': sheet,
+        'losses': losses,
+        'log': Path(runner.log_dir) / f'{runner.timestamp}.log',
+    }
 
 
 def _relative(path: str | Path, folder: Path) -> str:

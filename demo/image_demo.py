@@ -15,7 +15,7 @@ from pgseg_mm.cli.launch import add_model_options, find_device, read_model_confi
 from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.messages import shown
 
-MAX_LISTED = 6
+MAX_SHOWN_CLASSES = 6
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,13 +67,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def describe(result: Segmentation) -> str:
+def result_line(result: Segmentation) -> str:
     """An image and the classes in it on a line."""
     if result.error is not None:
         return f'failed: {result.error}'
     areas = list(result.areas.items())
-    words = [f'{name} {share:.1%}' for name, share in areas[:MAX_LISTED]]
-    rest = [f'{len(areas) - MAX_LISTED} more'] if len(areas) > MAX_LISTED else []
+    words = [f'{name} {share:.1%}' for name, share in areas[:MAX_SHOWN_CLASSES]]
+    rest = [f'{len(areas) - MAX_SHOWN_CLASSES} more'] if len(areas) > MAX_SHOWN_CLASSES else []
     return f'{shown(result.name)}: {", ".join(words + rest)}'
 
 
@@ -82,7 +82,7 @@ def can_be_written(path: Path) -> bool:
     return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
 
 
-def run(args: argparse.Namespace, cfg: Config) -> int:
+def segment_files(args: argparse.Namespace, cfg: Config) -> int:
     """Segment the images and write what is asked for.
 
     Args:
@@ -93,7 +93,12 @@ def run(args: argparse.Namespace, cfg: Config) -> int:
         Number of images that failed.
     """
     inferencer = PGSegInferencer(
-        cfg, args.checkpoint, args.device, args.trust, args.max_pixels, args.allow_partial
+        cfg,
+        args.checkpoint,
+        device=args.device,
+        trust=args.trust,
+        max_pixels=args.max_pixels,
+        allow_partial=args.allow_partial,
     )
     done = failed = 0
     for result in inferencer.stream(
@@ -114,7 +119,7 @@ def run(args: argparse.Namespace, cfg: Config) -> int:
         elif args.out_file is not None:
             args.out_file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(result.picture).save(args.out_file)
-        tqdm.write(describe(result))
+        tqdm.write(result_line(result))
     if done > failed:
         folders = f'{args.out_dir / "vis"}, masks in {args.out_dir / "pred"}'
         print(f'Picture in {args.out_file}' if args.out_file else f'Pictures in {folders}')
@@ -132,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out_file is not None and not can_be_written(args.out_file):
         parser.error(f'--out-file must end in .png, .jpg or the like, got {args.out_file}')
     try:
-        failed = run(args, cfg)
+        failed = segment_files(args, cfg)
     except (OSError, TypeError, ValueError) as error:
         sys.exit(f'error: {error}')
     sys.exit(1 if failed else 0)

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from demo_benchmark import benchmark_table
-from demo_config import DEFAULT_CONFIG, find_config
+from demo_config import DEFAULT_CONFIG, existing_config
 from demo_data import ATTRIBUTION, Scenes, ensure_scenes
-from demo_train import METRICS, Run, train
+from demo_train import METRIC_WORDS, Run, train
 
 from pgseg_mm.cli.config_files import SettingsAction
 from pgseg_mm.serialization.atomic_files import write_text
 
-SIZES = {
+SIZE_OPTIONS = {
     'num_train': 'training pairs',
     'num_val': 'validation images',
     'num_classes': 'objects and textures together',
@@ -45,9 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     add('--config', type=Path, default=DEFAULT_CONFIG, help='config, from here or the repository')
     add('--max-iters', type=int, metavar='N', help="iterations, if not the config's")
     for field in fields(Scenes):
-        if field.name in SIZES:
+        if field.name in SIZE_OPTIONS:
             option = f'--{field.name.replace("_", "-")}'
-            add(option, type=int, default=field.default, metavar='N', help=SIZES[field.name])
+            add(option, type=int, default=field.default, metavar='N', help=SIZE_OPTIONS[field.name])
     add(
         '--cfg-options',
         nargs='+',
@@ -87,7 +87,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
         parser.error(f'--seeds takes different numbers, not negative, got {args.seeds}')
     try:
-        find_config(args.config)
+        existing_config(args.config)
     except FileNotFoundError as error:
         parser.error(str(error))
     return args
@@ -95,17 +95,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def plan_runs(args: argparse.Namespace) -> list[Run]:
     """The runs that the command line asks for; a single one has the output folder for itself."""
-    sizes = {name: getattr(args, name) for name in SIZES}
+    sizes = {name: getattr(args, name) for name in SIZE_OPTIONS}
     shuffles = [False, True] if args.control else [args.shuffle_captions]
     runs = [
         Run(
-            args.config,
-            args.data,
-            args.out,
-            Scenes(**sizes, shuffle_captions=shuffle),
-            seed,
-            args.max_iters,
-            args.cfg_options,
+            config=args.config,
+            data=args.data,
+            out=args.out,
+            scenes=Scenes(**sizes, shuffle_captions=shuffle),
+            seed=seed,
+            max_iters=args.max_iters,
+            options=args.cfg_options,
         )
         for seed in args.seeds
         for shuffle in shuffles
@@ -120,7 +120,7 @@ def run_in_process(run: Run, jobs: int) -> dict[str, Any] | None:
 
     MMEngine keeps loggers, counters and visualizers for a whole process, so that each run gets one.
     """
-    sizes = [f'--{name.replace("_", "-")}={getattr(run.scenes, name)}' for name in SIZES]
+    sizes = [f'--{name.replace("_", "-")}={getattr(run.scenes, name)}' for name in SIZE_OPTIONS]
     command = [
         sys.executable,
         str(Path(__file__).resolve()),
@@ -167,7 +167,7 @@ def closing_words(summary: dict[str, Any], out: Path) -> str:
     """What a run has come to, as a table, and where its files are."""
     untrained, trained = summary['metrics']['untrained'], summary['metrics']['trained']
     lines = [f'{"mIoU in %":<14}{"untrained":>10}{"trained":>10}{"ratio":>8}']
-    for name, word in METRICS.items():
+    for name, word in METRIC_WORDS.items():
         ratio = summary['ratios'][name]
         times = '–' if ratio is None else f'{ratio:.2f}'
         lines.append(f'{word:<14}{untrained[name]:>10.2f}{trained[name]:>10.2f}{times:>8}')

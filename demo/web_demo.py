@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,8 +18,7 @@ from pgseg_mm.apis import PGSegInferencer, Segmentation, parse_words
 from pgseg_mm.cli.launch import add_model_options, find_device, read_model_config, require_port
 from pgseg_mm.visualization.colours import Colours, class_colours, separate
 from pgseg_mm.visualization.panels import fit_size
-from pgseg_mm.visualization.segmentation_picture import Segmentation as Shown
-from pgseg_mm.visualization.segmentation_picture import group_panels, label_panels
+from pgseg_mm.visualization.segmentation_picture import ShownImage, group_panels, label_panels
 
 os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # before gradio is imported
 
@@ -29,12 +28,12 @@ from web_guard import Guard, Listeners, checks_of  # noqa: E402
 from web_hosts import Hosts  # noqa: E402
 from web_uploads import NoRoomError, UploadFolder  # noqa: E402
 
-LONGER_SIDE = (512, 1024)
+PICTURE_SIDE = (512, 1024)
 """Bounds of a picture's longer side in pixels."""
-PICTURE_BYTES = 3 * 3 * LONGER_SIDE[1] ** 2
+PICTURE_BYTES = 3 * 3 * PICTURE_SIDE[1] ** 2
 """Most bytes of the three pictures of an answer."""
-SHORTEST_SIDE = 16
-TITLE = '# Segment by words\nAny words: the model has never seen a mask.'
+SHORTEST_PICTURE_SIDE = 16
+HEADING = '# Segment by words\nAny words: the model has never seen a mask.'
 BUTTONS = ['download', 'fullscreen']
 """Gradio's own would offer to send pictures away."""
 CSS = """
@@ -109,7 +108,7 @@ def segment(
         raise gr.Error('The server cannot do that now.', print_exception=False) from error
     if len(classes) == 1:
         gr.Warning('One word alone takes every pixel: scores compare words. Add others.')
-    return draw(image[..., ::-1], result)
+    return draw_answer(image[..., ::-1], result)
 
 
 def read_words(text: str) -> list[str]:
@@ -146,11 +145,11 @@ def shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def draw(image: NDArray[np.uint8], result: Segmentation) -> tuple[Any, ...]:
+def draw_answer(image: NDArray[np.uint8], result: Segmentation) -> tuple[Any, ...]:
     """Segments with names, groups of the first and last stage, and the legend."""
     assert result.mask is not None and result.groups is not None
-    shown = Shown(image, {'prediction': result.mask}, result.groups)
-    size = fit_size(image.shape[:2], LONGER_SIDE, SHORTEST_SIDE)
+    shown = ShownImage(image, {'prediction': result.mask}, result.groups)
+    size = fit_size(image.shape[:2], PICTURE_SIDE, SHORTEST_PICTURE_SIDE)
     present = [result.classes.index(name) for name in result.areas]
     colours = separate(class_colours(result.classes), present)
     names = {label: result.classes[label] for label in present}
@@ -178,6 +177,24 @@ def legend(result: Segmentation, colours: Colours) -> str:
     return f'<table class="legend">{head}{"".join(rows)}</table>'
 
 
+class Question(NamedTuple):
+    """What is given to the model, in the order of the page's call."""
+
+    upload: gr.Image
+    words: gr.Textbox
+    background: gr.Checkbox
+    threshold: gr.Slider
+
+
+class Answer(NamedTuple):
+    """What was found, in the order of :func:`segment`."""
+
+    segments: gr.Image
+    first_stage: gr.Image
+    last_stage: gr.Image
+    found: gr.HTML
+
+
 def build_page(
     inferencer: PGSegInferencer, uploads: UploadFolder, listeners: Listeners
 ) -> gr.Blocks:
@@ -198,61 +215,57 @@ def build_page(
             uploads.release(PICTURE_BYTES)
 
     with gr.Blocks(title='Segment by words', delete_cache=(3600, 3600)) as page:
-        gr.Markdown(TITLE)
+        gr.Markdown(HEADING)
         with gr.Row():
             with gr.Column(scale=2):
-                upload = gr.Image(
-                    label='image',
-                    type='filepath',
-                    image_mode=None,
-                    sources=['upload', 'clipboard'],
-                    height=300,
-                    buttons=['fullscreen'],
-                    elem_id='upload',
-                )
-                # Gradio would decode the file itself, and fail without a sentence.
-                upload.preprocess = lambda payload: None if payload is None else payload.path
-                words = gr.Textbox(
-                    label='words', placeholder='dog . red car . grass', elem_id='words',
-                    max_lines=1, info='separated by commas, or by dots and blanks',
-                )  # fmt: skip
-                background = gr.Checkbox(
-                    label='background',
-                    elem_id='background',
-                    info='takes what is like none of the words',
-                )
-                default = inferencer.default_threshold()
-                threshold = gr.Slider(
-                    min(0.05, default), 1, default, step=0.01, label='threshold',
-                    info='the higher, the more background', interactive=True, visible=False,
-                )  # fmt: skip
+                asked = place_question(inferencer.default_threshold())
                 button = gr.Button('Segment', variant='primary', elem_id='segment')
             with gr.Column(scale=3):
-                segments = gr.Image(
-                    label='segments', format='png', buttons=BUTTONS, elem_id='segments'
-                )
-                found = gr.HTML(elem_id='legend')
-                with gr.Row():
-                    first = gr.Image(
-                        label='groups of the first stage',
-                        format='png',
-                        buttons=BUTTONS,
-                        elem_id='first-stage',
-                    )
-                    last = gr.Image(
-                        label='groups of the final stage',
-                        format='png',
-                        buttons=BUTTONS,
-                        elem_id='last-stage',
-                    )
-        background.change(lambda on: gr.update(visible=on), background, threshold)
-        gr.on(
-            [button.click, words.submit],
-            answer,
-            [upload, words, background, threshold],
-            [segments, first, last, found],
-        )
+                given = place_answer()
+        asked.background.change(lambda on: gr.update(visible=on), asked.background, asked.threshold)
+        gr.on([button.click, asked.words.submit], answer, list(asked), list(given))
     return page.queue(max_size=limits.MAX_WEB_QUEUE, default_concurrency_limit=1)
+
+
+def place_question(threshold: float) -> Question:
+    """Put what is to be filled in on the page, with the background's threshold to begin with."""
+    upload = gr.Image(
+        label='image',
+        type='filepath',
+        image_mode=None,
+        sources=['upload', 'clipboard'],
+        height=300,
+        buttons=['fullscreen'],
+        elem_id='upload',
+    )
+    # Gradio would decode the file itself, and fail without a sentence.
+    upload.preprocess = lambda payload: None if payload is None else payload.path
+    words = gr.Textbox(
+        label='words', placeholder='dog . red car . grass', elem_id='words',
+        max_lines=1, info='separated by commas, or by dots and blanks',
+    )  # fmt: skip
+    background = gr.Checkbox(
+        label='background', elem_id='background', info='takes what is like none of the words'
+    )
+    slider = gr.Slider(
+        min(0.05, threshold), 1, threshold, step=0.01, label='threshold',
+        info='the higher, the more background', interactive=True, visible=False,
+    )  # fmt: skip
+    return Question(upload, words, background, slider)
+
+
+def place_answer() -> Answer:
+    """Put the places of pictures and legend on the page."""
+
+    def picture(label: str, name: str) -> gr.Image:
+        return gr.Image(label=label, format='png', buttons=BUTTONS, elem_id=name)
+
+    segments = picture('segments', 'segments')
+    found = gr.HTML(elem_id='legend')
+    with gr.Row():
+        first = picture('groups of the first stage', 'first-stage')
+        last = picture('groups of the final stage', 'last-stage')
+    return Answer(segments, first, last, found)
 
 
 def serve(inferencer: PGSegInferencer, uploads: UploadFolder, args: argparse.Namespace) -> None:
@@ -293,10 +306,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         inferencer = PGSegInferencer(
             cfg,
             args.checkpoint,
-            args.device,
-            args.trust,
-            limits.MAX_WEB_PIXELS,
-            args.allow_partial,
+            device=args.device,
+            trust=args.trust,
+            max_pixels=limits.MAX_WEB_PIXELS,
+            allow_partial=args.allow_partial,
         )
     except (OSError, TypeError, ValueError) as error:
         parser.error(str(error))

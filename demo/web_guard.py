@@ -24,16 +24,17 @@ from pgseg_mm import limits
 TOKEN = re.compile(r'[A-Za-z0-9_-]{1,64}')
 API = '/gradio_api'
 JOIN, DATA, UPLOAD = f'{API}/queue/join', f'{API}/queue/data', f'{API}/upload'
-PROGRESS, FILE = f'{API}/upload_progress', f'{API}/file='
+UPLOAD_PROGRESS, FILE = f'{API}/upload_progress', f'{API}/file='
 POSTS = (JOIN, UPLOAD, f'{API}/cancel', f'{API}/reset')
 GETS = (
     '/', '/config', '/config/', '/theme.css', '/favicon.ico', '/robots.txt', '/manifest.json',
-    '/pwa_icon', DATA, PROGRESS, f'{API}/info', f'{API}/info/', f'{API}/app_id', f'{API}/user',
+    '/pwa_icon', DATA, UPLOAD_PROGRESS, f'{API}/info', f'{API}/info/', f'{API}/app_id',
+    f'{API}/user',
     f'{API}/theme.css', f'{API}/startup-events', f'{API}/login_check', f'{API}/queue/status',
 )  # fmt: skip
-FOLDERS = ('/assets/', '/static/', '/svelte/', '/pwa_icon/', FILE, f'{API}/heartbeat/')
+PATH_PREFIXES = ('/assets/', '/static/', '/svelte/', '/pwa_icon/', FILE, f'{API}/heartbeat/')
 """What the page asks for. The rest of gradio's addresses are for programs and other servers."""
-QUERIES = {DATA: 'session_hash', UPLOAD: 'upload_id', PROGRESS: 'upload_id'}
+QUERIES = {DATA: 'session_hash', UPLOAD: 'upload_id', UPLOAD_PROGRESS: 'upload_id'}
 REMEMBERED = 10_000
 """Sessions of which it is known when they asked last."""
 MULTIPART_BYTES = 2**16
@@ -41,10 +42,10 @@ MULTIPART_BYTES = 2**16
 
 FORGED = 'This is not a request that the page makes; reload the page and try again.'
 TOO_LONG = 'The request is too long; use fewer words.'
-TOO_LARGE = 'The file is larger than the maximum allowed size.'
+FILE_TOO_LARGE = 'The file is larger than the maximum allowed size.'
 BUSY = 'Too many requests are open; try again later.'
 
-Check = Callable[[Any], Any]
+ArgumentCheck = Callable[[Any], Any]
 logger = logging.getLogger('pgseg_mm.web')
 
 
@@ -117,7 +118,7 @@ class Guard:
         app: ASGIApp,
         hosts: Hosts,
         uploads: UploadFolder,
-        functions: dict[int, list[Check]],
+        functions: dict[int, list[ArgumentCheck]],
         listeners: Listeners,
     ) -> None:
         self.app = app
@@ -184,7 +185,7 @@ class Guard:
         if not headers.get('content-type', '').startswith('multipart/form-data;'):
             raise RefusedError(400, FORGED)
         if size > limit:
-            raise RefusedError(413, TOO_LARGE)
+            raise RefusedError(413, FILE_TOO_LARGE)
         try:
             await asyncio.to_thread(self.uploads.reserve, size)
         except NoRoomError as error:
@@ -196,7 +197,7 @@ class Guard:
             message = await receive()
             read += len(message.get('body', b''))
             if read > limit:
-                raise RefusedError(413, TOO_LARGE)
+                raise RefusedError(413, FILE_TOO_LARGE)
             return message
 
         try:
@@ -263,7 +264,7 @@ def check_address(scope: Scope) -> str:
     path, method = scope['path'], scope['method']
     if method == 'POST' and path in POSTS:
         return path
-    if method in ('GET', 'HEAD') and (path in GETS or path.startswith(FOLDERS)):
+    if method in ('GET', 'HEAD') and (path in GETS or path.startswith(PATH_PREFIXES)):
         heartbeat = f'{API}/heartbeat/'
         if path.startswith(heartbeat) and not is_token(path.removeprefix(heartbeat)):
             raise RefusedError(400, FORGED)
@@ -314,7 +315,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
-def checks_of(page: gr.Blocks, uploads: UploadFolder) -> dict[int, list[Check]]:
+def checks_of(page: gr.Blocks, uploads: UploadFolder) -> dict[int, list[ArgumentCheck]]:
     """For each function of a page, by its number, a check of each argument.
 
     A check returns the argument as it is passed on.
@@ -325,7 +326,7 @@ def checks_of(page: gr.Blocks, uploads: UploadFolder) -> dict[int, list[Check]]:
     }
 
 
-def check_for(component: Any, uploads: UploadFolder) -> Check:
+def check_for(component: Any, uploads: UploadFolder) -> ArgumentCheck:
     """The check of what a component of the page sends.
 
     Raises:

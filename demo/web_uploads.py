@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pgseg_mm import limits
 
-PREFIX = 'pgseg-web-'
-LOCK = '.lock'
+FOLDER_PREFIX = 'pgseg-web-'
+LOCK_FILE = '.lock'
 SWEEP_EVERY = 60
 """Seconds between two looks for old files."""
 logger = logging.getLogger('pgseg_mm.web')
@@ -51,7 +51,7 @@ class UploadFolder:
         parent = Path(parent or tempfile.gettempdir())
         parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(parent)
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)).resolve()
+        self.path = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent)).resolve()
         self._lock = lock(self.path)
         self._reserved = 0
         self._guard = threading.Lock()
@@ -151,7 +151,7 @@ class UploadFolder:
                     status = path.lstat()
                 except FileNotFoundError:  # gradio removes files as well
                     continue
-                if path != self.path / LOCK:
+                if path != self.path / LOCK_FILE:
                     found.append((status.st_mtime, status.st_size, path))
         return sorted(found)
 
@@ -164,7 +164,7 @@ def remove(path: Path) -> None:
     """Remove a file, and its folder if nothing else is in it."""
     path.unlink(missing_ok=True)
     folder = path.parent
-    if folder.name.startswith(PREFIX):
+    if folder.name.startswith(FOLDER_PREFIX):
         return
     try:
         folder.rmdir()
@@ -178,7 +178,7 @@ def lock(folder: Path) -> int:
     Raises:
         OSError: Another process has it.
     """
-    file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -189,10 +189,10 @@ def lock(folder: Path) -> int:
 
 def remove_leftovers(parent: Path) -> None:
     """Remove the folders of servers that were killed: those of this user whose lock is free."""
-    for folder in parent.glob(f'{PREFIX}*'):
+    for folder in parent.glob(f'{FOLDER_PREFIX}*'):
         status = folder.lstat()
         ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-        if not ours or not (folder / LOCK).is_file():
+        if not ours or not (folder / LOCK_FILE).is_file():
             continue
         try:
             held = lock(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from . import limits
@@ -71,8 +72,26 @@ def first_line(error: BaseException) -> str:
 def listed(names: Any, most: int = 10) -> str:
     """Some names in brackets, and how many more there are."""
     names = list(names)
-    rest = f' and {len(names) - most} more' if len(names) > most else ''
-    return f'[{", ".join(repr(shown(name)) for name in names[:most])}]{rest}'
+    return f'[{", ".join(repr(shown(name)) for name in names[:most])}]{_and_more(names, most)}'
+
+
+def first_of(texts: Sequence[str], most: int = 5, separator: str = ', ') -> str:
+    """The first of some texts, and how many more there are.
+
+    Args:
+        texts: What is put together as it is.
+        most: How many of them are shown.
+        separator: What stands between two.
+
+    Examples:
+        >>> first_of(['a', 'b', 'c'], 2)
+        'a, b and 1 more'
+    """
+    return separator.join(texts[:most]) + _and_more(texts, most)
+
+
+def _and_more(texts: Sequence[Any], most: int) -> str:
+    return f' and {len(texts) - most} more' if len(texts) > most else ''
 
 
 def _escaped(letter: str) -> str:

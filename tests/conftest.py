@@ -57,9 +57,9 @@ def _tagger_data(tmp_path_factory):
 def no_tagger(monkeypatch):
     """A machine without any data of nltk."""
     monkeypatch.setattr(nltk.data, 'path', [])
-    noun_prompts._noun_finder.cache_clear()
+    noun_prompts.noun_finder.cache_clear()
     yield
-    noun_prompts._noun_finder.cache_clear()
+    noun_prompts.noun_finder.cache_clear()
 
 
 @pytest.fixture

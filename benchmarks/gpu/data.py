@@ -20,9 +20,9 @@ from ..data_loading import SHUFFLE, make_pairs, our_loader, pipeline
 from .stage import PGSEG, TINY, Piece, Stage
 
 WORKERS = (4, 8, 16)
-SHARDS = 16
+NUM_SHARDS = 16
 BF16 = "dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(enabled=False))"
-TRAINING = """
+TRAINING_CONFIG = """
 _base_ = {base!r}
 model = dict(text_encoder=dict(context_length=77))
 train_pipeline = [
@@ -93,19 +93,19 @@ def loader(stage: Stage, folder: Path, number: int, consumed: float | None) -> P
     return Piece(summary, passed=most > 0, rows=rows, figures=figures)
 
 
-def run(stage: Stage, folder: Path, number: int) -> Piece:
+def training_run(stage: Stage, folder: Path, number: int) -> Piece:
     """A run of tools/train.py: how much of the time it waits for data."""
     steps, first = stage.size(60, 6), stage.size(20, 2)
     batch = stage.size(256, 4)
     workers = min(os.cpu_count() or 1, 16) if not stage.small else 1
     config = folder / 'training.py'
     config.write_text(
-        TRAINING.format(
+        TRAINING_CONFIG.format(
             base=str(TINY if stage.small else PGSEG),
             side=64 if stage.small else 224,
             batch=batch,
             workers=workers,
-            shards=f'{folder}/{{00000..{SHARDS - 1:05d}}}.tar',
+            shards=f'{folder}/{{00000..{NUM_SHARDS - 1:05d}}}.tar',
             number=number,
             steps=steps,
             wrapper=BF16 if stage.device == 'cuda' else "dict(type='OptimWrapper')",
@@ -151,10 +151,10 @@ def main(stage: Stage) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / 'pairs'
         number = stage.size(2000, 48)
-        make_pairs(folder, number, (80, 60) if stage.small else (500, 400), SHARDS)
+        make_pairs(folder, number, (80, 60) if stage.small else (500, 400), NUM_SHARDS)
         consumed = consumed_by_the_step(stage)
         stage.run('loader of tar shards', partial(loader, stage, folder, number, consumed))
-        stage.run('waiting for data', partial(run, stage, folder, number))
+        stage.run('waiting for data', partial(training_run, stage, folder, number))
 
 
 if __name__ == '__main__':

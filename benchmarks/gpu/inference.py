@@ -25,17 +25,24 @@ from pgseg_mm.models.segmentors import pgseg as pgseg_module
 
 from ..groupvit_peer import PEER, load_peer
 from ..inference import make_image
-from ..inference_contestants import ENCODER, PREDICT, Contestant, Entry, Settings, contestants
+from ..inference_contestants import (
+    ENCODER,
+    PREDICT,
+    Contestant,
+    Entry,
+    InferenceSettings,
+    contestants,
+)
 from ..timing import MIB, Stopwatch, ratio
 from .made_data import make_scenes
 from .stage import GROUPVIT, TINY, Piece, Stage
 
 PRECISIONS = {'float32': None, 'fp16': torch.float16, 'bf16': torch.bfloat16}
-SIZES = ((448, 597), (1024, 2048))
+IMAGE_SIZES = ((448, 597), (1024, 2048))
 CLASSES = 171
 AGREEMENT = 0.9
 """Least share of pixels that get the class of float32 in half precision."""
-EVALUATION = """
+EVALUATION_CONFIG = """
 _base_ = {base!r}
 data_root = {data!r}
 test_pipeline = [
@@ -73,7 +80,9 @@ def _run(case: Contestant, image: torch.Tensor, dtype: torch.dtype | None) -> An
 def prediction(stage: Stage, size: tuple[int, int]) -> Piece:
     """Encoder, prediction and peer on an image, in each precision, turn about."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    settings = Settings(size, stage.size(CLASSES, 5), torch.get_num_threads(), stage.device, False)
+    settings = InferenceSettings(
+        size, stage.size(CLASSES, 5), torch.get_num_threads(), stage.device, False
+    )
     entries = [Entry(_config(stage))]
     if load_peer() and not stage.small:
         entries.append(Entry(_config(stage), peer=True))
@@ -135,7 +144,7 @@ def _memory(stage: Stage, call: Callable[[], Any]) -> str:
 
 def _evaluation_config(stage: Stage, folder: Path, workers: int) -> Path:
     path = folder / f'evaluation_{workers}.py'
-    text = EVALUATION.format(
+    text = EVALUATION_CONFIG.format(
         base=_config(stage),
         data=f'{folder}/data/',
         workers=workers,
@@ -237,7 +246,7 @@ def where_the_time_goes(stage: Stage, folder: Path, number: int) -> Piece:
 
 
 def main(stage: Stage) -> None:
-    for size in SIZES if not stage.small else ((64, 80),):
+    for size in IMAGE_SIZES if not stage.small else ((64, 80),):
         stage.run(f'prediction, {size[0]} x {size[1]}', partial(prediction, stage, size))
         if stage.device == 'cuda':
             torch.cuda.empty_cache()

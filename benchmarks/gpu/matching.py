@@ -22,7 +22,7 @@ from ..training_contestants import Model, Option, Settings, make_batch
 from .stage import PGSEG, TINY, Piece, Stage
 
 OPTION = Option('bf16', 'bf16', fused=True)
-THREADS, PLAIN, ON_GPU = 'scipy in threads', 'scipy, one plain call', 'torch-linear-assignment'
+THREADS, PLAIN_CALL, ON_GPU = 'scipy in threads', 'scipy, one plain call', 'torch-linear-assignment'
 
 
 class Solved:
@@ -120,7 +120,7 @@ def _share_of_a_step(stage: Stage, batch: int) -> Piece:
     )
     solvers: dict[str, Callable[..., Any]] = {
         THREADS: npr_loss.start_matching,
-        PLAIN: solve_plainly,
+        PLAIN_CALL: solve_plainly,
     }
     if importlib.util.find_spec('torch_linear_assignment'):
         solvers[ON_GPU] = solve_on_gpu
@@ -150,7 +150,7 @@ def _share_of_a_step(stage: Stage, batch: int) -> Piece:
                 'the host waits for matches, ms': f'{1e3 * waits:.1f}' if name in solvers else '',
             }
         )
-    saved = 1 - ratio(watch.seconds[THREADS], watch.seconds[PLAIN])['median']
+    saved = 1 - ratio(watch.seconds[THREADS], watch.seconds[PLAIN_CALL])['median']
     figures['threads save'] = saved
     missing = '' if ON_GPU in solvers else f'; {ON_GPU} is not installed'
     return Piece(

@@ -23,7 +23,7 @@ forward and a backward pass without recomputation, two for a multiply-add; utili
 over the dense peak of the device in the same precision. Models are those of the published size with
 random weights, images are noise. How each figure is made stands in `benchmarks/gpu/`.
 """
-DRY = """\
+DRY_RUN_NOTE = """\
 **A dry run at tiny sizes{where}: it shows that the stages run. No figure here means anything.**
 """
 
@@ -70,7 +70,7 @@ def report(result: dict[str, Any]) -> str:
     lines = ['# On a GPU', '']
     if result['small']:
         where = ' on the CPU' if result['device'] == 'cpu' else ''
-        lines += [DRY.format(where=where)]
+        lines += [DRY_RUN_NOTE.format(where=where)]
     lines += [ABOUT, *_environment(result), '', '## Aims', '', *_aims(result)]
     for name, stage in result['stages'].items():
         lines += ['', f'## {TITLES.get(name, name)}', '', *_stage(stage)]

@@ -41,7 +41,7 @@ SMALLEST_BATCH = 32
 """Below it is a dry run."""
 
 
-class Contestant:
+class StepContestant:
     """A model in one of the ways to train, with what its steps took.
 
     Args:
@@ -136,7 +136,7 @@ def largest_batch(stage: Stage, tokens: int = TOKENS) -> int:
         return 8
     peaks = []
     for batch in (64, 128):
-        case = Contestant('PGSeg', 'bf16', settings_of(stage, batch), tokens)
+        case = StepContestant('PGSeg', 'bf16', settings_of(stage, batch), tokens)
         case.warm_up(1)
         peaks.append(case.peak)
         del case
@@ -156,10 +156,10 @@ def settings_of(stage: Stage, batch: int) -> Settings:
 
 def _try_to_start(
     stage: Stage, name: str, option: str, settings: Settings, tokens: int
-) -> Contestant | None:
+) -> StepContestant | None:
     """A contestant behind its first steps, if it fits into memory."""
     try:
-        case = Contestant(name, option, settings, tokens)
+        case = StepContestant(name, option, settings, tokens)
         case.warm_up(1 if stage.small else 3)
     except torch.OutOfMemoryError:
         return None
@@ -178,7 +178,7 @@ def measure(stage: Stage, wanted: Sequence[tuple[str, str, int]], batch: int) ->
         Rows; one that does not fit, or that the stage has no time for, says so.
     """
     settings = settings_of(stage, batch)
-    cases: list[Contestant] = []
+    cases: list[StepContestant] = []
     rows: list[dict[str, Any]] = []
     for name, option, tokens in wanted:
         row = {'model': name, 'option': option, 'batch': batch, 'tokens': tokens}
@@ -323,7 +323,7 @@ def largest(stage: Stage, batch: int) -> Piece:
 
 def kernels(stage: Stage, option: str) -> Piece:
     """The ten longest kernels of the fastest setting."""
-    case = Contestant('PGSeg', option, settings_of(stage, stage.size(256, 4)), TOKENS)
+    case = StepContestant('PGSeg', option, settings_of(stage, stage.size(256, 4)), TOKENS)
     case.warm_up(1)
     on_cuda = stage.device == 'cuda'
     activities = [ProfilerActivity.CUDA] if on_cuda else [ProfilerActivity.CPU]

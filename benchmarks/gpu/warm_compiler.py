@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from .stage import Piece, Stage
-from .step import TOKENS, Contestant, settings_of
+from .step import TOKENS, StepContestant, settings_of
 
 
 def warm_up(stage: Stage, option: str) -> Piece:
     """Compile the steps of one option; other models find the same blocks in the cache."""
-    Contestant('PGSeg', option, settings_of(stage, stage.size(256, 4)), TOKENS).warm_up(1)
+    StepContestant('PGSeg', option, settings_of(stage, stage.size(256, 4)), TOKENS).warm_up(1)
     torch.cuda.empty_cache()
     return Piece('compiled')
 

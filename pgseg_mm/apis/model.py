@@ -57,7 +57,7 @@ def load_model(
         built = model.module if is_model_wrapper(model) else model
         cfg = getattr(built, 'cfg', None) or ConfigDict()
     else:
-        cfg = read_config(model)
+        cfg = as_config(model)
         if weights is None:
             raise ValueError('The model of a config needs weights: give a checkpoint as weights.')
         built = build_model(cfg)
@@ -72,7 +72,7 @@ def load_model(
     return built if device is None else built.to(device), cfg
 
 
-def read_config(config: str | PathLike[str] | Config | ConfigDict) -> Config | ConfigDict:
+def as_config(config: str | PathLike[str] | Config | ConfigDict) -> Config | ConfigDict:
     """Read a config if it is a path.
 
     Raises:

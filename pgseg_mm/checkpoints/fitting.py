@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from pgseg_mm.messages import first_of
 from pgseg_mm.serialization.loading import CheckpointError, check_state_dict
 
 Purpose = Literal['predict', 'begin', 'resume']
@@ -24,7 +25,6 @@ TRAINING_ONLY = (
 """Entries that prediction can do without."""
 COUNTERS = '.num_batches_tracked'
 """Entries of batch norm that compute nothing, and that old checkpoints lack."""
-MAX_LISTED = 3
 MIN_SHARE = 0.5
 """Share of the backbone that weights must have to begin a training with."""
 CONVERTERS = (
@@ -134,10 +134,10 @@ def _describe(fit: Fit, model: nn.Module) -> str:
     parts = []
     if fit.missing:
         total = len(model.state_dict())
-        parts.append(f'it lacks {listed(fit.missing)} ({len(fit.missing)} of {total} entries)')
+        parts.append(f'it lacks {first_of(fit.missing, 3)} ({len(fit.missing)} of {total} entries)')
     if fit.mismatched:
         parts.append(
-            f'{len(fit.mismatched)} entries are of another shape: {listed(fit.mismatched)}'
+            f'{len(fit.mismatched)} entries are of another shape: {first_of(fit.mismatched, 3)}'
         )
     return ' and '.join(parts) or 'nothing is missing'
 
@@ -170,18 +170,12 @@ def _log(fit: Fit, told: str, missing: tuple[str, ...], where: str | PathLike[st
         _warn(f'{where} fits the model in part: {told}. These keep the values that they begin with')
     allowed = [name for name in fit.missing if name not in missing and not name.endswith(COUNTERS)]
     if allowed:
-        message = f'{where} does without {listed(allowed)}, which are not needed here'
+        message = f'{where} does without {first_of(allowed, 3)}, which are not needed here'
         print_log(message, logger='current')
     unexpected = [name for name in fit.unexpected if not name.startswith(TRAINING_ONLY)]
     if unexpected:
-        _warn(f'{where} has entries that the model does not use: {listed(unexpected)}')
+        _warn(f'{where} has entries that the model does not use: {first_of(unexpected, 3)}')
 
 
 def _warn(message: str) -> None:
     print_log(message, logger='current', level=logging.WARNING)
-
-
-def listed(names: list[str] | tuple[str, ...]) -> str:
-    """Some names, and how many more there are."""
-    rest = f' and {len(names) - MAX_LISTED} more' if len(names) > MAX_LISTED else ''
-    return ', '.join(names[:MAX_LISTED]) + rest

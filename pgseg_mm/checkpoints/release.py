@@ -17,9 +17,9 @@ from .names import release_name, release_names
 INERT = re.compile(r'img_encoder\.mapping_text\.|text_encoder\.Atten\.mu$')
 """Entries of PGSeg's release that play no part in its model, whatever its options."""
 _CONVOLUTION = re.compile(r'\.linear_(hidden\.0|out)\.weight$')
-_TRAINING_ONLY = 'decode_head.text_prototypes.'
-_TEXT_PROTOTYPES = f'{_TRAINING_ONLY}prototypes.mu'
-_TEXT_PROTOTYPES_SHAPE = (1, 8, 1)  # a constant of the release
+_TEXT_PROTOTYPES = 'decode_head.text_prototypes.'
+_TEXT_MU = f'{_TEXT_PROTOTYPES}prototypes.mu'
+_TEXT_MU_SHAPE = (1, 8, 1)  # a constant of the release
 
 
 def release_links(shapes: Mapping[str, Shape]) -> list[Link]:
@@ -65,9 +65,9 @@ def release_to_mm(
         )
     shapes = model_shapes(architecture) if model is None else shapes_of(model)
     notes = []
-    if shapes.get(_TEXT_PROTOTYPES, _TEXT_PROTOTYPES_SHAPE) != _TEXT_PROTOTYPES_SHAPE:
+    if shapes.get(_TEXT_MU, _TEXT_MU_SHAPE) != _TEXT_MU_SHAPE:
         # the paper's text prototypes are others than those of the release
-        shapes = {k: v for k, v in shapes.items() if not k.startswith(_TRAINING_ONLY)}
+        shapes = {k: v for k, v in shapes.items() if not k.startswith(_TEXT_PROTOTYPES)}
         notes.append('the text prototypes of T-NPR are not in any release: they start untrained')
     links = release_links(shapes)
     result, inert, report = join(state_dict, links, lambda name: bool(INERT.match(name)))
@@ -97,11 +97,11 @@ def mm_to_release(
     if architecture is None:
         architecture = infer_architecture(lambda name: _shape(state_dict, name))
     shapes = dict(model_shapes(architecture))
-    if _shape(state_dict, _TEXT_PROTOTYPES) == _TEXT_PROTOTYPES_SHAPE:
-        shapes[_TEXT_PROTOTYPES] = _TEXT_PROTOTYPES_SHAPE
+    if _shape(state_dict, _TEXT_MU) == _TEXT_MU_SHAPE:
+        shapes[_TEXT_MU] = _TEXT_MU_SHAPE
     folded = fold_assign_scale(state_dict, architecture)
     result, report = split(
-        folded, release_links(shapes), lambda name: name.startswith(_TRAINING_ONLY)
+        folded, release_links(shapes), lambda name: name.startswith(_TEXT_PROTOTYPES)
     )
     if architecture.assign_scale != 1:
         report.notes.append(folded_note(architecture))
@@ -145,7 +145,7 @@ def _fresh_inert(architecture: Architecture) -> dict[str, Tensor]:
         mapping = ProjectionMLP(
             architecture.embed_dims[-2], architecture.text_dims, architecture.prototype_channels
         )
-        mu = torch.randn(_TEXT_PROTOTYPES_SHAPE)
+        mu = torch.randn(_TEXT_MU_SHAPE)
     shapes = {f'backbone.mapping_x.{name}': s for name, s in shapes_of(mapping).items()}
     state = {f'backbone.mapping_x.{name}': v for name, v in mapping.state_dict().items()}
     converted, _ = split(state, release_links(shapes), lambda name: False)

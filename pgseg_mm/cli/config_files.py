@@ -21,7 +21,7 @@ FOLDERS = ('PGSEG_DATA_ROOT', 'PGSEG_CACHE')
 NOT_PLAIN = re.compile(r'[\'"\\\n\r]')
 
 
-SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
 class ConfigError(ValueError):
@@ -65,8 +65,9 @@ def read_config_file(path: str | PathLike[str]) -> Config:
         FileNotFoundError: There is no such file.
         ConfigError: It is no config, or fails when it is run.
     """
-    if Path(path).is_file() and Path(path).suffix not in SUFFIXES:
-        raise ConfigError(f'config {shown(path)} does not end in any of {", ".join(SUFFIXES)}')
+    if Path(path).is_file() and Path(path).suffix not in CONFIG_SUFFIXES:
+        suffixes = ', '.join(CONFIG_SUFFIXES)
+        raise ConfigError(f'config {shown(path)} does not end in any of {suffixes}')
     with _escaped_folders():
         try:
             return Config.fromfile(path)

@@ -150,10 +150,16 @@ def read_file(
     if backend_args or '://' in path:
         return retrying(lambda: fileio.get(path, backend_args), name)
     limit = limits.MAX_MEMBER_BYTES if max_bytes is None else max_bytes
-    return retrying(lambda: _read_regular(path, limit), name)
+    return retrying(lambda: read_regular(path, limit), name)
 
 
-def _read_regular(path: str, max_bytes: int) -> bytes:
+def read_regular(path: str, max_bytes: int) -> bytes:
+    """Read a regular file at once.
+
+    Raises:
+        OSError: The system cannot read it.
+        UnusableFile: It is no regular file, or a longer one.
+    """
     if '\0' in path:
         raise UnusableFile('has a path with a zero byte')
     # A pipe that nobody writes to would be waited for.

@@ -23,7 +23,8 @@ ABANDONED_SECONDS = 24 * 3600
 """Age behind which a temporary file of another machine counts as left over."""
 FAILED_WRITING = ('write failed', 'failed writing', 'unexpected pos', 'iostream', 'I/O error')
 """What torch and safetensors say of a full disk."""
-_HOST = re.sub(r'[^A-Za-z0-9_-]', '_', socket.gethostname())[:64]
+HOST_NAME = re.sub(r'[^A-Za-z0-9_-]', '_', socket.gethostname())[:64]
+"""What temporary files are named after."""
 _TEMPORARY = re.compile(r'\..+\.~(?P<host>[\w-]+)~(?P<process>\d+)~[0-9a-f]{8}(\.\w+)?')
 _cleared: set[Path] = set()
 
@@ -44,7 +45,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
         _cleared.add(folder)
         clear_leftovers(folder)
     temporary = path.with_name(
-        f'.{path.name[:100]}.~{_HOST}~{os.getpid()}~{secrets.token_hex(4)}{path.suffix}'
+        f'.{path.name[:100]}.~{HOST_NAME}~{os.getpid()}~{secrets.token_hex(4)}{path.suffix}'
     )
     # the umask of the process applies, and a file that is there already is not opened
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -127,7 +128,7 @@ def clear_leftovers(folder: str | Path) -> list[Path]:
 
 
 def _is_abandoned(path: Path, host: str, process: int) -> bool:
-    if host == _HOST:
+    if host == HOST_NAME:
         return not is_running(process)
     try:
         return time.time() - path.lstat().st_mtime > ABANDONED_SECONDS

@@ -16,14 +16,13 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-from pgseg_mm.messages import shown
+from pgseg_mm.messages import first_of, shown
 
 from .atomic_files import write_json
 from .known_objects import KNOWN_NAMES, make_known_objects
 from .loading import CheckpointError, describe_error, load_file_safely, refuse_foreign_file
 
 REMOTE = ('http://', 'https://')
-MAX_LISTED = 5
 
 
 def load_training_checkpoint(
@@ -57,10 +56,9 @@ def load_training_checkpoint(
         ) from error
     if left:
         names = sorted((left | set(loaded.foreign)) - KNOWN_NAMES) or sorted(left)
-        more = f' and {len(names) - MAX_LISTED} more' if len(names) > MAX_LISTED else ''
         raise CheckpointError(
             f'checkpoint {path} was refused, because it could run code. It holds types that are '
-            f'not loaded: {", ".join(names[:MAX_LISTED])}{more}. If you know where it comes from, '
+            f'not loaded: {first_of(names)}. If you know where it comes from, '
             'load it with --trust, which runs whatever code it holds'
         )
     check_training_content(checkpoint, path)

@@ -56,7 +56,8 @@ class BoundedTokenizer:
 
 
 @lru_cache
-def _tokenizer(model: str | None) -> Callable[..., torch.Tensor]:
+def find_tokenizer(model: str | None) -> Callable[..., torch.Tensor]:
+    """The tokenizer of an open_clip model, or CLIP's own; it is made once a process."""
     if model is None:
         return BoundedTokenizer(SimpleTokenizer())
     name, _ = find_open_clip_model(model)
@@ -107,7 +108,7 @@ def tokenize(
             raise TypeError(
                 f'Text {index} is {quoted(text)} of type {type(text).__name__}; expected a string.'
             )
-    return _tokenizer(model)([_cut(text) for text in texts], context_length=context_length)
+    return find_tokenizer(model)([_cut(text) for text in texts], context_length=context_length)
 
 
 def _cut(text: str) -> str:

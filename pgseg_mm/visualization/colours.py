@@ -14,7 +14,7 @@ LIGHTNESS = (38, 88)
 """Darkest and lightest colour, from 0 to 100."""
 TOO_CLOSE = 17
 """Distance in CIELAB below which neighbouring segments are mistaken for each other."""
-BACKGROUND = (0, 0, 0)
+BACKGROUND_COLOUR = (0, 0, 0)
 
 
 def distinct_colours(number: int) -> Colours:
@@ -45,7 +45,7 @@ def class_colours(
         return np.asarray(palette, dtype=np.uint8).reshape(-1, 3)[: len(classes)]
     if classes and classes[0].casefold() == 'background':
         return np.concatenate(
-            [np.array([BACKGROUND], np.uint8), distinct_colours(len(classes) - 1)]
+            [np.array([BACKGROUND_COLOUR], np.uint8), distinct_colours(len(classes) - 1)]
         )
     return distinct_colours(len(classes))
 

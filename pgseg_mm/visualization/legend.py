@@ -17,12 +17,12 @@ LINE = 20
 SWATCH = 14
 NAME_WIDTH = 170
 """Pixels that a name has at most."""
-GAP = 8
+TEXT_GAP = 8
 COLUMN_GAP = 24
-IGNORED = 'no class'
+NO_CLASS = 'no class'
 
 
-class Row(NamedTuple):
+class LegendRow(NamedTuple):
     """A class of the legend."""
 
     name: str
@@ -57,20 +57,24 @@ def _shares(labels: Labels, num_classes: int) -> NDArray[np.float64]:
 
 def legend_rows(
     shares: Mapping[int, tuple[float, ...]], classes: Sequence[str], colours: Colours
-) -> list[Row]:
+) -> list[LegendRow]:
     """Rows of the legend in the order of ``shares``, that of ignored pixels last."""
     rows = [
-        Row(classes[label], tuple(colours[label].tolist()), values)
+        LegendRow(classes[label], tuple(colours[label].tolist()), values)
         for label, values in shares.items()
         if label < len(classes)
     ]
     if len(classes) in shares:
-        rows.append(Row(IGNORED, None, shares[len(classes)]))
+        rows.append(LegendRow(NO_CLASS, None, shares[len(classes)]))
     return rows
 
 
 def draw_legend(
-    rows: Sequence[Row], headings: Sequence[str], height: int, free_width: int, min_columns: int = 2
+    rows: Sequence[LegendRow],
+    headings: Sequence[str],
+    height: int,
+    free_width: int,
+    min_columns: int = 2,
 ) -> Pixels:
     """Draw the legend in as many columns as it needs and may have.
 
@@ -83,10 +87,10 @@ def draw_legend(
     """
     headings = headings if len(headings) > 1 else ['']
     lines = max(height // LINE - 1, 2)
-    share_width = max(width_of(text, TEXT_SIZE) for text in (*headings, '100.0 %')) + GAP
+    share_width = max(width_of(text, TEXT_SIZE) for text in (*headings, '100.0 %')) + TEXT_GAP
     texts = [*(row.name for row in rows), _rest(len(rows))]
     name_width = min(max(width_of(text, TEXT_SIZE) for text in texts), NAME_WIDTH)
-    column = SWATCH + GAP + name_width + share_width * len(headings)
+    column = SWATCH + TEXT_GAP + name_width + share_width * len(headings)
     allowed = max((free_width + COLUMN_GAP) // (column + COLUMN_GAP), min_columns)
     rows = _cut(rows, lines * allowed)
     columns = -(-len(rows) // lines)
@@ -103,26 +107,28 @@ def draw_legend(
     return np.asarray(picture)
 
 
-def _cut(rows: Sequence[Row], room: int) -> list[Row]:
+def _cut(rows: Sequence[LegendRow], room: int) -> list[LegendRow]:
     """As many rows as there is room for, the last of which sums up the rest."""
     if len(rows) <= room:
         return list(rows)
     rest = rows[room - 1 :]
     shares = tuple(sum(values) for values in zip(*(row.shares for row in rest), strict=True))
-    return [*rows[: room - 1], Row(_rest(len(rest)), None, shares)]
+    return [*rows[: room - 1], LegendRow(_rest(len(rest)), None, shares)]
 
 
 def _rest(number: int) -> str:
     return f'and {number} more'
 
 
-def _draw_row(draw: ImageDraw.ImageDraw, row: Row, left: int, middle: int, width: int) -> None:
+def _draw_row(
+    draw: ImageDraw.ImageDraw, row: LegendRow, left: int, middle: int, width: int
+) -> None:
     if row.colour is not None:
         top = middle - SWATCH // 2
         box = (left, top, left + SWATCH - 1, top + SWATCH - 1)
         draw.rectangle(box, fill=row.colour, outline='grey')
     name = shorten(row.name, TEXT_SIZE, width)
-    place = (left + SWATCH + GAP, middle)
+    place = (left + SWATCH + TEXT_GAP, middle)
     draw.text(place, name, fill='black', font=font(TEXT_SIZE), anchor='lm')
 
 

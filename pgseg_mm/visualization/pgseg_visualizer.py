@@ -10,7 +10,7 @@ from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
 
 from .panels import OPACITY
-from .segmentation_picture import Segmentation, draw_picture, groups_of, to_map
+from .segmentation_picture import ShownImage, draw_picture, groups_of, to_map
 
 FIELDS = {'prediction': 'pred_sem_seg', 'truth': 'gt_sem_seg'}
 
@@ -71,7 +71,7 @@ class PGSegVisualizer(SegLocalVisualizer):
             assert data_sample is not None
             groups = groups_of(data_sample) if draw_pred else ({}, {})
             picture = draw_picture(
-                Segmentation(image, labels, *groups),
+                ShownImage(image, labels, *groups),
                 self.dataset_meta['classes'],
                 self.dataset_meta.get('palette'),
                 opacity=self.alpha,

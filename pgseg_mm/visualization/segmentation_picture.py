@@ -34,12 +34,12 @@ LEGEND_LINES = 12
 """Lines that a legend may have even beside low panels."""
 GAP = 12
 TITLE_SIZE = 14
-TITLE = 24
+TITLE_HEIGHT = 24
 """Height of a line with a title in pixels."""
 
 
 @dataclass
-class Segmentation:
+class ShownImage:
     """An image and all that can be shown of it."""
 
     image: Pixels
@@ -110,7 +110,7 @@ def draw_segmentation(
         ValueError: If an array has another shape than expected, or the palette is too short.
     """
     labels = {'prediction': mask} if truth is None else {'prediction': mask, 'truth': truth}
-    shown = Segmentation(image, labels, groups or {}, prototypes or {})
+    shown = ShownImage(image, labels, groups or {}, prototypes or {})
     return draw_picture(shown, classes, palette)
 
 
@@ -136,7 +136,7 @@ def to_map(data: Tensor | NDArray) -> NDArray:
 
 
 def draw_picture(
-    shown: Segmentation,
+    shown: ShownImage,
     classes: Sequence[str],
     palette: Sequence[Sequence[int]] | None = None,
     opacity: float = OPACITY,
@@ -164,7 +164,7 @@ def draw_picture(
     legend = draw_legend(
         legend_rows(shares, classes, colours), list(shown.labels), height + LINE, free_width
     )
-    top = GAP + TITLE - LINE  # the first line of the legend is beside the titles
+    top = GAP + TITLE_HEIGHT - LINE  # the first line of the legend is beside the titles
     width, height = max(extent[0], x + legend.shape[1]), max(extent[1], top + legend.shape[0])
     picture = Image.new('RGB', (width + GAP, height + GAP), 'white')
     for title, pixels in {**rows[0], **rows[1]}.items():
@@ -174,7 +174,7 @@ def draw_picture(
 
 
 def label_panels(
-    shown: Segmentation,
+    shown: ShownImage,
     size: tuple[int, int],
     colours: Colours,
     names: Mapping[int, str],
@@ -201,7 +201,7 @@ def label_panels(
 
 
 def group_panels(
-    shown: Segmentation, size: tuple[int, int], opacity: float = OPACITY
+    shown: ShownImage, size: tuple[int, int], opacity: float = OPACITY
 ) -> dict[str, Pixels]:
     """Draw groups and prototypes, (height, width) in size, by their titles."""
     image = resize_image(shown.image, size)
@@ -231,7 +231,7 @@ def _prototype_colours(prototypes: Labels, groups: Labels | None) -> Colours:
 def place_panel(picture: Image.Image, place: tuple[int, int], pixels: Pixels, title: str) -> None:
     """Paste a panel at (x, y), with its title above it."""
     picture.paste(Image.fromarray(pixels), place)
-    middle = (place[0], place[1] - TITLE // 2)
+    middle = (place[0], place[1] - TITLE_HEIGHT // 2)
     ImageDraw.Draw(picture).text(middle, title, fill='black', font=font(TITLE_SIZE), anchor='lm')
 
 
@@ -244,12 +244,12 @@ def _arrange(
     """
     titles = [title for row in rows for title in row]
     width = max(size[1], *(width_of(title, TITLE_SIZE) for title in titles))
-    step = (width + GAP, size[0] + GAP + TITLE)
+    step = (width + GAP, size[0] + GAP + TITLE_HEIGHT)
     places = {}
     for i, row in enumerate(rows):
         for j, title in enumerate(row):
             column, line = (i, j) if _is_wide(size) else (j, i)
-            places[title] = (GAP + column * step[0], GAP + TITLE + line * step[1])
+            places[title] = (GAP + column * step[0], GAP + TITLE_HEIGHT + line * step[1])
     right = max(x for x, _ in places.values()) + width
     bottom = max(y for _, y in places.values()) + size[0]
     return places, (right, bottom)
@@ -270,7 +270,7 @@ def _legend_place(
     It stands on the right: beside all panels, or beside the first row where that is the shorter.
     """
     if _is_wide(size) or lengths[0] >= lengths[1]:
-        return extent[0] + GAP, max(extent[1] - GAP - TITLE, LEGEND_LINES * LINE), 0
+        return extent[0] + GAP, max(extent[1] - GAP - TITLE_HEIGHT, LEGEND_LINES * LINE), 0
     first, second = list(places.values())[:2]
     x = first[0] + lengths[0] * (second[0] - first[0])
     return x, size[0], extent[0] - x

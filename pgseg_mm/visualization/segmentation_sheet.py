@@ -14,8 +14,8 @@ from .legend import LINE, draw_legend, legend_rows, occurring
 from .panels import Pixels
 from .segmentation_picture import (
     GAP,
-    TITLE,
-    Segmentation,
+    TITLE_HEIGHT,
+    ShownImage,
     group_panels,
     groups_of,
     label_panels,
@@ -28,7 +28,7 @@ CREDIT_SIZE = 11
 
 
 @torch.no_grad()
-def segment_image(model: Any, dataset: BaseSegDataset, index: int) -> Segmentation:
+def segment_image(model: Any, dataset: BaseSegDataset, index: int) -> ShownImage:
     """Group and segment an image of a data set.
 
     The groups are those of the whole image, also where the model predicts by sliding windows.
@@ -48,7 +48,7 @@ def segment_image(model: Any, dataset: BaseSegDataset, index: int) -> Segmentati
     model.add_groups(batch['inputs'], [sample])
     model.train(training)
     image = item['inputs'].flip(0) if model.data_preprocessor.bgr_to_rgb else item['inputs']
-    return Segmentation(
+    return ShownImage(
         image.permute(1, 2, 0).numpy(),
         {
             'prediction': to_map(sample.pred_sem_seg.data),
@@ -103,14 +103,14 @@ def draw_segmentation_sheet(
     return np.asarray(sheet)
 
 
-def _panels(shown: Segmentation, colours: Colours, width: int) -> dict[str, Pixels]:
+def _panels(shown: ShownImage, colours: Colours, width: int) -> dict[str, Pixels]:
     """Panels of a row by their titles."""
     height = max(round(width * shown.image.shape[0] / shown.image.shape[1]), 1)
     maps = label_panels(shown, (height, width), colours, {})
     return {'input': maps.pop('input'), **group_panels(shown, (height, width)), **maps}
 
 
-def _legend(shown: Segmentation, names: Sequence[str], colours: Colours, height: int) -> Pixels:
+def _legend(shown: ShownImage, names: Sequence[str], colours: Colours, height: int) -> Pixels:
     """Legend of a row whose panels have a height."""
     shares = occurring(list(shown.labels.values()), len(names))
     rows = legend_rows(shares, names, colours)
@@ -128,14 +128,14 @@ def _paste(
     ]
     right = GAP + len(rows[0]) * step
     width = right + max(legend.shape[1] for legend in legends) + GAP
-    height = TITLE + sum(heights) + GAP + (TITLE if credit else 0)
+    height = TITLE_HEIGHT + sum(heights) + GAP + (TITLE_HEIGHT if credit else 0)
     sheet = Image.new('RGB', (width, height), 'white')
-    top = TITLE
+    top = TITLE_HEIGHT
     for number, (row, legend) in enumerate(zip(rows, legends, strict=True)):
         for column, (title, pixels) in enumerate(row.items()):
             place_panel(sheet, (GAP + column * step, top), pixels, '' if number else title)
         sheet.paste(Image.fromarray(legend), (right, top - LINE))
         top += heights[number]
-    foot = (GAP, height - TITLE // 2)
+    foot = (GAP, height - TITLE_HEIGHT // 2)
     ImageDraw.Draw(sheet).text(foot, credit, fill='black', font=font(CREDIT_SIZE), anchor='lm')
     return sheet

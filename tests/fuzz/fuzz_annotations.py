@@ -95,12 +95,12 @@ def _attempt_labels(path: Path) -> None:
     from collections import Counter
 
     import numpy as np
-    from segment_maps import draw, group_by_image, read_annotations
+    from segment_maps import draw_labels, group_by_image, read_annotations
 
     content = read_annotations(path)
     labels = {1: 1, 2: 2}
     for image in group_by_image(content, labels, lambda image: image['file_name'], Counter()):
-        draw(image, np.uint8)
+        draw_labels(image, np.uint8)
 
 
 REFUSALS = (ValueError, RuntimeError)  # the latter where no pair can be used

@@ -45,7 +45,7 @@ class KillHook(Hook):
         step, self.when, rank = os.environ.get('KILL', '-1:none:0').split(':')
         self.step, self.rank = int(step), int(rank)
         if self.when == 'saving':
-            safe_checkpoint_hook._write_synced = self.write_a_part
+            safe_checkpoint_hook.write_synced = self.write_a_part
 
     def kill(self, runner, when):
         if self.when == when and self.step == runner.iter + 1 and self.rank == get_rank():
@@ -65,6 +65,29 @@ class KillHook(Hook):
             file.flush()
             self.kill(self.runner, 'saving')
             file.write(bytes(content)[len(content) // 2:])
+"""
+
+
+MODEL = """
+model = dict(
+    backbone=dict(
+        img_size=32,
+        embed_dims=24,
+        depths=(1, 1, 1),
+        num_group_tokens=(6, 4, 0),
+        num_output_groups=(6, 4),
+        drop_path_rate=0.3,
+        prototypes=dict(hidden_channels=24),
+    ),
+    text_encoder=dict(embed_dims=16, num_layers=1, num_heads=2),
+    decode_head=dict(
+        in_channels=24,
+        channels=16,
+        text_channels=16,
+        hidden_channels=24,
+        loss_npr=dict(begin=2),
+    ),
+)
 """
 
 
@@ -103,40 +126,12 @@ def write_config(
     loop = dict(type='ResumableIterLoop', max_iters=16)
     if by_epoch:
         loop = dict(type='ResumableEpochLoop', max_epochs=3)
-    dataset = dict(dataset=dict(data_root=f'{data}/'))
-    if shards:
-        source = dict(shards=f'{data}/{{00000..{NUM_SHARDS - 1:05d}}}.tar', name='noise')
-        dataset = dict(
-            _delete_=True,
-            type='WebImageTextDataset',
-            sources=source,
-            samples_per_epoch=NUM_IMAGES,
-            shuffle_block=4,
-        )
+    dataset = _of_shards(data) if shards else dict(dataset=dict(data_root=f'{data}/'))
     path.write_text(
         f"""
 _base_ = {str(CONFIG)!r}
 custom_imports = dict(imports=['pgseg_mm', 'killer'], allow_failed_imports=False)
-model = dict(
-    backbone=dict(
-        img_size=32,
-        embed_dims=24,
-        depths=(1, 1, 1),
-        num_group_tokens=(6, 4, 0),
-        num_output_groups=(6, 4),
-        drop_path_rate=0.3,
-        prototypes=dict(hidden_channels=24),
-    ),
-    text_encoder=dict(embed_dims=16, num_layers=1, num_heads=2),
-    decode_head=dict(
-        in_channels=24,
-        channels=16,
-        text_channels=16,
-        hidden_channels=24,
-        loss_npr=dict(begin=2),
-    ),
-)
-train_pipeline = [
+{MODEL}train_pipeline = [
     dict(type='{'DecodeImage' if shards else 'LoadImageFromFile'}'),
     dict(type='mmpretrain.RandomResizedCrop', scale=32, crop_ratio_range=(0.3, 1.0)),
     dict(type='RandomFlip', prob=0.5),
@@ -166,6 +161,17 @@ default_hooks = dict(
 """
     )
     return path
+
+
+def _of_shards(data: Path) -> dict[str, Any]:
+    source = dict(shards=f'{data}/{{00000..{NUM_SHARDS - 1:05d}}}.tar', name='noise')
+    return dict(
+        _delete_=True,
+        type='WebImageTextDataset',
+        sources=source,
+        samples_per_epoch=NUM_IMAGES,
+        shuffle_block=4,
+    )
 
 
 def train(

@@ -204,7 +204,7 @@ def test_faulty_options_are_refused(demo, capsys, options, message):
 
 def test_config_is_pointed_at_data_and_schedule(demo, tmp_path):
     module = importlib.import_module('demo_config')
-    path = module.find_config(module.DEFAULT_CONFIG)
+    path = module.existing_config(module.DEFAULT_CONFIG)
     before = Config.fromfile(path)
     half = before.train_cfg.max_iters // 2
     cfg = module.make_config(path, tmp_path / 'scenes', tmp_path / 'work', 7, 64, half)

@@ -48,7 +48,7 @@ class Full(OSError):
 
 @pytest.mark.parametrize('name', ['iter_6.pth', 'last_checkpoint'])
 def test_a_checkpoint_that_breaks_off_leaves_the_previous_one(tmp_path, monkeypatch, name):
-    write = safe_checkpoint_hook._write_synced
+    write = safe_checkpoint_hook.write_synced
 
     def break_off(path, content):
         if path.name.startswith(f'.{name}') and (tmp_path / 'iter_3.pth').exists():
@@ -58,7 +58,7 @@ def test_a_checkpoint_that_breaks_off_leaves_the_previous_one(tmp_path, monkeypa
 
     if name == 'last_checkpoint':
         run_toy(tmp_path, interrupt=4)
-    monkeypatch.setattr(safe_checkpoint_hook, '_write_synced', break_off)
+    monkeypatch.setattr(safe_checkpoint_hook, 'write_synced', break_off)
     with pytest.raises(Full):
         run_toy(tmp_path, checkpoint=dict(max_keep_ckpts=1), resume=name == 'last_checkpoint')
     assert last_checkpoint(tmp_path)['meta']['iter'] == 3

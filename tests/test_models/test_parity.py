@@ -101,7 +101,7 @@ def test_ties_of_a_class_map_are_excused_up_to_a_share(model):
     assert not check_parity.compare('seg/slide_bg0', one, tied, 1e-4).passed
     compared = check_parity.compare('seg/slide_bg0', three, tied, 1e-4)
     assert (compared.difference, compared.remark[-3:]) == (3, 'tie')
-    big = check_parity._compare_map(
+    big = check_parity.compare_map(
         'seg/slide_bg0',
         three,
         torch.from_numpy(labels.astype(int)),
@@ -224,7 +224,7 @@ def test_files_of_other_sizes(tmp_path, name):
     assert arrays['eval_res/group_tokens'].shape[0] == 3
     comparisons = check_parity.check_file(write(tmp_path / 'x.npz', arrays, meta))
     assert len(comparisons) == len(arrays)
-    assert all(c.passed for c in comparisons), check_parity.table(comparisons)
+    assert all(c.passed for c in comparisons), check_parity.comparison_table(comparisons)
     # the seed makes the weights
     other = check_parity.check_file(write(tmp_path / 'x.npz', arrays, {**meta, 'weight_seed': 6}))
     assert sum(not c.passed for c in other) > len(other) / 2

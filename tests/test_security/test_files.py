@@ -60,8 +60,8 @@ def test_leftovers_of_dead_processes_are_cleared(tmp_path, dead_process):
         path.touch()
         return path
 
-    dead = leftover(atomic_files._HOST, dead_process)
-    running = leftover(atomic_files._HOST, os.getppid())
+    dead = leftover(atomic_files.HOST_NAME, dead_process)
+    running = leftover(atomic_files.HOST_NAME, os.getppid())
     elsewhere = leftover('another', dead_process)
     forgotten = leftover('third', dead_process)
     os.utime(forgotten, (time.time() - 10**6,) * 2)
@@ -74,7 +74,7 @@ def test_leftovers_of_dead_processes_are_cleared(tmp_path, dead_process):
 
 def test_the_cache_of_embeddings_is_cleared(tmp_path, dead_process):
     leftover = (
-        tmp_path / f'.k.safetensors.~{atomic_files._HOST}~{dead_process}~0123abcd.safetensors'
+        tmp_path / f'.k.safetensors.~{atomic_files.HOST_NAME}~{dead_process}~0123abcd.safetensors'
     )
     leftover.touch()
     EmbeddingCache(tmp_path).save('k', torch.ones(2, 3))

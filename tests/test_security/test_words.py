@@ -12,7 +12,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from pgseg_mm import limits
 from pgseg_mm.apis import parse_words
 from pgseg_mm.text import Vocabulary, tokenize
-from pgseg_mm.text.tokenizer import _tokenizer
+from pgseg_mm.text.tokenizer import find_tokenizer
 from pgseg_mm.text.words import make_vocabulary
 from pgseg_mm.visualization.text import shorten, width_of
 
@@ -58,7 +58,7 @@ def test_the_tokenizer_does_not_keep_every_word_that_it_has_seen(monkeypatch):
     monkeypatch.setattr(limits, 'MAX_TOKEN_CACHE', 50)
     words = [letters(8, seed) for seed in range(200)]
     before = tokenize(words)
-    assert len(_tokenizer(None).tokenizer.cache) <= 51
+    assert len(find_tokenizer(None).tokenizer.cache) <= 51
     assert torch.equal(tokenize(words), before)
     assert tokenize('<end_of_text>')[0, 1] == 49407
 

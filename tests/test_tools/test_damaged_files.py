@@ -178,7 +178,7 @@ def test_no_permission_is_no_damage(root, run, monkeypatch):
     def denied(path, *_):
         raise PermissionError(13, 'Permission denied', path)
 
-    monkeypatch.setattr('pgseg_mm.files.reading._read_regular', denied)
+    monkeypatch.setattr('pgseg_mm.files.reading.read_regular', denied)
     said = run()
 
     assert '[Errno 13] Permission denied' in said and 'cannot be used' not in said

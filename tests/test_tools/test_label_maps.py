@@ -215,7 +215,7 @@ def test_several_processes_give_the_same(run, lvis, tmp_path, monkeypatch):
     run('lvis.py', lvis, tmp_path / 'one')
     monkeypatch.syspath_prepend(str(TOOLS))
     namespace = runpy.run_path(str(TOOLS / 'lvis.py'))
-    namespace['convert'](lvis, tmp_path / 'two', None, 2)
+    namespace['write_label_maps'](lvis, tmp_path / 'two', None, 2)
     for name in NAMES:
         one, two = (tmp_path / n / 'annotations' / 'val' / f'{name}.png' for n in ('one', 'two'))
         assert one.read_bytes() == two.read_bytes()

@@ -8,7 +8,7 @@ from drawn_text import record_text
 from pgseg_mm.visualization import draw_segmentation, groups_of
 from pgseg_mm.visualization.legend import draw_legend, legend_rows, occurring
 from pgseg_mm.visualization.panels import outlines, resize_labels
-from pgseg_mm.visualization.segmentation_picture import GAP, TITLE
+from pgseg_mm.visualization.segmentation_picture import GAP, TITLE_HEIGHT
 
 CLASSES = ['dog', 'cat', 'grass', 'sky']
 PALETTE = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]]
@@ -30,7 +30,7 @@ def halves(left: int, right: int, size=(60, 80), dtype=np.int64) -> np.ndarray:
 
 
 def panel(picture: np.ndarray, column: int, row: int = 0) -> np.ndarray:
-    top = GAP + TITLE + row * (HEIGHT + GAP + TITLE)
+    top = GAP + TITLE_HEIGHT + row * (HEIGHT + GAP + TITLE_HEIGHT)
     left = GAP + column * (WIDTH + GAP)
     return picture[top : top + HEIGHT, left : left + WIDTH].astype(int)
 

@@ -25,7 +25,7 @@ from pgseg_mm.checkpoints.release_config import architecture_of_release_config
 from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.numpy_files import read_npz
 
-META = {
+EXPECTED_META = {
     'config',
     'weight_seed',
     'image_seed',
@@ -85,7 +85,7 @@ class ReleaseModel:
         device: str = 'cpu',
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        unknown = meta.keys() - META
+        unknown = meta.keys() - EXPECTED_META
         if unknown:
             raise CheckpointError(f'meta has keys that are not understood: {sorted(unknown)}')
         self.meta = meta
@@ -234,7 +234,7 @@ def compare(key: str, stored: np.ndarray, model: ReleaseModel, tolerance: float)
         return Comparison(key, float('nan'), False, 'unknown key: not compared')
     tie = TIES[model.place['dtype']]
     if isinstance(value, ClassMap):
-        return _compare_map(key, stored, value.labels, value.gaps, MAX_SHARE_OF_TIES, tie)
+        return compare_map(key, stored, value.labels, value.gaps, MAX_SHARE_OF_TIES, tie)
     if '/assign_argmax_' in key:
         best, labels = value.max(dim=1)
 
@@ -243,7 +243,7 @@ def compare(key: str, stored: np.ndarray, model: ReleaseModel, tolerance: float)
             gap = best - value.gather(1, legal[:, None])[:, 0]
             return gap.masked_fill(other != legal, float('inf'))
 
-        return _compare_map(key, stored, labels, gaps, 1.0, tie)
+        return compare_map(key, stored, labels, gaps, 1.0, tie)
     ours = value.cpu().numpy()
     if stored.shape != ours.shape or not stored.size:
         return Comparison(key, float('nan'), False, f'shape {stored.shape}, expected {ours.shape}')
@@ -251,7 +251,7 @@ def compare(key: str, stored: np.ndarray, model: ReleaseModel, tolerance: float)
     return Comparison(key, difference, difference <= tolerance)  # NaN does not pass
 
 
-def _compare_map(
+def compare_map(
     key: str,
     stored: np.ndarray,
     labels: Tensor,
@@ -259,6 +259,7 @@ def _compare_map(
     max_share: float,
     tie: float,
 ) -> Comparison:
+    """Compare label maps, where few labels may differ, and only by a tie."""
     if stored.shape != tuple(labels.shape) or not stored.size:
         shape = tuple(labels.shape)
         return Comparison(key, float('nan'), False, f'shape {stored.shape}, expected {shape}')
@@ -331,7 +332,7 @@ def _load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, meta
 
 
-def table(comparisons: list[Comparison]) -> str:
+def comparison_table(comparisons: list[Comparison]) -> str:
     """Results as a table of text."""
     width = max(len(c.key) for c in comparisons)
     lines = [f'{"key":{width}}  {"difference":>10}']
@@ -363,7 +364,7 @@ def main(argv: list[str] | None = None) -> int:
             status = 2
             continue
         failed = sum(not c.passed for c in comparisons)
-        print(f'{path}\n{table(comparisons)}')
+        print(f'{path}\n{comparison_table(comparisons)}')
         print(f'{len(comparisons) - failed} of {len(comparisons)} keys agree\n')
         status = max(status, int(failed > 0))
     return status

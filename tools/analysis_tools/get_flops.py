@@ -30,7 +30,7 @@ def count(module: nn.Module, example: Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def table(rows: list[tuple[str, str, int | None, int]]) -> str:
+def flops_table(rows: list[tuple[str, str, int | None, int]]) -> str:
     """Rows of part, input, multiply-adds and parameters, with units."""
     lines = [('part', 'input', 'FLOPs (multiply-adds)', 'parameters')]
     for part, shape, macs, parameters in rows:
@@ -85,7 +85,11 @@ def main() -> None:
         tokens = text_encoder.tokenize(['a photo'])
         rows.append(('text_encoder', f'{tokens.shape[1]} tokens', count(text_encoder, tokens)))
     rows.append(('decode_head', '', None))
-    print(table([(*row, parameters[row[0]]) for row in rows] + [('all', '', None, parameters[''])]))
+    print(
+        flops_table(
+            [(*row, parameters[row[0]]) for row in rows] + [('all', '', None, parameters[''])]
+        )
+    )
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pgseg_mm.cli.provenance import describe
 
-METRICS = ('mIoU', 'aAcc', 'mAcc')
+REPORTED_METRICS = ('mIoU', 'aAcc', 'mAcc')
 
 
 class Measured(NamedTuple):
@@ -37,26 +37,28 @@ class Failed(NamedTuple):
     error: str
 
 
-Row = Measured | Missing | Failed
+TableRow = Measured | Missing | Failed
 
 
-def as_csv(rows: list[Row]) -> str:
+def as_csv(rows: list[TableRow]) -> str:
     """A line a benchmark, those without a result with empty cells."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(['benchmark', 'state', 'classes', 'threshold', 'images', 'seconds', *METRICS])
+    writer.writerow(
+        ['benchmark', 'state', 'classes', 'threshold', 'images', 'seconds', *REPORTED_METRICS]
+    )
     for row in rows:
         cells: list[Any] = [row.name, type(row).__name__.lower()]
         if isinstance(row, Measured):
             cells += [row.classes, row.threshold, row.images, f'{row.seconds:.1f}']
-            cells += [row.metrics.get(metric) for metric in METRICS]
+            cells += [row.metrics.get(metric) for metric in REPORTED_METRICS]
         else:
-            cells += [None] * (4 + len(METRICS))
+            cells += [None] * (4 + len(REPORTED_METRICS))
         writer.writerow(cells)
     return text.getvalue()
 
 
-def as_markdown(rows: list[Row], result: dict[str, Any] | None = None) -> str:
+def as_markdown(rows: list[TableRow], result: dict[str, Any] | None = None) -> str:
     """The table, what is missing, and with a result how it was made."""
     lines = [
         '| Benchmark | Classes | Background threshold | Images | mIoU | aAcc | mAcc |',
@@ -65,7 +67,7 @@ def as_markdown(rows: list[Row], result: dict[str, Any] | None = None) -> str:
     for row in rows:
         if isinstance(row, Measured):
             threshold = 'no background' if row.threshold is None else f'{row.threshold:g}'
-            scores = ' | '.join(f'{row.metrics[metric]:.2f}' for metric in METRICS)
+            scores = ' | '.join(f'{row.metrics[metric]:.2f}' for metric in REPORTED_METRICS)
             lines.append(f'| {row.name} | {row.classes} | {threshold} | {row.images} | {scores} |')
     notes = [
         f'- {row.name} was not evaluated: {", ".join(row.missing)} cannot be found. '

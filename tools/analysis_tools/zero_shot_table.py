@@ -41,22 +41,28 @@ from pgseg_mm.files.reading import DamagedFileError, FileAccessError
 from pgseg_mm.serialization.atomic_files import read_state, write_json, write_text
 from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
-from zero_shot_report import Failed, Measured, Missing, Row, as_csv, as_markdown
+from zero_shot_report import Failed, Measured, Missing, TableRow, as_csv, as_markdown
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'pgseg' / 'zero_shot'
-PREFIX = {
+CONFIG_PREFIX = {
     'published': 'pgseg_vit-small-p16_zero-shot_',
     'tcl': 'pgseg_vit-small-p16_zero-shot-tcl_',
 }
-TRAINING = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr')
-EVALUATION = ('benchmark', 'test_dataloader', 'test_evaluator', 'test_cfg', 'custom_hooks')
-VALIDATION = ('val_dataloader', 'val_evaluator', 'val_cfg')
+TRAINING_KEYS = (
+    'train_dataloader',
+    'train_cfg',
+    'optim_wrapper',
+    'param_scheduler',
+    'auto_scale_lr',
+)
+EVALUATION_KEYS = ('benchmark', 'test_dataloader', 'test_evaluator', 'test_cfg', 'custom_hooks')
+VALIDATION_KEYS = ('val_dataloader', 'val_evaluator', 'val_cfg')
 READ_BYTES = 2**20
 
 
 def list_benchmarks(protocol: str) -> dict[str, Path]:
     """Names and configs of the segmentation benchmarks that a protocol has."""
-    prefix = PREFIX[protocol]
+    prefix = CONFIG_PREFIX[protocol]
     files = {path.stem.removeprefix(prefix): path for path in sorted(CONFIGS.glob(f'{prefix}*.py'))}
     files.pop('imagenet1k', None)  # classification
     return files
@@ -74,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='NAME',
         help=f'of {", ".join(list_benchmarks("published"))} (default: all)',
     )
-    parser.add_argument('--protocol', choices=PREFIX, default='published')
+    parser.add_argument('--protocol', choices=CONFIG_PREFIX, default='published')
     parser.add_argument(
         '--thresholds',
         nargs='+',
@@ -120,9 +126,9 @@ def benchmark_config(
         ValueError: The benchmark has a background class and nobody says its threshold.
     """
     cfg = Config(config.to_dict())
-    for key in (*TRAINING, *VALIDATION):
+    for key in (*TRAINING_KEYS, *VALIDATION_KEYS):
         cfg.pop(key, None)
-    for key in EVALUATION:
+    for key in EVALUATION_KEYS:
         cfg[key] = benchmark[key]
     if 'class_embed_cache' in benchmark.model:
         cfg.model.class_embed_cache = benchmark.model.class_embed_cache
@@ -179,7 +185,9 @@ def evaluate(cfg: Config, name: str) -> Measured:
     )
 
 
-def run_one(name: str, file: Path, args: argparse.Namespace, thresholds: dict[str, float]) -> Row:
+def run_one(
+    name: str, file: Path, args: argparse.Namespace, thresholds: dict[str, float]
+) -> TableRow:
     """Evaluate a benchmark, or find out why not."""
     folder = Path(args.work_dir) / name
     kept = folder / 'result.json'
@@ -217,7 +225,7 @@ def run_one(name: str, file: Path, args: argparse.Namespace, thresholds: dict[st
     return row
 
 
-def write_table(rows: list[Row], args: argparse.Namespace) -> None:
+def write_table(rows: list[TableRow], args: argparse.Namespace) -> None:
     """Write the table in its three forms, of what there is so far."""
     folder = Path(args.work_dir)
     result = {
@@ -250,7 +258,7 @@ def main() -> int:
         stem = f'{Path(args.config).stem}_{Path(args.checkpoint).stem}_{args.protocol}'
         args.work_dir = str(Path('work_dirs') / 'zero_shot' / stem)
     load_checkpoints_safely(trust=args.trust)
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     try:
         check_writable(args.work_dir, 'work_dir')
         thresholds = parse_thresholds(args.thresholds)

@@ -7,7 +7,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from pair_lists import Pair, add_arguments, read_fields, run
+from pair_lists import Pair, add_output, read_fields, write_list
 
 
 def main() -> None:
@@ -15,11 +15,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('tsv', type=Path, help='cc12m.tsv, as downloaded')
-    add_arguments(parser)
+    add_output(parser)
     args = parser.parse_args()
     left_out: Counter[str] = Counter()
     rows = read_fields(args.tsv, 2, left_out)
-    run((Pair(url, caption) for url, caption in rows), left_out, args.out, ())
+    write_list((Pair(url, caption) for url, caption in rows), left_out, args.out, ())
 
 
 if __name__ == '__main__':

@@ -16,19 +16,19 @@ from pathlib import Path
 import numpy as np
 from segment_maps import (
     AnnotationError,
-    add_arguments,
+    add_workers,
     check_workers,
     group_by_image,
     in_processes,
     read_annotations,
-    run,
+    run_conversion,
     save_map,
     write_maps,
 )
 
 from pgseg_mm.files.image_files import open_image
 
-SUFFIX = '_instanceTrainIds.png'
+MAP_SUFFIX = '_instanceTrainIds.png'
 UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}
 THING_IDS = [category for category in range(1, 92) if category not in UNUSED_IDS]
 """COCO's ids of the 80 things; the label of the first is 1."""
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="COCO's instances of the split, in place of COCO-Stuff's maps",
     )
     parser.add_argument('--split', default='val2017', help='or train2017 (default: %(default)s)')
-    add_arguments(parser)
+    add_workers(parser)
     return parser
 
 
@@ -83,7 +83,7 @@ def convert_map(path: Path, folder: Path) -> Counter[str]:
             f'{path} is no map of COCO-Stuff: it has the values {foreign}; give the maps of '
             'stuffthingmaps_trainval2017.zip, as they are'
         )
-    save_map(label_map, folder / f'{path.stem}{SUFFIX}')
+    save_map(label_map, folder / f'{path.stem}{MAP_SUFFIX}')
     return Counter()
 
 
@@ -114,7 +114,7 @@ def convert_instances(path: Path, folder: Path, workers: int) -> tuple[str, Coun
     images = group_by_image(
         read_annotations(path), labels, lambda image: Path(image['file_name']).stem, skipped
     )
-    skipped += write_maps(images, folder, SUFFIX, workers, np.uint8)
+    skipped += write_maps(images, folder, MAP_SUFFIX, workers, np.uint8)
     return f'{folder}: {len(images)} label maps', skipped
 
 
@@ -124,9 +124,9 @@ def main() -> None:
     check_workers(parser, args.workers)
     folder = args.root / 'annotations' / args.split
     if args.instances is None:
-        run(partial(convert_stuff_maps, folder, args.workers))
+        run_conversion(partial(convert_stuff_maps, folder, args.workers))
     else:
-        run(partial(convert_instances, args.instances, folder, args.workers))
+        run_conversion(partial(convert_instances, args.instances, folder, args.workers))
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import resvg_py
-from emoji_scene_words import Placed, TextureClass, Vocabulary, make_caption
+from emoji_scene_words import Placed, SceneVocabulary, TextureClass, make_caption
 from PIL import Image, ImageFilter
 
 from pgseg_mm.files.image_files import open_image
@@ -25,7 +25,7 @@ CACHE_BYTES = 256 * 2**20  # of rendered graphics, in each process
 
 
 @dataclass(frozen=True)
-class Settings:
+class SceneSettings:
     """All that decides what is written.
 
     Attributes:
@@ -179,9 +179,9 @@ def render_glyph(stem: str, side: int) -> Image.Image:
 class Composer:
     """Makes the scenes of one data set; scene ``index`` depends on the settings alone."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SceneSettings) -> None:
         self.settings = settings
-        self.vocabulary = Vocabulary.of_size(settings.num_classes)
+        self.vocabulary = SceneVocabulary.of_size(settings.num_classes)
         largest = settings.object_scale[1] * min(settings.image_size) * settings.supersampling
         self.glyph_side = int(np.clip(1.3 * largest, 96, 1024))
         entries = max(16, CACHE_BYTES // (4 * self.glyph_side**2))

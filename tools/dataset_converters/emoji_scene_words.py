@@ -239,14 +239,14 @@ def all_objects() -> tuple[ObjectClass, ...]:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class SceneVocabulary:
     """The classes of a data set; the label of a class is its place, objects before textures."""
 
     objects: tuple[ObjectClass, ...]
     textures: tuple[TextureClass, ...]
 
     @classmethod
-    def of_size(cls, num_classes: int) -> Vocabulary:
+    def of_size(cls, num_classes: int) -> SceneVocabulary:
         """Take the first objects and 3 to 6 textures, ``num_classes`` classes together."""
         if not MIN_CLASSES <= num_classes <= MAX_CLASSES:
             raise ValueError(
@@ -319,7 +319,7 @@ def _place_phrase(rng: np.random.Generator, placed: Placed) -> str:
 
 def make_caption(
     rng: np.random.Generator,
-    vocabulary: Vocabulary,
+    vocabulary: SceneVocabulary,
     placed: Sequence[Placed],
     texture: int,
     held_out: frozenset[int] = frozenset(),
@@ -377,7 +377,7 @@ def make_caption(
     return template.format(s=subject, be=be, t=where, g=_ground(vocabulary, texture, held_out))
 
 
-def _ground(vocabulary: Vocabulary, texture: int, held_out: frozenset[int]) -> str:
+def _ground(vocabulary: SceneVocabulary, texture: int, held_out: frozenset[int]) -> str:
     if texture in held_out:
         return _UNKNOWN
     ground = vocabulary.textures[texture - len(vocabulary.objects)]

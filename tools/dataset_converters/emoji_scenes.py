@@ -20,15 +20,15 @@ from pathlib import Path
 import numpy as np
 import resvg_py
 import skimage
-from emoji_scene_render import Composer, Settings, openmoji_folder, openmoji_version
-from emoji_scene_words import MAX_CLASSES, MIN_CLASSES, TEMPLATE_WORDS, Vocabulary
+from emoji_scene_render import Composer, SceneSettings, openmoji_folder, openmoji_version
+from emoji_scene_words import MAX_CLASSES, MIN_CLASSES, TEMPLATE_WORDS, SceneVocabulary
 from PIL import Image
 from tqdm import tqdm
 
 TRAIN, VAL = 0, 1  # the split's place in the random seeds
 SPLIT_NAMES = ('train', 'val')
 SHUFFLE_STREAM = 4
-CHUNK = 25  # scenes that a process makes at a time
+SCENES_AT_A_TIME = 25  # that a process makes
 OWN_FILES = (
     'captions_train.jsonl',
     'classes.txt',
@@ -41,11 +41,11 @@ OWN_FOLDERS = ('images/train', 'images/val', 'annotations/val')
 
 
 @lru_cache(maxsize=1)
-def _composer(settings: Settings) -> Composer:
+def _composer(settings: SceneSettings) -> Composer:
     return Composer(settings)
 
 
-def write_scenes(job: tuple[int, int, int], settings: Settings, out_dir: Path) -> list[str]:
+def write_scenes(job: tuple[int, int, int], settings: SceneSettings, out_dir: Path) -> list[str]:
     """Write scenes ``start`` to ``stop - 1`` of a split and return their captions.
 
     Args:
@@ -80,7 +80,7 @@ def shuffle(captions: Sequence[str], seed: int) -> list[str]:
     return moved
 
 
-ATTRIBUTION = """# Attribution
+ATTRIBUTION_PAGE = """# Attribution
 
 The objects in these images are graphics of [OpenMoji](https://openmoji.org/), the open-source
 emoji and icon project, version {version}, by the OpenMoji authors, under
@@ -101,11 +101,11 @@ words for the same thing.
 def is_own_output(out_dir: Path) -> bool:
     """Whether a folder holds the output of this tool, whole or broken off."""
     path = out_dir / 'ATTRIBUTION.md'
-    start = ATTRIBUTION.split('{version}')[0]
+    start = ATTRIBUTION_PAGE.split('{version}')[0]
     return path.is_file() and path.read_text(encoding='utf-8', errors='replace').startswith(start)
 
 
-def write_texts(settings: Settings, out_dir: Path, captions: Sequence[str]) -> None:
+def write_texts(settings: SceneSettings, out_dir: Path, captions: Sequence[str]) -> None:
     """Write the captions, the vocabulary and, last, the settings."""
     composer = Composer(settings)
     vocabulary = composer.vocabulary
@@ -144,7 +144,9 @@ def write_texts(settings: Settings, out_dir: Path, captions: Sequence[str]) -> N
     )
 
 
-def make_dataset(settings: Settings, out_dir: Path, workers: int = 1, quiet: bool = False) -> None:
+def make_dataset(
+    settings: SceneSettings, out_dir: Path, workers: int = 1, quiet: bool = False
+) -> None:
     """Write the data set into ``out_dir``; earlier output of this tool there is replaced.
 
     Args:
@@ -159,12 +161,12 @@ def make_dataset(settings: Settings, out_dir: Path, workers: int = 1, quiet: boo
     for name in OWN_FILES:
         (out_dir / name).unlink(missing_ok=True)
     (out_dir / 'ATTRIBUTION.md').write_text(
-        ATTRIBUTION.format(version=openmoji_version()), encoding='utf-8', newline='\n'
+        ATTRIBUTION_PAGE.format(version=openmoji_version()), encoding='utf-8', newline='\n'
     )
     jobs = [
-        (split, start, min(start + CHUNK, total))
+        (split, start, min(start + SCENES_AT_A_TIME, total))
         for split, total in ((TRAIN, settings.num_train), (VAL, settings.num_val))
-        for start in range(0, total, CHUNK)
+        for start in range(0, total, SCENES_AT_A_TIME)
     ]
     work = partial(write_scenes, settings=settings, out_dir=out_dir)
     captions: list[str] = []
@@ -252,7 +254,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check_held_out(
-    parser: argparse.ArgumentParser, words: Sequence[str], vocabulary: Vocabulary
+    parser: argparse.ArgumentParser, words: Sequence[str], vocabulary: SceneVocabulary
 ) -> tuple[str, ...]:
     """Check the held-out words against the vocabulary; ends the program if one is no good."""
     words = tuple(dict.fromkeys(word.strip().lower() for word in words))
@@ -275,7 +277,7 @@ def check_held_out(
     return words
 
 
-def parse_args(argv: Sequence[str] | None = None) -> tuple[Settings, argparse.Namespace]:
+def parse_args(argv: Sequence[str] | None = None) -> tuple[SceneSettings, argparse.Namespace]:
     """Read and check the command line."""
     parser = build_parser()
     args = parser.parse_args(argv)
@@ -308,7 +310,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[Settings, argparse.Na
         parser.error(f'--seed must not be negative, got {args.seed}')
     if args.workers < 1:
         parser.error(f'--workers must be at least 1, got {args.workers}')
-    held_out = check_held_out(parser, args.held_out, Vocabulary.of_size(args.num_classes))
+    held_out = check_held_out(parser, args.held_out, SceneVocabulary.of_size(args.num_classes))
     if args.out_dir.exists() and not args.out_dir.is_dir():
         parser.error(f'{args.out_dir} is not a folder')
     if args.out_dir.is_dir() and any(args.out_dir.iterdir()):
@@ -320,7 +322,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[Settings, argparse.Na
                 '--overwrite leaves such a folder alone'
             )
     size = args.image_size * 2 if len(args.image_size) == 1 else args.image_size
-    settings = Settings(
+    settings = SceneSettings(
         num_train=args.num_train,
         num_val=args.num_val,
         num_classes=args.num_classes,

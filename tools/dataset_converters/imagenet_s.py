@@ -16,14 +16,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from segment_maps import AnnotationError, add_arguments, check_workers, in_processes, run
+from segment_maps import AnnotationError, add_workers, check_workers, in_processes, run_conversion
 
 from pgseg_mm.files.image_files import UnreadableImage, open_image, read_header, read_image_file
 
 SUBSETS = {50: 752, 300: 4097, 919: 12419}
 """Number of validation images of each number of classes."""
-IGNORED = 1000
-EXAMPLES = 5  # that are named
+IGNORED_CLASS = 1000
+NAMED_FAULTS = 5
 WITHOUT = 'masks without the label of their folder '
 
 
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--split', default='validation', help='or train-semi (default: %(default)s)'
     )
-    add_arguments(parser)
+    add_workers(parser)
     return parser
 
 
@@ -96,7 +96,7 @@ def check_image(task: tuple[Path, Path, int, int]) -> Counter[str]:
     sizes = (header.width, header.height), mask.size
     channels = np.asarray(mask.convert('RGB'), dtype=np.int64)
     labels = np.unique(channels[..., 0] + 256 * channels[..., 1])
-    labels = labels[labels != IGNORED]
+    labels = labels[labels != IGNORED_CLASS]
     if sizes[0] != sizes[1]:
         return Counter({f'mask of another size: {name}': 1})
     if labels.size and labels.max() > num_classes:
@@ -130,7 +130,7 @@ def check(root: Path, split: str, workers: int) -> tuple[str, Counter[str]]:
     found = sum(in_processes(check_image, tasks, workers), Counter())
     faults = Counter({what: n for what, n in found.items() if 2 * n > sizes[what]})
     if faults:
-        examples = '\n  '.join(list(faults)[:EXAMPLES])
+        examples = '\n  '.join(list(faults)[:NAMED_FAULTS])
         raise AnnotationError(
             f'{faults.total()} of {len(tasks)} images of {images} are faulty:\n  {examples}'
         )
@@ -142,7 +142,7 @@ def check(root: Path, split: str, workers: int) -> tuple[str, Counter[str]]:
     return said, Counter()
 
 
-def prepare(
+def link_and_check(
     root: Path, split: str, imagenet: Path | None, workers: int
 ) -> tuple[str, Counter[str]]:
     """Link images if need be, and check them."""
@@ -156,7 +156,7 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     check_workers(parser, args.workers)
-    run(partial(prepare, args.root, args.split, args.imagenet, args.workers))
+    run_conversion(partial(link_and_check, args.root, args.split, args.imagenet, args.workers))
 
 
 if __name__ == '__main__':

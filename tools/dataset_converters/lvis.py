@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from segment_maps import (
     AnnotationError,
-    add_arguments,
+    add_workers,
     check_workers,
     group_by_image,
     read_annotations,
-    run,
+    run_conversion,
     write_maps,
 )
 
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='FOLDER',
         help="COCO's images, train2017 and val2017; those that are not there get no label map",
     )
-    add_arguments(parser)
+    add_workers(parser)
     return parser
 
 
@@ -63,7 +63,7 @@ def check_categories(path: Path, categories: list[dict[str, Any]]) -> None:
         )
 
 
-def convert(
+def write_label_maps(
     path: Path, out_dir: Path, image_folder: Path | None, workers: int
 ) -> tuple[str, Counter[str]]:
     """Write the label maps.
@@ -94,7 +94,9 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     check_workers(parser, args.workers)
-    run(partial(convert, args.annotations, args.out_dir, args.images, args.workers))
+    run_conversion(
+        partial(write_label_maps, args.annotations, args.out_dir, args.images, args.workers)
+    )
 
 
 if __name__ == '__main__':

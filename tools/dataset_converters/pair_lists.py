@@ -41,14 +41,16 @@ class Pair(NamedTuple):
     extra: tuple[str, ...] = ()
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_output(parser: argparse.ArgumentParser) -> None:
     """Add the output, which all converters have."""
     parser.add_argument(
         'out', type=Path, help='file to write: .parquet, or .tsv with a header line'
     )
 
 
-def run(pairs: Iterable[Pair], left_out: Counter[str], out: Path, extra: tuple[str, ...]) -> None:
+def write_list(
+    pairs: Iterable[Pair], left_out: Counter[str], out: Path, extra: tuple[str, ...]
+) -> None:
     """Write pairs, and print how many there are and what was left out.
 
     Leaves with a message and status 1 if an input is faulty; an earlier file is then still there.

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from pgseg_mm import limits
 from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.datasets import ImageTextDataset
 from pgseg_mm.datasets.pairs.pair_files import IMAGE_KINDS
 from pgseg_mm.datasets.pairs.shards import IMAGE_MEMBERS, import_webdataset
 from pgseg_mm.datasets.pairs.skips import (
     BROKEN_IMAGE,
-    MAX_PIXELS,
     UnusableSample,
     check_size,
     describe_counts,
@@ -178,7 +178,7 @@ def parse_args() -> argparse.Namespace:
         help='pack images that absolute paths, .. or links place out of --image-root',
     )
     parser.add_argument(
-        '--max-pixels', type=number_from(1), default=MAX_PIXELS, help='largest image'
+        '--max-pixels', type=number_from(1), default=limits.MAX_PAIR_PIXELS, help='largest image'
     )
     return parser.parse_args()
 

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from pair_lists import ListError, Pair, add_arguments, read_json, run
+from pair_lists import ListError, Pair, add_output, read_json, write_list
 
-FIELDS = ('url', 'caption', 'image_id', 'subreddit')
+POST_FIELDS = ('url', 'caption', 'image_id', 'subreddit')
 
 
 def annotation_files(folder: Path, subreddits: list[str] | None) -> list[Path]:
@@ -35,7 +35,7 @@ def annotation_files(folder: Path, subreddits: list[str] | None) -> list[Path]:
     return [path for path, name in names.items() if name in wanted]
 
 
-def read_annotations(paths: list[Path], left_out: Counter[str]) -> Iterator[Pair]:
+def read_posts(paths: list[Path], left_out: Counter[str]) -> Iterator[Pair]:
     """Pairs of annotation files, with the post's id and its subreddit."""
     for path in paths:
         content = read_json(path)
@@ -43,9 +43,13 @@ def read_annotations(paths: list[Path], left_out: Counter[str]) -> Iterator[Pair
         if not isinstance(posts, list):
             raise ListError(f'{path} has no list "annotations", as files of RedCaps do')
         for post in posts:
-            values = [post.get(field) for field in FIELDS] if isinstance(post, dict) else [None]
+            values = (
+                [post.get(field) for field in POST_FIELDS] if isinstance(post, dict) else [None]
+            )
             if None in values:
-                left_out['an annotation lacks ' + ', '.join(FIELDS[:-1]) + ' or subreddit'] += 1
+                left_out[
+                    'an annotation lacks ' + ', '.join(POST_FIELDS[:-1]) + ' or subreddit'
+                ] += 1
             else:
                 url, caption, *extra = map(str, values)
                 yield Pair(url, caption, tuple(extra))
@@ -56,7 +60,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('folder', type=Path, help='folder of the annotation files')
-    add_arguments(parser)
+    add_output(parser)
     parser.add_argument('--subreddits', nargs='+', metavar='NAME', help='keep these alone')
     args = parser.parse_args()
     left_out: Counter[str] = Counter()
@@ -64,7 +68,7 @@ def main() -> None:
         paths = annotation_files(args.folder, args.subreddits)
     except ListError as error:
         parser.error(str(error))
-    run(read_annotations(paths, left_out), left_out, args.out, FIELDS[2:])
+    write_list(read_posts(paths, left_out), left_out, args.out, POST_FIELDS[2:])
 
 
 if __name__ == '__main__':

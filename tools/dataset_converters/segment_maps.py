@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from pgseg_mm import limits
 from pgseg_mm.cli.numbers import number_from
-from pgseg_mm.datasets.pairs.skips import MAX_PIXELS
 from pgseg_mm.messages import described, shown
 from pgseg_mm.serialization.loading import write_atomically
 
-CHUNK = 16  # images that a process takes at a time
-EMPTY = 'segment without a pixel'
+IMAGES_AT_A_TIME = 16  # that a process takes
+EMPTY_SEGMENT = 'segment without a pixel'
 FLAT = 'polygon of fewer than three points'
 NO_IMAGE = 'annotation of an image that the file does not list'
 
@@ -42,7 +42,7 @@ class ImageSegments(NamedTuple):
     """For each segment its label, and its polygons or run lengths as they stand in the JSON."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add what all converters of label maps have."""
     parser.add_argument('--workers', type=number_from(1), default=2, metavar='N', help='processes')
 
@@ -105,15 +105,18 @@ def group_by_image(
 
 def _empty(image: dict[str, Any], name: str) -> ImageSegments:
     size = (image['height'], image['width'])
-    if not all(type(side) is int and side > 0 for side in size) or size[0] * size[1] > MAX_PIXELS:
+    if (
+        not all(type(side) is int and side > 0 for side in size)
+        or size[0] * size[1] > limits.MAX_PAIR_PIXELS
+    ):
         raise AnnotationError(
             f'image {shown(name)} is {described(size[0])} high and {described(size[1])} wide; '
-            f'expected pixels, at most {MAX_PIXELS} in all'
+            f'expected pixels, at most {limits.MAX_PAIR_PIXELS} in all'
         )
     return ImageSegments(name, size, [])
 
 
-def draw(image: ImageSegments, dtype: type[np.generic]) -> tuple[np.ndarray, Counter[str]]:
+def draw_labels(image: ImageSegments, dtype: type[np.generic]) -> tuple[np.ndarray, Counter[str]]:
     """Paint the segments of an image, the largest first, so that small ones stay visible.
 
     Args:
@@ -136,7 +139,7 @@ def draw(image: ImageSegments, dtype: type[np.generic]) -> tuple[np.ndarray, Cou
         if area:
             areas.append((area, label, rle))
         else:
-            skipped[FLAT if rle is None else EMPTY] += 1
+            skipped[FLAT if rle is None else EMPTY_SEGMENT] += 1
     label_map = np.zeros(image.size, dtype)
     for _, label, rle in sorted(areas, key=lambda segment: -segment[0]):
         label_map[mask_utils.decode(rle) > 0] = label
@@ -220,7 +223,7 @@ def write_maps(
 
 
 def _write_map(image: ImageSegments, folder: Path, suffix: str, dtype: type[Any]) -> Counter[str]:
-    label_map, skipped = draw(image, dtype)
+    label_map, skipped = draw_labels(image, dtype)
     save_map(label_map, folder / f'{image.name}{suffix}')
     return skipped
 
@@ -240,10 +243,10 @@ def in_processes(
         yield from bar(map(work, tasks))
     else:
         with ProcessPoolExecutor(workers) as pool:
-            yield from bar(pool.map(work, tasks, chunksize=CHUNK))
+            yield from bar(pool.map(work, tasks, chunksize=IMAGES_AT_A_TIME))
 
 
-def run(convert: Callable[[], tuple[str, Counter[str]]]) -> None:
+def run_conversion(convert: Callable[[], tuple[str, Counter[str]]]) -> None:
     """Convert, and print what was written and what was left out.
 
     Leaves with a message and status 1 if an input is faulty.

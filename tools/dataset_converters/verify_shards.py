@@ -23,19 +23,19 @@ import numpy as np
 from mmengine.dataset import Compose
 from tqdm import tqdm
 
+from pgseg_mm import limits
 from pgseg_mm.cli.folders import check_writable_file
 from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.datasets import DecodeImage
 from pgseg_mm.datasets.pairs.shards import RawSample, expand_shards, read_shard
 from pgseg_mm.datasets.pairs.skips import (
     BROKEN_SHARD,
-    MAX_PIXELS,
     UnusableSample,
     check_pixel_limits,
     run_pipeline,
 )
 
-EXAMPLES = 3  # that are named for each reason
+EXAMPLES_PER_REASON = 3
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Findings:
     def add_fault(self, fault: UnusableSample) -> None:
         self.faults[fault.reason] += 1
         examples = self.examples.setdefault(fault.reason, [])
-        if len(examples) < EXAMPLES:
+        if len(examples) < EXAMPLES_PER_REASON:
             examples.append(fault.message)
 
     def add(self, other: Findings) -> None:
@@ -66,7 +66,7 @@ class Findings:
         self.faults.update(other.faults)
         for reason, examples in other.examples.items():
             mine = self.examples.setdefault(reason, [])
-            mine.extend(examples[: EXAMPLES - len(mine)])
+            mine.extend(examples[: EXAMPLES_PER_REASON - len(mine)])
         for name in ('words', 'characters', 'widths', 'heights', 'image_bytes'):
             getattr(self, name).extend(getattr(other, name))
 
@@ -84,15 +84,15 @@ class Findings:
             'broken': dict(self.faults.most_common()),
             'broken_share': self.share,
             'examples': self.examples,
-            'caption_words': describe(self.words),
-            'caption_characters': describe(self.characters),
-            'image_width': describe(self.widths),
-            'image_height': describe(self.heights),
-            'image_bytes': describe(self.image_bytes),
+            'caption_words': distribution(self.words),
+            'caption_characters': distribution(self.characters),
+            'image_width': distribution(self.widths),
+            'image_height': distribution(self.heights),
+            'image_bytes': distribution(self.image_bytes),
         }
 
 
-def describe(values: list[int]) -> dict[str, float]:
+def distribution(values: list[int]) -> dict[str, float]:
     """Smallest, quantiles, mean and largest of some numbers."""
     if not values:
         return {}
@@ -184,7 +184,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--min-pixels', type=number_from(0), default=0, help='smallest width times height'
     )
-    parser.add_argument('--max-pixels', type=number_from(1), default=MAX_PIXELS, help='largest one')
+    parser.add_argument(
+        '--max-pixels', type=number_from(1), default=limits.MAX_PAIR_PIXELS, help='largest one'
+    )
     parser.add_argument(
         '--limit',
         type=number_from(0, 1, float),

@@ -19,13 +19,13 @@ from pathlib import Path
 from urllib.parse import unquote_plus
 
 import numpy as np
-from pair_lists import ListError, Pair, add_arguments, read_fields, run
+from pair_lists import ListError, Pair, add_output, read_fields, write_list
 
 COLUMNS = 25
 PHOTO, TITLE, DESCRIPTION, ADDRESS, MARKER = 1, 8, 9, 16, 24
 TAG = re.compile(r'<[^<>]*>')
 LINK = re.compile(r'\b(?:https?://|www\.)\S+')
-BLOCK = 65536
+ROWS_AT_A_TIME = 65536
 
 
 def clean(text: str) -> str:
@@ -34,7 +34,7 @@ def clean(text: str) -> str:
     return ' '.join(LINK.sub(' ', text).split())
 
 
-def caption_of(title: str, description: str) -> str:
+def joined_caption(title: str, description: str) -> str:
     """The title as a sentence, then the description, which often begins by repeating it."""
     if not title or description.lower().startswith(title.lower()):
         return description
@@ -66,7 +66,7 @@ def read_metadata(
     """Pairs of the photos in the subset, with their ids."""
     rows = chain.from_iterable(read_fields(path, COLUMNS, left_out) for path in paths)
     found = 0
-    while block := list(islice(rows, BLOCK)):
+    while block := list(islice(rows, ROWS_AT_A_TIME)):
         try:
             ids = np.array([row[PHOTO] for row in block]).astype(np.int64)
         except ValueError as error:
@@ -80,7 +80,7 @@ def read_metadata(
                 continue
             title = clean(row[TITLE]) if part != 'description' else ''
             description = clean(row[DESCRIPTION]) if part != 'title' else ''
-            yield Pair(row[ADDRESS], caption_of(title, description), (row[PHOTO],))
+            yield Pair(row[ADDRESS], joined_caption(title, description), (row[PHOTO],))
     if found < len(subset):
         left_out['in the subset, but not in the metadata'] += len(subset) - found
 
@@ -91,7 +91,7 @@ def main() -> None:
     )
     parser.add_argument('subset', type=Path, help='yfcc100m_subset_data.tsv[.bz2]')
     parser.add_argument('metadata', type=Path, nargs='+', help='yfcc100m_dataset[.bz2], or parts')
-    add_arguments(parser)
+    add_output(parser)
     parser.add_argument(
         '--caption',
         choices=['both', 'title', 'description'],
@@ -105,7 +105,7 @@ def main() -> None:
     except (ListError, OSError) as error:
         parser.error(str(error))
     pairs = read_metadata(args.metadata, subset, args.caption, left_out)
-    run(pairs, left_out, args.out, ('photo_id',))
+    write_list(pairs, left_out, args.out, ('photo_id',))
 
 
 if __name__ == '__main__':

@@ -31,7 +31,7 @@ from pgseg_mm.serialization.numpy_files import read_npz
 
 OPSET = 18
 TOLERANCE = 1e-3
-MAX_PIXELS = 2**24
+MAX_INPUT_PIXELS = 2**24
 """Pixels of an image that is encoded as a whole; 2**24 are 65 thousand patches of 16 pixels."""
 
 
@@ -117,7 +117,7 @@ def difference(path: Path, module: ExportedModel, size: tuple[int, int], dynamic
     return torch.cat(differences).median().item()
 
 
-def check_size(size: tuple[int, int], patch: int) -> None:
+def check_input_size(size: tuple[int, int], patch: int) -> None:
     """Refuse images of a size that the model cannot take, or that no memory has room for.
 
     Args:
@@ -132,14 +132,14 @@ def check_size(size: tuple[int, int], patch: int) -> None:
             f'--size takes a height and a width of at least {patch} pixels, the side of a patch, '
             f'got {size[0]} x {size[1]}'
         )
-    if size[0] * size[1] > MAX_PIXELS:
+    if size[0] * size[1] > MAX_INPUT_PIXELS:
         raise ValueError(
-            f'--size {size[0]} x {size[1]} is more than {MAX_PIXELS} pixels, which are encoded at '
-            'once; cut windows out of larger images'
+            f'--size {size[0]} x {size[1]} is more than {MAX_INPUT_PIXELS} pixels, which are '
+            'encoded at once; cut windows out of larger images'
         )
 
 
-def describe(cfg: ConfigDict, class_embeds: Any, with_background: bool) -> dict[str, str]:
+def onnx_metadata(cfg: ConfigDict, class_embeds: Any, with_background: bool) -> dict[str, str]:
     """What a user of the file has to know, as JSON."""
     meta: dict[str, Any] = {'with_background': with_background}
     preprocessor = cfg.get('data_preprocessor') or {}
@@ -187,7 +187,7 @@ def main() -> None:
     )
     size = tuple(args.size or to_2tuple(default))
     try:
-        check_size(size, cfg.model.backbone.get('patch_size', 1))
+        check_input_size(size, cfg.model.backbone.get('patch_size', 1))
     except ValueError as error:
         parser.error(str(error))
     try:
@@ -196,7 +196,7 @@ def main() -> None:
     except (CheckpointError, FileNotFoundError, ValueError) as error:
         sys.exit(f'error: {error}')
     module = ExportedModel(model, args.argmax).eval()
-    metadata = describe(cfg.model, class_embeds, model.decode_head.with_background)
+    metadata = onnx_metadata(cfg.model, class_embeds, model.decode_head.with_background)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     export(module, size, args.dynamic, metadata).save(args.out)
 

@@ -26,7 +26,7 @@ from pgseg_mm.serialization.loading import (
     write_atomically,
 )
 
-META = ('cfg', 'dataset_meta', 'epoch', 'iter', 'mmengine_version', 'pgseg_mm')
+KEPT_META = ('cfg', 'dataset_meta', 'epoch', 'iter', 'mmengine_version', 'pgseg_mm')
 """What of a checkpoint's meta information is kept."""
 AVERAGE = 'ema_state_dict'
 TEXT_PARTS = ('text_encoder.', 'decode_head.text_projector.', 'decode_head.text_prototypes.')
@@ -68,7 +68,7 @@ def publishable(checkpoint: Checkpoint, which: str, with_config: bool) -> dict[s
             raise CheckpointError(f'{name} has NaN or infinite values')
     meta = checkpoint.extras.get('meta')
     meta = meta if isinstance(meta, dict) else {}
-    kept = {key: meta[key] for key in META if key in meta and (with_config or key != 'cfg')}
+    kept = {key: meta[key] for key in KEPT_META if key in meta and (with_config or key != 'cfg')}
     return {'state_dict': {k: v.detach().clone() for k, v in weights.items()}, 'meta': kept}
 
 

@@ -14,6 +14,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 
+from pgseg_mm import limits
 from pgseg_mm.errors import BrokenSampleError, MissingSampleError, UnusableDataError
 from pgseg_mm.messages import shown
 
@@ -26,7 +27,6 @@ from .row_paths import RowPaths
 from .skips import (
     CAPTION_NOT_UTF8,
     EMPTY_CAPTION,
-    MAX_PIXELS,
     MISSING_CAPTION,
     MISSING_IMAGE,
     SkipCounter,
@@ -93,7 +93,7 @@ class ImageTextDataset(BaseDataset):
         source: str | None = None,
         skip_broken: bool = True,
         min_pixels: int = 0,
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int = limits.MAX_PAIR_PIXELS,
         allow_outside: bool = False,
         **kwargs: Any,
     ) -> None:

@@ -11,12 +11,12 @@ from pgseg_mm import limits
 
 from .skips import BROKEN_JSON, UnusableSample
 
-CHUNK = 2**16
+READ_CHARACTERS = 2**16
 BLANK = re.compile(r'[ \t\r\n]*')
 STRUCTURE = re.compile(r'\\.|["\[\]{},]', re.DOTALL)
 CUT_OFF = 16
 """Characters before the end of a text where an error may be one of the cut: those of a word."""
-KINDS = {'{': 'dict', '"': 'str', 't': 'bool', 'f': 'bool', 'n': 'NoneType'}
+JSON_TYPES = {'{': 'dict', '"': 'str', 't': 'bool', 'f': 'bool', 'n': 'NoneType'}
 
 
 class MalformedJson(ValueError):
@@ -91,7 +91,7 @@ class JsonList:
         """
         first = self._next_sign()
         if first != '[':
-            kind = 'number' if first in '-0123456789IN' and first else KINDS.get(first)
+            kind = 'number' if first in '-0123456789IN' and first else JSON_TYPES.get(first)
             if kind is None:
                 raise self._malformed('Expecting value')
             raise MalformedJson(
@@ -167,7 +167,7 @@ class JsonList:
         """Drop what is done with, and read as much again as is there, at least."""
         self._line += self._text.count('\n', 0, self._at)
         self._text, self._at = self._text[self._at :], 0
-        more = self._file.read(max(CHUNK, len(self._text)))
+        more = self._file.read(max(READ_CHARACTERS, len(self._text)))
         while more.endswith('\\') and (one := self._file.read(1)):  # keeps escapes whole
             more += one
         self._ended = not more

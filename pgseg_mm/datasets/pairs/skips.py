@@ -12,7 +12,6 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import Compose
 from mmengine.logging import print_log
 
-from pgseg_mm import limits
 from pgseg_mm.errors import RunError
 from pgseg_mm.files.image_files import TooManyPixels, UnreadableImage, read_header
 from pgseg_mm.files.reading import UnusableFile, is_of_system, read_file
@@ -48,9 +47,6 @@ REASONS = (
     TOO_MANY_BYTES,
 )
 """All reasons for which a pair, or the rest of a shard, is skipped."""
-
-MAX_PIXELS = limits.MAX_PAIR_PIXELS
-"""Default of the largest number of pixels of an image."""
 
 DECODE_ERRORS = (AssertionError, AttributeError, OSError, SyntaxError, cv2.error)
 """What mmcv's loading raises for bytes that are no image, depending on its backend and version."""

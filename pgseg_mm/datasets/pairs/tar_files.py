@@ -27,7 +27,7 @@ LONG_HEADERS = (
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
 )
-CHUNK = 2**16
+PIECE_BYTES = 2**16
 
 
 class _Readable(Protocol):
@@ -198,14 +198,14 @@ class _XzFile:
         parts: list[bytes] = []
         while size > 0:
             if self._decoder.eof:  # files may be joined
-                rest = self._decoder.unused_data.lstrip(b'\0') or self._file.read(CHUNK).lstrip(
-                    b'\0'
-                )
+                rest = self._decoder.unused_data.lstrip(b'\0') or self._file.read(
+                    PIECE_BYTES
+                ).lstrip(b'\0')
                 if not rest:
                     break
                 self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=limits.MAX_XZ_MEMORY)
             else:
-                rest = self._file.read(CHUNK) if self._decoder.needs_input else b''
+                rest = self._file.read(PIECE_BYTES) if self._decoder.needs_input else b''
                 if self._decoder.needs_input and not rest:
                     raise EOFError('the xz file is cut off')
             parts.append(self._decoder.decompress(rest, max_length=size))

@@ -14,12 +14,14 @@ from mmengine.dist import get_dist_info
 from mmseg.registry import DATASETS
 from torch.utils.data import Dataset, get_worker_info
 
+from pgseg_mm import limits
+
 from ..sampling.random_state import derive_seed, seeded
 from ..sampling.sample_key import READ_RECORD, ReadRecord, SampleKey
 from ..transforms import DecodeImage
 from .shard_stream import MixedStream, Reader, ShardSource, check_shards
 from .shards import PIPE, RawSample, count_by_stats, expand_shards, import_webdataset
-from .skips import MAX_PIXELS, SkipCounter, check_pixel_limits, run_pipeline
+from .skips import SkipCounter, check_pixel_limits, run_pipeline
 
 
 @DATASETS.register_module()
@@ -78,7 +80,7 @@ class WebImageTextDataset(Dataset):
         seed: int = 0,
         skip_broken: bool = True,
         min_pixels: int = 0,
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int = limits.MAX_PAIR_PIXELS,
         metainfo: Mapping[str, Any] | None = None,
     ) -> None:
         import_webdataset()

@@ -16,9 +16,8 @@ from pgseg_mm.files.reading import DamagedFileError, UnusableFile, is_of_system,
 from pgseg_mm.messages import shown
 
 from .loading import DecodeImage, UnreadableImage
-from .wide_annotations import LoadLabelMap, read_label_map
+from .wide_annotations import IGNORED, LoadLabelMap, read_label_map
 
-IGNORED = 255
 IMAGE, LABELS = 'image', 'label map'
 LFS_POINTER = b'version https://git-lfs'
 MARKUP = (b'<!doctype', b'<html', b'<?xml')

@@ -49,7 +49,7 @@ class NounPrompts(BaseTransform):
             raise ValueError(f'num_prompts must be at least 1, got {num_prompts}')
         self.num_prompts = num_prompts
         self.templates = get_templates(templates)
-        _noun_finder()  # before the training starts, and before the data loader forks its workers
+        noun_finder()  # before the training starts, and before the data loader forks its workers
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add ``prompts`` to the results.
@@ -97,7 +97,7 @@ def find_nouns(text: str) -> list[str]:
         ImportError: nltk is not installed.
         LookupError: The data of nltk's tagger is not on this machine.
     """
-    tokenizer, tagger = _noun_finder()
+    tokenizer, tagger = noun_finder()
     nouns: dict[str, str] = {}
     for sentence in SENTENCE_END.split(text[: limits.MAX_NOUN_LETTERS]):
         for word, tag in tagger.tag(tokenizer.tokenize(sentence)):
@@ -107,7 +107,7 @@ def find_nouns(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _noun_finder() -> tuple[NLTKWordTokenizer, PerceptronTagger]:
+def noun_finder() -> tuple[NLTKWordTokenizer, PerceptronTagger]:
     """Tokeniser and tagger, loaded once a process: transforms stay small when they are pickled."""
     try:
         from nltk.tag import PerceptronTagger

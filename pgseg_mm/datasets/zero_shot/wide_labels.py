@@ -20,7 +20,7 @@ def vocabulary_metainfo(name: str) -> dict[str, tuple]:
         ``classes`` and ``palette`` for the ``METAINFO`` of a data set.
     """
     classes = Vocabulary.from_file(name).names
-    return {'classes': classes, 'palette': tuple(distinct_colours(len(classes)))}
+    return {'classes': classes, 'palette': tuple(voc_colours(len(classes)))}
 
 
 class WideLabelDataset(BaseSegDataset):
@@ -58,7 +58,7 @@ class WideLabelDataset(BaseSegDataset):
         return tuple(colours[name] for name in classes)
 
 
-def distinct_colours(number: int) -> list[list[int]]:
+def voc_colours(number: int) -> list[list[int]]:
     """Colours of labels, no two alike, the same at every call.
 
     They are those of Pascal VOC, which spreads the bits of a label over the high bits of red, green

@@ -11,10 +11,9 @@ from mmseg.registry import HOOKS
 from torch import Tensor
 
 from pgseg_mm.errors import NotFiniteError
+from pgseg_mm.messages import first_of
 
 from .data_state_hook import read_records
-
-SHOWN_KEYS = 5
 
 
 def last_good_checkpoint(runner: Runner) -> str:
@@ -59,10 +58,9 @@ class FiniteLossHook(Hook):
         raise NotFiniteError(
             f'the loss of step {runner.iter + 1} is {loss} on rank {get_rank()}'
             + (f' (not finite: {", ".join(bad)})' if bad else '')
-            + f'. Its batch: {", ".join(keys[:SHOWN_KEYS])}'
-            + (f' and {len(keys) - SHOWN_KEYS} more' if len(keys) > SHOWN_KEYS else '')
-            + f'; all of them are in {path}. {last_good_checkpoint(runner).capitalize()}. Samples '
-            'may be the cause; if not, lower the learning rate or train in float32 or bfloat16.'
+            + f'. Its batch: {first_of(keys)}; all of them are in {path}. '
+            f'{last_good_checkpoint(runner).capitalize()}. Samples may be the '
+            'cause; if not, lower the learning rate or train in float32 or bfloat16.'
         )
 
 

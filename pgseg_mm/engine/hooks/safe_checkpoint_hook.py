@@ -40,14 +40,15 @@ class AtomicLocalBackend(LocalBackend):
 
     def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
         """Write bytes to a file."""
-        write_atomically(filepath, lambda path: _write_synced(path, obj))
+        write_atomically(filepath, lambda path: write_synced(path, obj))
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         """Write text to a file."""
         self.put(obj.encode(encoding), filepath)
 
 
-def _write_synced(path: Path, content: bytes | memoryview) -> None:
+def write_synced(path: Path, content: bytes | memoryview) -> None:
+    """Write a file, and wait until the disk has it."""
     with path.open('wb') as file:
         file.write(content)
         file.flush()

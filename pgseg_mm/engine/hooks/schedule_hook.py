@@ -9,13 +9,13 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
 
+from pgseg_mm.messages import first_of
 from pgseg_mm.serialization.loading import CheckpointError
 
 from ..optimizers.resumed_state import IMPLEMENTATION
 
 PROGRESS = ('last_step', '_global_step', '_last_value', 'verbose', 'optimizer')
 """Entries of a schedule's state that move from step to step, or compute nothing."""
-MAX_LISTED = 4
 STATEFUL = {'betas', 'momentum', 'rho', 'alpha', 'lr_decay', 'lambd'}
 """Settings by which optimizers differ whose state is not each other's."""
 
@@ -79,16 +79,14 @@ class ScheduleHook(Hook):
         self._saved = {}
         if not differences:
             return
-        listed = '; '.join(differences[:MAX_LISTED])
-        if len(differences) > MAX_LISTED:
-            listed += f'; and {len(differences) - MAX_LISTED} more'
+        told = first_of(differences, separator='; ')
         if self.source == 'config':
             self._take_over(runner)
-            runner.logger.warning(f'The run goes on by the schedule of the config: {listed}.')
+            runner.logger.warning(f'The run goes on by the schedule of the config: {told}.')
             return
         runner.logger.warning(
             'The run goes on by the schedule of its checkpoint, not by that of the config: '
-            f'{listed}. To go on by the config, add --new-schedule '
+            f'{told}. To go on by the config, add --new-schedule '
             "(default_hooks=dict(schedule=dict(type='ScheduleHook', source='config')))."
         )
 

@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
-from pgseg_mm.datasets.zero_shot.wide_labels import distinct_colours
+from pgseg_mm.datasets.zero_shot.wide_labels import voc_colours
 from pgseg_mm.text.vocabulary import Vocabulary
 
 from ..models import unwrapped
@@ -52,7 +52,7 @@ class VocabularyHook(Hook):
         checkpoint['meta']['dataset_meta'] = {
             'classes': tuple(classes),
             'palette': [
-                list(colour) for colour in meta.get('palette') or distinct_colours(len(classes))
+                list(colour) for colour in meta.get('palette') or voc_colours(len(classes))
             ],
             'vocabulary': self._vocabulary_of(meta).to_list(),
         }

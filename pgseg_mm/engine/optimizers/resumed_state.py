@@ -19,7 +19,7 @@ from pgseg_mm.serialization.loading import CheckpointError
 IMPLEMENTATION = ('capturable', 'differentiable', 'foreach', 'fused')
 """Settings that choose how an optimizer computes, not what."""
 STEP = 'step'
-PLAIN = (Adam, AdamW, SGD, Adagrad)
+PLAIN_OPTIMIZERS = (Adam, AdamW, SGD, Adagrad)
 """Optimizers whose state is of the shape of the parameter, but for the number of steps."""
 
 
@@ -57,7 +57,7 @@ def check_state(wrapper: OptimWrapper | OptimWrapperDict, where: str) -> None:
     """
     for _, optimizer in _optimizers(wrapper):
         for group in optimizer.param_groups:
-            if type(optimizer) in PLAIN or group.get('fused'):
+            if type(optimizer) in PLAIN_OPTIMIZERS or group.get('fused'):
                 for parameter in group['params']:
                     _check(optimizer.state.get(parameter, {}), parameter, where)
 

@@ -1,7 +1,6 @@
 from typing import Any
 
 import torch
-from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from open_clip.model import _build_vision_tower
 from open_clip.transformer import ResidualAttentionBlock
@@ -10,14 +9,14 @@ from torch import Tensor, nn
 from pgseg_mm.serialization.open_clip_weights import load_image_tower
 from pgseg_mm.text.open_clip_models import find_open_clip_model
 
-from ..layers import GroupFeatures, hard_assignment, resize_position_embedding
+from ..layers import GroupFeatures, OpenCLIPTower, hard_assignment, resize_position_embedding
 
 SMALLEST_SHARE = 1e-6
 """Of a patch in a group, so that the logarithm and its gradient are finite."""
 
 
 @MODELS.register_module()
-class OpenCLIPGroupViT(BaseModule):
+class OpenCLIPGroupViT(OpenCLIPTower):
     """Image tower of an open_clip ViT that describes groups of patches instead of the whole image.
 
     A grouping assigns the patch tokens that enter the last block to groups. In that block the class
@@ -51,6 +50,7 @@ class OpenCLIPGroupViT(BaseModule):
 
     tower: Any  # open_clip's VisionTransformer
     grouping: Any
+    behind_blocks = ('ln_post', 'proj')
 
     def __init__(
         self,
@@ -78,32 +78,7 @@ class OpenCLIPGroupViT(BaseModule):
             nn.init.zeros_(projection.weight)  # training starts where open_clip is
             nn.init.zeros_(projection.bias)
             self.residual = nn.Sequential(nn.LayerNorm(self.token_dims), projection)
-        self.frozen = trainable_layers == 0
-        if trainable_layers is not None:
-            self._freeze(trainable_layers)
-
-    def _freeze(self, trainable_layers: int) -> None:
-        tower = self.tower
-        blocks = tower.transformer.resblocks
-        if not 0 <= trainable_layers <= len(blocks):
-            raise ValueError(
-                f'trainable_layers must be None or from 0 to {len(blocks)}, the number of blocks '
-                f'of {self.model_name}, got {trainable_layers}'
-            )
-        tower.requires_grad_(False)
-        if self.frozen:
-            tower.eval()
-            return
-        tower.proj.requires_grad_(True)
-        for part in (*blocks[len(blocks) - trainable_layers :], tower.ln_post):
-            part.requires_grad_(True)
-
-    def train(self, mode: bool = True) -> 'OpenCLIPGroupViT':
-        """Switch the mode; a frozen tower stays in evaluation mode."""
-        super().train(mode)
-        if self.frozen:
-            self.tower.eval()
-        return self
+        self.train_last(trainable_layers, len(self.tower.transformer.resblocks))
 
     def forward(self, images: Tensor) -> GroupFeatures:
         """Encode images.

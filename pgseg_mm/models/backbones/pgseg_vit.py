@@ -1,4 +1,6 @@
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -7,9 +9,10 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import (
+    AssignmentOptions,
+    EncoderStage,
     GroupFeatures,
     ProjectionMLP,
-    Stage,
     StageOutput,
     SyncBatchNorm,
     resize_position_embedding,
@@ -25,6 +28,41 @@ def _per_stage(value: int | Sequence[int], num_stages: int, name: str) -> list[i
             f'got {value}'
         )
     return values
+
+
+def _patch_grid(img_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]:
+    height, width = to_2tuple(img_size)
+    if height < patch_size or width < patch_size:
+        raise ValueError(f'img_size {img_size} is smaller than patch_size {patch_size}')
+    return height // patch_size, width // patch_size
+
+
+def _make_stages(
+    dims: Sequence[int],
+    heads: Sequence[int],
+    depths: Sequence[int],
+    *,
+    num_group_tokens: Sequence[int],
+    num_output_groups: Sequence[int],
+    drop_path_rate: float,
+    **shared: Any,
+) -> nn.ModuleList:
+    """The stages, from what each has of its own and what they share."""
+    last = len(depths) - 1
+    rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+    return nn.ModuleList(
+        EncoderStage(
+            dims[i],
+            dims[min(i + 1, last)],
+            num_heads=heads[i],
+            drop_path_rates=rates[sum(depths[:i]) : sum(depths[: i + 1])],
+            num_group_tokens=num_group_tokens[i],
+            num_output_groups=num_output_groups[i] if i < last else 0,
+            prev_group_tokens=(num_group_tokens[i - 1], dims[i - 1]) if i else None,
+            **shared,
+        )
+        for i in range(len(depths))
+    )
 
 
 @MODELS.register_module()
@@ -53,10 +91,7 @@ class PGSegViT(BaseModule):
             :class:`NonLearnablePrototypes` (or another registered ``type`` of its interface) and
             ``hidden_channels`` (4096) of the projection that adds their reconstruction to the
             tokens. ``None`` makes a GroupViT.
-        gumbel: Whether training adds Gumbel noise to the hard assignment.
-        assign_scale: Factor of the assignment's logits, 1 in the published models. At the published
-            initialisation the logits shrink with the width, and Gumbel noise drowns those of a
-            small model in training but not in evaluation.
+        gumbel, assign_scale: ``gumbel`` and ``scale`` of :class:`AssignmentOptions`.
         norm_eval: Whether the batch norm of the reconstruction's projection keeps its statistics in
             training, too, so that an image's groups do not depend on the rest of its batch.
         frozen_stages: How many stages, with the patch embedding, are not trained and stay in
@@ -100,57 +135,39 @@ class PGSegViT(BaseModule):
         super().__init__(init_cfg)
         num_stages = len(depths)
         self._check_stages(depths, num_group_tokens, num_output_groups)
-        if out_type not in self.OUT_TYPES:
-            raise ValueError(f'out_type must be one of {self.OUT_TYPES}, got {out_type!r}')
-        if not -1 <= frozen_stages <= num_stages:
-            raise ValueError(
-                f'frozen_stages must be -1 (none) to {num_stages} (all stages), got {frozen_stages}'
-            )
+        self._check_modes(out_type, frozen_stages, num_stages)
         self.norm_eval = norm_eval
         self.frozen_stages = frozen_stages
         self.out_type = out_type
         self.out_indices = self._check_out_indices(out_indices, num_stages)
         dims = _per_stage(embed_dims, num_stages, 'embed_dims')
-        heads = _per_stage(num_heads, num_stages, 'num_heads')
-        height, width = to_2tuple(img_size)
-        if height < patch_size or width < patch_size:
-            raise ValueError(f'img_size {img_size} is smaller than patch_size {patch_size}')
         self.embed_dims = dims[-1]
         self.in_channels = in_channels
         self.patch_size = patch_size
-        self.grid_size = (height // patch_size, width // patch_size)
+        self.grid_size = _patch_grid(img_size, patch_size)
 
         self.patch_embed = nn.Conv2d(in_channels, dims[0], patch_size, patch_size)
         self.patch_norm = nn.LayerNorm(dims[0])
-        num_patches = self.grid_size[0] * self.grid_size[1]
-        self.pos_embed = nn.Parameter(torch.zeros(1, num_patches, dims[0]))
+        self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.grid_size), dims[0]))
         self.drop = nn.Dropout(drop_rate)
 
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
-        self.stages = nn.ModuleList()
-        for i in range(num_stages):
-            self.stages.append(
-                Stage(
-                    dims[i],
-                    dims[min(i + 1, num_stages - 1)],
-                    heads[i],
-                    rates[sum(depths[:i]) : sum(depths[: i + 1])],
-                    num_group_tokens[i],
-                    num_output_groups[i] if num_group_tokens[i] else 0,
-                    (num_group_tokens[i - 1], dims[i - 1]) if i else None,
-                    mlp_ratio,
-                    drop_rate,
-                    prototypes,
-                    gumbel,
-                    assign_scale,
-                    with_cp,
-                )
-            )
+        self.stages = _make_stages(
+            dims,
+            _per_stage(num_heads, num_stages, 'num_heads'),
+            depths,
+            num_group_tokens=num_group_tokens,
+            num_output_groups=num_output_groups,
+            drop_path_rate=drop_path_rate,
+            assignment=AssignmentOptions(gumbel=gumbel, scale=assign_scale),
+            mlp_ratio=mlp_ratio,
+            drop_rate=drop_rate,
+            prototypes=prototypes,
+            with_cp=with_cp,
+        )
         self.norm = nn.LayerNorm(dims[-1])
         self._reset_parameters()
         self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
-        for parameter in self._frozen_parameters():
-            parameter.requires_grad_(False)
+        self._freeze()
 
     @staticmethod
     def _check_stages(
@@ -172,6 +189,15 @@ class PGSegViT(BaseModule):
                 'num_group_tokens must be positive and 0 for the last stage, and '
                 'num_output_groups positive, got '
                 f'{tuple(num_group_tokens)} and {tuple(num_output_groups)}'
+            )
+
+    @classmethod
+    def _check_modes(cls, out_type: str, frozen_stages: int, num_stages: int) -> None:
+        if out_type not in cls.OUT_TYPES:
+            raise ValueError(f'out_type must be one of {cls.OUT_TYPES}, got {out_type!r}')
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(
+                f'frozen_stages must be -1 (none) to {num_stages} (all stages), got {frozen_stages}'
             )
 
     @staticmethod
@@ -208,11 +234,10 @@ class PGSegViT(BaseModule):
         modules = [self.patch_embed, self.patch_norm, self.drop, *self.stages[: self.frozen_stages]]
         return [*modules, self.norm] if self.frozen_stages == len(self.stages) else modules
 
-    def _frozen_parameters(self) -> Iterator[nn.Parameter]:
-        if self.frozen_stages >= 0:
-            yield self.pos_embed
+    def _freeze(self) -> None:
+        self.pos_embed.requires_grad_(self.frozen_stages < 0)
         for module in self._frozen_modules():
-            yield from module.parameters()
+            module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'PGSegViT':
         """Switch the mode; what ``frozen_stages`` and ``norm_eval`` name stays in evaluation."""
@@ -280,7 +305,7 @@ class PGSegViT(BaseModule):
     def _run_stage(
         stage: nn.Module, size: int | None, x: Tensor, group_tokens: Tensor | None
     ) -> StageOutput:
-        assert isinstance(stage, Stage)
+        assert isinstance(stage, EncoderStage)
         if size is None or len(x) <= size or stage.prototypes is None:
             stage.announce(None)
             return in_micro_batches(stage, size, x, group_tokens)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..decode_heads import PGSegHead
-from ..layers import GroupFeatures, Stage
+from ..layers import EncoderStage, GroupFeatures
 
 MAX_AREA = 1 << 20
 """Pixels of an image that are encoded at most; a larger image is shrunk."""
@@ -38,7 +38,9 @@ def group_maps(backbone: nn.Module, head: PGSegHead, image: Tensor) -> dict[str,
     """
     map_size = _shrink(image.shape[-2:], MAX_MAP_SIDE / max(image.shape[-2:]), 1)
     image = _bounded(image)
-    stages = [m for m in backbone.modules() if isinstance(m, Stage) and m.grouping is not None]
+    stages = [
+        m for m in backbone.modules() if isinstance(m, EncoderStage) and m.grouping is not None
+    ]
     with _inputs_of([stage.prototypes for stage in stages]) as tokens:
         features: GroupFeatures = backbone(image[None])
     names = {f'stage_{stage}': (features, stage) for stage in (0, len(features.assignments) - 1)}

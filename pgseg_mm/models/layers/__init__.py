@@ -3,14 +3,16 @@
 from .attention import CrossAttention, SelfAttention
 from .group_features import GroupFeatures
 from .grouping import (
+    AssignmentOptions,
+    EncoderStage,
     GroupingBlock,
     GroupingOutput,
-    Stage,
     StageOutput,
     TokenAssignment,
     hard_assignment,
 )
 from .mlp import MLP, QuickGELU, TokenMLP
+from .open_clip_tower import OpenCLIPTower
 from .position_embedding import resize_position_embedding
 from .projection import ProjectionMLP
 from .prototypes import NonLearnablePrototypes, PrototypeOutput, soft_clusters
@@ -22,22 +24,24 @@ from .transformer_block import CrossAttentionBlock, TransformerBlock, Transforme
 
 __all__ = [
     'MLP',
+    'AssignmentOptions',
     'ClusterGrouping',
     'CrossAttention',
     'CrossAttentionBlock',
+    'EncoderStage',
     'GroupFeatures',
     'GroupingBlock',
     'GroupingOutput',
     'LearnedGrouping',
     'Moments',
     'NonLearnablePrototypes',
+    'OpenCLIPTower',
     'ProjectionMLP',
     'PrototypeOutput',
     'QuickGELU',
     'ReconstructionMLP',
     'ReleaseTextPrototypes',
     'SelfAttention',
-    'Stage',
     'StageOutput',
     'SyncBatchNorm',
     'TextPairs',

@@ -35,6 +35,17 @@ class StageOutput(NamedTuple):
     prototypes: Tensor | None = None
 
 
+class AssignmentOptions(NamedTuple):
+    """How tokens choose their groups."""
+
+    gumbel: bool = True
+    """Whether training adds Gumbel noise to the hard assignment."""
+    scale: float = 1.0
+    """Factor of the assignment's logits, 1 in the published models. At the published initialisation
+    the logits shrink with the width, and Gumbel noise drowns those of a small model in training but
+    not in evaluation."""
+
+
 def hard_assignment(logits: Tensor, noise: bool) -> Tensor:
     """One group for each token, with the gradient of the soft assignment (straight-through).
 
@@ -57,14 +68,13 @@ class TokenAssignment(nn.Module):
 
     Args:
         embed_dims: Channels C.
-        gumbel: Whether training adds Gumbel noise to the assignment.
-        assign_scale: Factor of the assignment's logits, 1 in the published models.
+        options: Noise and scale of the assignment.
     """
 
-    def __init__(self, embed_dims: int, gumbel: bool = True, assign_scale: float = 1.0) -> None:
+    def __init__(self, embed_dims: int, options: AssignmentOptions) -> None:
         super().__init__()
-        self.scale = assign_scale * embed_dims**-0.5
-        self.gumbel = gumbel
+        self.scale = options.scale * embed_dims**-0.5
+        self.gumbel = options.gumbel
         self.q_proj = nn.Linear(embed_dims, embed_dims)
         self.k_proj = nn.Linear(embed_dims, embed_dims)
         self.v_proj = nn.Linear(embed_dims, embed_dims)
@@ -96,21 +106,20 @@ class GroupingBlock(nn.Module):
         num_heads: Heads of the cross-attention.
         num_group_tokens: Number of incoming group tokens.
         num_output_groups: Number of groups G.
+        assignment: How tokens choose their groups.
         mlp_ratio: Hidden width of the MLPs over C.
-        gumbel: Whether training adds Gumbel noise to the assignment.
-        assign_scale: Factor of the assignment's logits.
     """
 
     def __init__(
         self,
         embed_dims: int,
         out_dims: int,
+        *,
         num_heads: int,
         num_group_tokens: int,
         num_output_groups: int,
+        assignment: AssignmentOptions,
         mlp_ratio: float = 4.0,
-        gumbel: bool = True,
-        assign_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.norm_tokens = nn.LayerNorm(embed_dims)
@@ -118,7 +127,7 @@ class GroupingBlock(nn.Module):
         self.mlp_inter = TokenMLP(num_group_tokens, embed_dims // 2, num_output_groups)
         self.norm_post_tokens = nn.LayerNorm(embed_dims)
         self.pre_assign_attn = CrossAttentionBlock(embed_dims, num_heads, mlp_ratio)
-        self.assign = TokenAssignment(embed_dims, gumbel, assign_scale)
+        self.assign = TokenAssignment(embed_dims, assignment)
         self.norm_new_x = nn.LayerNorm(embed_dims)
         self.mlp_channels = MLP(embed_dims, int(embed_dims * mlp_ratio), out_dims)
         self.reduction: nn.Module = nn.Identity()
@@ -138,7 +147,7 @@ class GroupingBlock(nn.Module):
         return GroupingOutput(new_x, assignment, centres)
 
 
-class Stage(nn.Module):
+class EncoderStage(nn.Module):
     """Transformer blocks over tokens and group tokens, then grouping where there are groups.
 
     Args:
@@ -146,6 +155,7 @@ class Stage(nn.Module):
         out_dims: Channels of the tokens that leave the stage.
         num_heads: Number of attention heads.
         drop_path_rates: Drop path rate of each block; their number is the stage's depth.
+        assignment: How tokens choose their groups, where there are any.
         num_group_tokens: Number of group tokens; 0 makes a stage without grouping.
         num_output_groups: Number of groups G.
         prev_group_tokens: Number and width of the previous stage's group tokens, if there are any.
@@ -153,8 +163,6 @@ class Stage(nn.Module):
         drop_rate: Dropout probability in the blocks.
         prototypes: Config of the prototypes, with ``hidden_channels`` of the reconstruction's
             projection; ``None`` for none.
-        gumbel: Whether training adds Gumbel noise to the assignment.
-        assign_scale: Factor of the assignment's logits.
         with_cp: Whether to recompute activations in the backward pass instead of keeping them.
     """
 
@@ -162,16 +170,16 @@ class Stage(nn.Module):
         self,
         embed_dims: int,
         out_dims: int,
+        *,
         num_heads: int,
         drop_path_rates: list[float],
+        assignment: AssignmentOptions,
         num_group_tokens: int = 0,
         num_output_groups: int = 0,
         prev_group_tokens: tuple[int, int] | None = None,
         mlp_ratio: float = 4.0,
         drop_rate: float = 0.0,
         prototypes: dict | None = None,
-        gumbel: bool = True,
-        assign_scale: float = 1.0,
         with_cp: bool = False,
     ) -> None:
         super().__init__()
@@ -179,7 +187,11 @@ class Stage(nn.Module):
         self.blocks = TransformerBlocks(
             *(
                 TransformerBlock(
-                    embed_dims, num_heads, mlp_ratio, drop_rate=drop_rate, drop_path_rate=rate
+                    embed_dims,
+                    num_heads,
+                    mlp_ratio=mlp_ratio,
+                    drop_rate=drop_rate,
+                    drop_path_rate=rate,
                 )
                 for rate in drop_path_rates
             ),
@@ -200,12 +212,11 @@ class Stage(nn.Module):
         self.grouping = GroupingBlock(
             embed_dims,
             out_dims,
-            num_heads,
-            num_group_tokens,
-            num_output_groups,
-            mlp_ratio,
-            gumbel,
-            assign_scale,
+            num_heads=num_heads,
+            num_group_tokens=num_group_tokens,
+            num_output_groups=num_output_groups,
+            assignment=assignment,
+            mlp_ratio=mlp_ratio,
         )
         if prototypes is not None:
             # mmseg's registry, also when the backbone stands in a config of another library

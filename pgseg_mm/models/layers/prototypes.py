@@ -8,6 +8,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from .dist import all_reduce_sum, in_backward
+from .precision import at_least_float32
 
 
 class PrototypeOutput(NamedTuple):
@@ -109,7 +110,7 @@ class NonLearnablePrototypes(nn.Module):
             Prototypes (B, G, C) and reconstruction (B, N, C), in float32 at least.
         """
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+            x = at_least_float32(x)
             recomputed = self.training and in_backward()
             if self.training and not recomputed:
                 self._start = self.mu.clone()
@@ -122,11 +123,17 @@ class NonLearnablePrototypes(nn.Module):
     def cluster(self, x: Tensor) -> PrototypeOutput:
         """Cluster (B, N, C) tokens as :meth:`forward` does, and leave ``mu`` alone."""
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-            return self._cluster(x, self.mu, None)
+            return self._cluster(at_least_float32(x), self.mu, None)
 
     def _cluster(self, x: Tensor, mu: Tensor, mask: Tensor | None) -> PrototypeOutput:
-        return soft_clusters(x, mu.to(x.dtype), self.num_iters, self.eps, mask, self.norm_dim)
+        return soft_clusters(
+            x,
+            mu.to(x.dtype),
+            num_iters=self.num_iters,
+            eps=self.eps,
+            mask=mask,
+            norm_dim=self.norm_dim,
+        )
 
     def _follow(self, prototypes: Tensor) -> None:
         """Move ``mu`` towards the prototypes of a batch, now or with those of other batches."""

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .dist import all_reduce_sum, in_backward
+from .precision import at_least_float32
 from .projection import ProjectionMLP
 
 
@@ -21,7 +22,7 @@ class Moments(NamedTuple):
     @classmethod
     def of(cls, x: Tensor) -> 'Moments':
         """Moments of (M, C) rows, in float32 at least."""
-        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        x = at_least_float32(x)
         mean = x.mean(dim=0)
         deviations = x - mean
         return cls(mean.new_full((), len(x)), mean, deviations.T @ deviations)

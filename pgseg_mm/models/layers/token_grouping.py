@@ -3,7 +3,8 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from .grouping import Stage, StageOutput
+from .grouping import AssignmentOptions, EncoderStage, StageOutput
+from .precision import at_least_float32
 from .projection import ProjectionMLP
 from .prototypes import soft_clusters
 
@@ -55,7 +56,7 @@ class ClusterGrouping(nn.Module):
             (B, G, N).
         """
         with torch.autocast(x.device.type, enabled=False):
-            x = x if x.dtype == torch.float64 else x.float()
+            x = at_least_float32(x)
             x = F.normalize(x - x.mean(dim=1, keepdim=True), dim=-1)
             grid = x.transpose(1, 2).unflatten(2, grid_size)
             seeds = F.adaptive_avg_pool2d(grid, self.seed_grid).flatten(2).transpose(1, 2)
@@ -66,7 +67,7 @@ class ClusterGrouping(nn.Module):
 
 
 @MODELS.register_module()
-class LearnedGrouping(Stage):
+class LearnedGrouping(EncoderStage):
     """PGSeg's grouping as one stage on the tokens of another encoder.
 
     Args:
@@ -76,8 +77,7 @@ class LearnedGrouping(Stage):
         depth: Transformer blocks over tokens and group tokens before the grouping.
         num_heads: Number of attention heads.
         prototypes: Config of the prototypes, as :class:`PGSegViT` has it; ``None`` for none.
-        gumbel: Whether training adds Gumbel noise to the assignment.
-        assign_scale: Factor of the assignment's logits.
+        gumbel, assign_scale: ``gumbel`` and ``scale`` of :class:`AssignmentOptions`.
         drop_path_rate: Drop path rate of the blocks.
         with_cp: Whether to recompute activations in the backward pass to save memory.
     """
@@ -100,13 +100,12 @@ class LearnedGrouping(Stage):
         super().__init__(
             embed_dims,
             embed_dims,
-            num_heads,
-            [drop_path_rate] * depth,
-            num_group_tokens,
-            num_groups,
+            num_heads=num_heads,
+            drop_path_rates=[drop_path_rate] * depth,
+            assignment=AssignmentOptions(gumbel=gumbel, scale=assign_scale),
+            num_group_tokens=num_group_tokens,
+            num_output_groups=num_groups,
             prototypes=prototypes,
-            gumbel=gumbel,
-            assign_scale=assign_scale,
             with_cp=with_cp,
         )
         self.gumbel = gumbel
@@ -117,7 +116,7 @@ class LearnedGrouping(Stage):
                 module.fc2.reset_parameters()
 
     def forward(self, x: Tensor, grid_size: tuple[int, int]) -> StageOutput:  # type: ignore[override]
-        """Group (B, N, C) tokens of a grid; see :meth:`Stage.forward`."""
+        """Group (B, N, C) tokens of a grid; see :meth:`EncoderStage.forward`."""
         return super().forward(x)
 
 

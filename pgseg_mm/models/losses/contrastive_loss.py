@@ -5,6 +5,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from ..layers.dist import gather_with_grad
+from ..layers.precision import at_least_float32
 from .temperature import LearnedTemperature
 
 
@@ -63,8 +64,8 @@ def contrast(image_embeds: Tensor, text_embeds: Tensor, scale: Tensor) -> Tensor
         Mean of both directions' cross-entropies, of this rank's rows.
     """
     with torch.autocast(image_embeds.device.type, enabled=False):
-        images = F.normalize(_at_least_float32(image_embeds), dim=-1)
-        texts = F.normalize(_at_least_float32(text_embeds), dim=-1)
+        images = F.normalize(at_least_float32(image_embeds), dim=-1)
+        texts = F.normalize(at_least_float32(text_embeds), dim=-1)
         gathered = gather_with_grad(torch.cat([images[:, None], texts], dim=1))
         all_images, all_texts = gathered[:, 0], gathered[:, 1:]
         rows = torch.arange(len(images), device=images.device)
@@ -78,7 +79,3 @@ def contrast(image_embeds: Tensor, text_embeds: Tensor, scale: Tensor) -> Tensor
             scale * texts.flatten(0, 1) @ all_images.T, target.repeat_interleave(texts.shape[1])
         )
     return (image_to_text + text_to_image) / 2
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

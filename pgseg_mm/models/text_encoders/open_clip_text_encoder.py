@@ -2,7 +2,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from open_clip.hf_model import HFTextEncoder
 from open_clip.model import _build_text_tower
@@ -14,11 +13,12 @@ from pgseg_mm.serialization.open_clip_weights import load_text_tower
 from pgseg_mm.text.open_clip_models import find_open_clip_model
 from pgseg_mm.text.tokenizer import tokenize
 
+from ..layers import OpenCLIPTower
 from .pgseg_text_transformer import TextFeatures
 
 
 @MODELS.register_module()
-class OpenCLIPTextEncoder(BaseModule):
+class OpenCLIPTextEncoder(OpenCLIPTower):
     """Text tower of any open_clip model; no image tower is built.
 
     Captions must be tokenised for the same model: ``TokenizeCaption(model=...)``. Models with
@@ -51,6 +51,7 @@ class OpenCLIPTextEncoder(BaseModule):
     """
 
     tower: Any  # open_clip's TextTransformer or HFTextEncoder
+    behind_blocks = ('ln_final', 'text_projection')
 
     def __init__(
         self,
@@ -68,8 +69,10 @@ class OpenCLIPTextEncoder(BaseModule):
         self.embed_dims = config['embed_dim']
         if isinstance(self.tower, HFTextEncoder):
             self.token_dims = self.tower.config.hidden_size
+            depth = self.tower.config.num_hidden_layers
         else:
             self.token_dims = self.tower.transformer.width
+            depth = len(self.tower.transformer.resblocks)
             if self.tower.text_projection is None:
                 self.embed_dims = self.token_dims
         self.is_pretrained = pretrained is not None
@@ -77,43 +80,19 @@ class OpenCLIPTextEncoder(BaseModule):
             load_text_tower(self.tower, self.model_name, str(pretrained), quick_gelu)
         if with_cp:
             self.tower.set_grad_checkpointing()
-        self.frozen = trainable_layers == 0
-        if trainable_layers is not None:
-            self._freeze(trainable_layers)
+        self.train_last(trainable_layers, depth)
 
-    def _freeze(self, trainable_layers: int) -> None:
-        tower = self.tower
-        is_hf = isinstance(tower, HFTextEncoder)
-        depth = tower.config.num_hidden_layers if is_hf else len(tower.transformer.resblocks)
-        if not 0 <= trainable_layers <= depth:
+    def _freeze_in_part(self, number: int) -> None:
+        if not isinstance(self.tower, HFTextEncoder):
+            super()._freeze_in_part(number)
+            return
+        try:
+            self.tower.lock(number)
+        except KeyError as error:
             raise ValueError(
-                f'trainable_layers must be None or from 0 to {depth}, the number of blocks of '
-                f'{self.model_name}, got {trainable_layers}'
-            )
-        if self.frozen:
-            tower.requires_grad_(False).eval()
-        elif is_hf:
-            try:
-                tower.lock(trainable_layers)
-            except KeyError as error:
-                raise ValueError(
-                    f'open_clip does not know the blocks of the {tower.config.model_type} in '
-                    f'{self.model_name}, so it cannot be frozen in part; use trainable_layers=None '
-                    'or 0'
-                ) from error
-        else:  # not open_clip's own lock, which not all of its supported versions have
-            tower.requires_grad_(False)
-            blocks = tower.transformer.resblocks[depth - trainable_layers :]
-            for part in (blocks, tower.ln_final, tower.text_projection):
-                if part is not None:
-                    part.requires_grad_(True)
-
-    def train(self, mode: bool = True) -> 'OpenCLIPTextEncoder':
-        """Switch the mode; a frozen tower stays in evaluation mode."""
-        super().train(mode)
-        if self.frozen:
-            self.tower.eval()
-        return self
+                f'open_clip does not know the blocks of the {self.tower.config.model_type} in '
+                f'{self.model_name}, so it cannot be frozen in part; use trainable_layers=None or 0'
+            ) from error
 
     def tokenize(self, texts: str | list[str]) -> Tensor:
         """Turn T texts into (T, context_length) token ids, as the model was trained with.

@@ -499,7 +499,7 @@ def test_the_systems_errors_stop_the_run_and_say_so(
 
     name = write(root, 'pairs.json', FILES['pairs.json'])
     dataset = make(root, name, pipeline=LOAD_SAFELY, skip_broken=skip_broken)
-    monkeypatch.setattr('pgseg_mm.files.reading._read_regular', failing)
+    monkeypatch.setattr('pgseg_mm.files.reading.read_regular', failing)
     monkeypatch.setattr('pgseg_mm.files.reading.time.sleep', pauses.append)
 
     with pytest.raises(FileAccessError, match=message) as error:
@@ -510,7 +510,7 @@ def test_the_systems_errors_stop_the_run_and_say_so(
 
 
 def test_what_passes_is_tried_again(root, monkeypatch):
-    read, failures = reading._read_regular, [OSError(24, 'Too many open files')] * 2
+    read, failures = reading.read_regular, [OSError(24, 'Too many open files')] * 2
 
     def sometimes(path, max_bytes):
         if failures:
@@ -519,7 +519,7 @@ def test_what_passes_is_tried_again(root, monkeypatch):
 
     name = write(root, 'pairs.json', FILES['pairs.json'])
     dataset = make(root, name, pipeline=LOAD_SAFELY)
-    monkeypatch.setattr(reading, '_read_regular', sometimes)
+    monkeypatch.setattr(reading, 'read_regular', sometimes)
     monkeypatch.setattr('pgseg_mm.files.reading.time.sleep', lambda seconds: None)
 
     assert dataset[0][READ_RECORD].skipped == {}

@@ -7,7 +7,7 @@ from PIL import Image
 
 import pgseg_mm.datasets  # noqa: F401  (registers the data sets)
 from benchmark_zoo import BENCHMARKS
-from pgseg_mm.datasets.zero_shot.wide_labels import distinct_colours
+from pgseg_mm.datasets.zero_shot.wide_labels import voc_colours
 from pgseg_mm.text.vocabulary import Vocabulary
 
 WIDE = {
@@ -43,7 +43,7 @@ def test_chosen_classes_and_those_left_out(dataset):
     expected = dict.fromkeys(range(number), ignored) | {number - 1: 0, 0: 1}
     assert built.label_map == expected
     assert built.ignore_index == ignored
-    colours = distinct_colours(number)
+    colours = voc_colours(number)
     assert list(built.metainfo['palette']) == [colours[-1], colours[0]]
     with pytest.raises(ValueError, match='unicorn'):
         DATASETS.build(dict(type=dataset, metainfo=dict(classes=['unicorn']), lazy_init=True))
@@ -85,7 +85,7 @@ def test_lvis_has_the_images_that_have_a_label_map(tmp_path):
 
 
 def test_palettes_are_the_same_at_every_call_and_of_any_length():
-    colours = distinct_colours(5000)
+    colours = voc_colours(5000)
     assert colours[:4] == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
     assert len(set(map(tuple, colours))) == 5000
-    assert np.array(colours).max() <= 255 and distinct_colours(9) == colours[:9]
+    assert np.array(colours).max() <= 255 and voc_colours(9) == colours[:9]

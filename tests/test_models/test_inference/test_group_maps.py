@@ -99,4 +99,4 @@ def test_large_images_are_shrunk(monkeypatch):
 def test_the_model_is_left_without_hooks():
     model = sliding_model()
     maps_of(model, torch.rand(3, 32, 32))
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert not any(part._forward_pre_hooks for part in model.modules())

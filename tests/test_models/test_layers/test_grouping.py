@@ -1,8 +1,31 @@
 import torch
 import torch.nn.functional as F
 
-from pgseg_mm.models.layers import GroupFeatures, GroupingBlock, Stage, TokenAssignment
+from pgseg_mm.models.layers import (
+    AssignmentOptions,
+    EncoderStage,
+    GroupFeatures,
+    GroupingBlock,
+    TokenAssignment,
+)
 from pgseg_mm.models.layers.grouping import hard_assignment
+
+
+def assignment(**options):
+    return TokenAssignment(8, AssignmentOptions(**options))
+
+
+def stage(num_group_tokens, num_output_groups, depth=1, **options):
+    return EncoderStage(
+        16,
+        16,
+        num_heads=2,
+        drop_path_rates=[0.0] * depth,
+        assignment=AssignmentOptions(),
+        num_group_tokens=num_group_tokens,
+        num_output_groups=num_output_groups,
+        **options,
+    )
 
 
 def test_hard_assignment_is_one_hot_with_the_soft_gradient():
@@ -19,16 +42,16 @@ def test_hard_assignment_is_one_hot_with_the_soft_gradient():
 def test_gumbel_noise_only_in_training_and_only_if_asked():
     torch.manual_seed(0)
     x, centres = torch.randn(1, 50, 8), torch.randn(1, 4, 8)
-    assign = TokenAssignment(8)
+    assign = assignment()
     draws = [assign.train()(centres, x)[0] for _ in range(2)]
     assert not torch.equal(*draws)
-    quiet = TokenAssignment(8, gumbel=False)
+    quiet = assignment(gumbel=False)
     quiet.load_state_dict(assign.state_dict())
     torch.testing.assert_close(quiet.train()(centres, x)[0], assign.eval()(centres, x)[0])
 
 
 def test_soft_assignment_is_normalised_over_groups_without_noise():
-    assign = TokenAssignment(8).train()
+    assign = assignment().train()
     x, centres = torch.randn(2, 9, 8), torch.randn(2, 3, 8)
     soft = assign(centres, x)[1]
     torch.testing.assert_close(soft.sum(1), torch.ones(2, 9))
@@ -36,7 +59,7 @@ def test_soft_assignment_is_normalised_over_groups_without_noise():
 
 
 def test_assign_scale_multiplies_the_logits():
-    plain, scaled = TokenAssignment(8).eval(), TokenAssignment(8, assign_scale=3.0).eval()
+    plain, scaled = assignment().eval(), assignment(scale=3.0).eval()
     scaled.load_state_dict(plain.state_dict())
     x, centres = torch.randn(2, 9, 8), torch.randn(2, 3, 8)
     logits = plain(centres, x)[1].log()
@@ -45,14 +68,21 @@ def test_assign_scale_multiplies_the_logits():
 
 def test_pooling_by_hand():
     """One group: the mean over N tokens with a one in the denominator."""
-    assign = TokenAssignment(4).eval()
+    assign = TokenAssignment(4, AssignmentOptions()).eval()
     x, centres = torch.randn(1, 6, 4), torch.randn(1, 1, 4)
     expected = assign.proj(assign.v_proj(x).sum(1, keepdim=True) / (1 + 6))
     torch.testing.assert_close(assign(centres, x)[0], expected)
 
 
 def test_grouping_block_changes_the_width_by_a_reduction():
-    block = GroupingBlock(16, 24, num_heads=2, num_group_tokens=5, num_output_groups=3)
+    block = GroupingBlock(
+        16,
+        24,
+        num_heads=2,
+        num_group_tokens=5,
+        num_output_groups=3,
+        assignment=AssignmentOptions(),
+    )
     out = block(torch.randn(2, 11, 16), torch.randn(2, 5, 16))
     assert out.tokens.shape == (2, 3, 24)
     assert out.centres.shape == (2, 3, 16)
@@ -61,21 +91,21 @@ def test_grouping_block_changes_the_width_by_a_reduction():
 
 
 def test_group_tokens_start_at_zero_where_a_projector_exists():
-    first = Stage(16, 16, 2, [0.0], 5, 3)
-    second = Stage(16, 16, 2, [0.0], 4, 2, prev_group_tokens=(5, 16))
+    first = stage(5, 3)
+    second = stage(4, 2, prev_group_tokens=(5, 16))
     assert first.group_token.abs().max() > 0
     assert not second.group_token.any()
 
 
 def test_checkpointed_stage_gives_the_same_gradients():
     torch.manual_seed(0)
-    plain = Stage(16, 16, 2, [0.0, 0.0], 5, 3, prototypes={'hidden_channels': 8})
-    saved = Stage(16, 16, 2, [0.0, 0.0], 5, 3, prototypes={'hidden_channels': 8}, with_cp=True)
+    plain = stage(5, 3, depth=2, prototypes={'hidden_channels': 8})
+    saved = stage(5, 3, depth=2, prototypes={'hidden_channels': 8}, with_cp=True)
     saved.load_state_dict(plain.state_dict())
     x = torch.randn(2, 11, 16)
-    for stage in (plain, saved):
+    for module in (plain, saved):
         torch.manual_seed(1)  # Gumbel noise
-        stage(x).tokens.square().sum().backward()
+        module(x).tokens.square().sum().backward()
     for (name, a), b in zip(plain.named_parameters(), saved.parameters(), strict=True):
         torch.testing.assert_close(b.grad, a.grad, msg=name)
     assert saved.reconstruction.norm.num_batches_tracked == 1
