@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 
-from pgseg_mm.cli.launch import find_config, require_file
+from pgseg_mm.cli.arguments import require_file
 from pgseg_mm.cli.provenance import describe_machine, versions
+from pgseg_mm.cli.run_configs import find_config
 from pgseg_mm.serialization.atomic_files import write_json, write_text
 
 from .groupvit_peer import PEER, load_peer

@@ -21,8 +21,8 @@ import torch
 from mmengine.device import get_device
 from torch.profiler import ProfilerActivity, profile
 
-from pgseg_mm.cli.launch import find_config
 from pgseg_mm.cli.provenance import describe_machine, versions
+from pgseg_mm.cli.run_configs import find_config
 from pgseg_mm.engine.hooks.compile_hook import check_backend
 from pgseg_mm.serialization.atomic_files import write_json, write_text
 

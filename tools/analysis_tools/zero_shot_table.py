@@ -22,18 +22,12 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
+from pgseg_mm.cli.arguments import add_launch_arguments, require_file
 from pgseg_mm.cli.benchmark_data import missing_data
 from pgseg_mm.cli.config_files import override, read_config_file
-from pgseg_mm.cli.launch import (
-    add_checks,
-    add_launch_arguments,
-    check_loading_of,
-    end_job,
-    find_config,
-    prepare_distributed,
-    require_file,
-)
+from pgseg_mm.cli.processes import end_job, prepare_distributed
 from pgseg_mm.cli.provenance import describe_machine, versions
+from pgseg_mm.cli.run_configs import add_checks, check_loading_of, find_config
 from pgseg_mm.engine.preflight import build_runner, check_writable
 from pgseg_mm.errors import PreflightError, RunError
 from pgseg_mm.evaluation import LabelMapError, ZeroShotIoUMetric
