@@ -17,9 +17,9 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from pgseg_mm import limits
-from pgseg_mm.serialization import known_objects, unpickling
+from pgseg_mm.serialization import allowed_names, known_objects
 
-LISTED = [*unpickling._NAMES, *(tuple(n.rsplit('.', 1)) for n in known_objects.KNOWN_NAMES)]
+LISTED = [*allowed_names.NAMES, *(tuple(n.rsplit('.', 1)) for n in known_objects.KNOWN_NAMES)]
 OTHERS = [
     tuple(name.rsplit('.', 1))
     for name in [
