@@ -6,9 +6,6 @@ The file is made first: weights and AdamW's moments of many layers, and what a R
 read it from the page cache, turn about.
 """
 
-import argparse
-import shlex
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,10 +13,10 @@ from typing import Any
 import torch
 from mmengine.logging import HistoryBuffer
 
-from pgseg_mm.cli.provenance import describe, describe_machine, versions
-from pgseg_mm.serialization.atomic_files import write_json, write_text
+from pgseg_mm.cli.provenance import describe
 from pgseg_mm.serialization.runner_checkpoints import load_training_checkpoint
 
+from .outputs import make_parser, origin, parse, write_results
 from .timing import MIB, Stopwatch, check_rounds, ratio, show_ratio
 
 WIDTH = 384
@@ -110,27 +107,18 @@ def report(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, 'write the table here, too')
     parser.add_argument('--mib', type=int, default=250, help='size (default: %(default)s)')
     parser.add_argument('--rounds', type=int, default=11, help='default: %(default)s')
-    parser.add_argument('--json', type=Path, help='write all single times here')
-    parser.add_argument('--markdown', type=Path, help='write the table here, too')
-    args = parser.parse_args()
+    args = parse(parser)
     check_rounds(parser, '--rounds', args.rounds)
     result = {
-        'command': shlex.join(['python', '-m', 'benchmarks.checkpoint_loading', *sys.argv[1:]]),
-        'machine': describe_machine(),
-        'versions': versions(),
+        **origin('checkpoint_loading'),
         'rows': measure(args.mib, args.rounds),
     }
     text = report(result)
     print(text)
-    if args.json is not None:
-        write_json(args.json, result)
-    if args.markdown is not None:
-        write_text(args.markdown, text)
+    write_results(args, result, text)
 
 
 if __name__ == '__main__':

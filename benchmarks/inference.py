@@ -11,20 +11,18 @@ assignment's logits are scaled so that every group wins patches.
 """
 
 import argparse
-import shlex
 import statistics
 import sys
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.device import get_device
 
-from pgseg_mm.cli.launch import find_config, require_file
-from pgseg_mm.cli.provenance import describe_machine, versions
-from pgseg_mm.serialization.atomic_files import write_json, write_text
+from pgseg_mm.cli.arguments import require_file
+from pgseg_mm.cli.provenance import describe
+from pgseg_mm.cli.run_configs import find_config
 
 from .groupvit_peer import PEER, load_peer
 from .inference_contestants import (
@@ -36,7 +34,7 @@ from .inference_contestants import (
     Size,
     contestants,
 )
-from .inference_report import report
+from .outputs import make_parser, origin, parse, write_results
 from .timing import (
     MIB,
     Stopwatch,
@@ -46,13 +44,21 @@ from .timing import (
     peak,
     ratio,
     reset_peak,
+    show_ratio,
 )
+
+INFERENCE_EXPLAINED = f"""\
+Times are medians. Ratios are medians of the ratios within a round, with their middle half in
+brackets; below 1 is faster. "{ENCODER}" is the floor: the image encoder alone on
+each window of the image. "predict" is everything from the normalised image to the class of each
+pixel, with classes embedded beforehand; ours encodes the windows in batches.
+"{PEER}" takes the same windows one at a time and adds up dense scores of
+classes x height x width.
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, 'write the table here, too')
     size: dict[str, Any] = {'type': int, 'nargs': 2, 'metavar': ('HEIGHT', 'WIDTH')}
     parser.add_argument('config', help='config whose model is measured')
     parser.add_argument('checkpoint', nargs='?', help='its weights; random by default')
@@ -80,8 +86,6 @@ def build_parser() -> argparse.ArgumentParser:
         help='run encoder and head through torch.compile; the peer stays as it is',
     )
     parser.add_argument('--no-memory', action='store_true', help='leave out peak memory')
-    parser.add_argument('--json', type=Path, help='write all single times here')
-    parser.add_argument('--markdown', type=Path, help='write the table here, too')
     return parser
 
 
@@ -155,9 +159,65 @@ def make_image(size: Size, device: torch.device) -> torch.Tensor:
     return torch.randn(1, 3, *size, generator=generator).to(device)
 
 
+def report(result: dict[str, Any]) -> str:
+    """Document with both tables and how they were made."""
+    settings = result['settings']
+    weights = settings['checkpoint'] or (
+        'random, with assignments sharpened so that every group wins pixels'
+    )
+    compiled = ' Encoder and head went through torch.compile.' if settings['compiled'] else ''
+    lines = [
+        '# Speed and memory of inference',
+        '',
+        f'One image of {_size(settings["size"])} (height x width), {settings["num_classes"]} '
+        f'classes, {settings["repeat"]} rounds. Device: {settings["device"]}, threads: '
+        f'{settings["threads"]}. Weights: {weights}.{compiled}',
+        '',
+        *_times(result['times'], settings['size']),
+        '',
+        INFERENCE_EXPLAINED,
+    ]
+    if result['memory']:
+        lines += [*_memory(result['memory'], settings['device']), '']
+    return '\n'.join([*lines, *describe(result), ''])
+
+
+def _times(rows: list[dict[str, Any]], size: list[int]) -> list[str]:
+    lines = [
+        '| Model | Task | Output | ms | images/s | x encoder | x transformers |',
+        '| --- | --- | --- | --: | --: | --: | --: |',
+    ]
+    for row in rows:
+        output = '' if row['task'] != 'predict' else _size(row['output_size'] or size)
+        lines.append(
+            f'| {row["model"]} | {row["task"]} | {output} | {row["milliseconds"]:.1f} '
+            f'| {row["images_per_second"]:.2f} | {show_ratio(row["times_encoder"])} '
+            f'| {show_ratio(row["times_peer"])} |'
+        )
+    return lines
+
+
+def _memory(rows: list[dict[str, Any]], device: str) -> list[str]:
+    whole = 'Peak of the process' if device == 'cpu' else 'Peak allocated'
+    lines = [
+        f'| Model | Image and output | {whole}, MiB | before, with the model, MiB |',
+        '| --- | --- | --: | --: |',
+    ]
+    lines += [
+        f'| {row["model"]} | {_size(row["size"])} | {row["peak_mib"]:.0f} '
+        f'| {row["before_mib"]:.0f} |'
+        for row in rows
+    ]
+    return lines
+
+
+def _size(size: list[int]) -> str:
+    return f'{size[0]} x {size[1]}'
+
+
 def main() -> None:
     parser = build_parser()
-    args = parser.parse_args()
+    args = parse(parser)
     args.config, *args.also = (find_config(parser, name) for name in (args.config, *args.also))
     if args.checkpoint is not None:
         require_file(parser, 'checkpoint', args.checkpoint)
@@ -181,24 +241,19 @@ def main() -> None:
             sizes = [tuple(args.size), tuple(args.memory_size)]
             memory += in_fresh_process(measure_memory, entry, settings, sizes)
     result = {
-        'command': shlex.join(['python', '-m', 'benchmarks.inference', *sys.argv[1:]]),
+        **origin('inference', *(['transformers'] if load_peer() else [])),
         'settings': {
             **asdict(settings),
             'size': args.size,
             'repeat': args.repeat,
             'checkpoint': args.checkpoint,
         },
-        'machine': describe_machine(),
-        'versions': versions(*(['transformers'] if load_peer() else [])),
         'times': rows,
         'memory': memory,
     }
     text = report(result)
     print(text)
-    if args.json is not None:
-        write_json(args.json, result)
-    if args.markdown is not None:
-        write_text(args.markdown, text)
+    write_results(args, result, text)
 
 
 if __name__ == '__main__':

@@ -9,15 +9,10 @@ compared; their deviation is that of all parameters together, relative to the wh
 """
 
 import argparse
-import json
 import resource
-import shlex
 import statistics
-import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +23,16 @@ from mmseg.registry import MODELS
 from prettytable import PrettyTable
 
 import pgseg_mm  # noqa: F401, registers the components
-from pgseg_mm.cli.provenance import describe_machine
 from pgseg_mm.text import tokenize
 
-from .timing import MIB
+from .outputs import make_parser, origin, parse, write_results
+from .timing import MIB, in_fresh_process
 
 CAPTION = 'a photo of a red car beside an old brick house, number {}'
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('config', help='config whose model is measured, with random weights')
     parser.add_argument('--batch', type=int, default=64, help='images (default: %(default)s)')
     parser.add_argument('--sizes', type=int, nargs='+', default=[32, 16, 8], help='micro-batches')
@@ -47,9 +40,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--device', default='cpu', help='cpu or cuda (default: %(default)s)')
     parser.add_argument('--amp', action='store_true', help='run the model in bf16')
-    parser.add_argument('--json', type=Path, help='write the raw numbers here')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override the config')
-    return parser.parse_args()
+    return parse(parser)
 
 
 def build(args: argparse.Namespace, size: int | None, with_cp: bool) -> torch.nn.Module:
@@ -112,8 +104,7 @@ def main() -> None:
         reference = None
         for i, (name, size, with_cp) in enumerate(cases):
             path = str(Path(folder) / f'{i}.pt')
-            with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as process:
-                rows[name] = process.submit(measure, args, size, with_cp, path).result()
+            rows[name] = in_fresh_process(measure, args, size, with_cp, path)
             gradient = torch.load(path, weights_only=True)
             reference = gradient if reference is None else reference
             deviation = (gradient - reference).norm() / reference.norm()
@@ -143,14 +134,7 @@ def main() -> None:
             ]
         )
     print(table)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        result = {
-            'command': shlex.join(['python', '-m', 'benchmarks.micro_batches', *sys.argv[1:]]),
-            'machine': describe_machine(),
-            'rows': rows,
-        }
-        args.json.write_text(json.dumps(result, indent=1) + '\n')
+    write_results(args, {**origin('micro_batches'), 'rows': rows})
 
 
 if __name__ == '__main__':

@@ -14,13 +14,9 @@ import argparse
 import copy
 import importlib.util
 import json
-import shlex
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-import scipy
 import torch
 from mmengine.config import Config, DictAction
 from mmseg.registry import MODELS
@@ -29,18 +25,15 @@ from prettytable import PrettyTable
 from scipy.optimize import linear_sum_assignment
 
 import pgseg_mm  # noqa: F401, registers the components
-from pgseg_mm.cli.provenance import describe_machine
 from pgseg_mm.models.losses import NPRLoss, match_prototypes
-from pgseg_mm.serialization.atomic_files import write_json
 from pgseg_mm.text import tokenize
 
+from .outputs import make_parser, origin, parse, write_results
 from .timing import Stopwatch
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('config', help='config whose model is timed, with random weights')
     parser.add_argument('--batch', type=int, default=1024, help='images (default: %(default)s)')
     parser.add_argument(
@@ -49,9 +42,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--rounds', type=int, default=5, help='repetitions (default: %(default)s)')
     parser.add_argument('--device', default='cpu', help='cpu or cuda (default: %(default)s)')
     parser.add_argument('--amp', action='store_true', help='run the model in bf16')
-    parser.add_argument('--json', type=Path, help='write the raw times here, in seconds')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override the config')
-    args = parser.parse_args(argv)
+    args = parse(parser, argv)
     args.micro_batch = min(args.micro_batch or args.batch, args.batch)
     return args
 
@@ -184,16 +176,9 @@ def main(argv: list[str] | None = None) -> None:
     title = f'(3) % of the step without NPR, {args.micro_batch} images at a time'
     plain = watch.median('step without NPR')
     print_table(title, 'training step', watch, list(steps), plain)
-    machine = {
-        'command': shlex.join(['python', '-m', 'benchmarks.npr', *sys.argv[1:]]),
-        'batch': args.batch,
-        'micro_batch': args.micro_batch,
-        'machine': describe_machine(),
-        'scipy': scipy.__version__,
-    }
-    print(json.dumps(machine))
-    if args.json:
-        write_json(args.json, {**machine, 'seconds': watch.seconds})
+    result = {'batch': args.batch, 'micro_batch': args.micro_batch, **origin('npr', 'scipy')}
+    print(json.dumps(result))
+    write_results(args, {**result, 'seconds': watch.seconds})
 
 
 if __name__ == '__main__':

@@ -11,7 +11,6 @@ into a page, between two lines that mark their place, and the rest of the page s
 """
 
 import argparse
-import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -21,12 +20,12 @@ import torch
 from mmengine.device import get_device
 from torch.profiler import ProfilerActivity, profile
 
-from pgseg_mm.cli.launch import find_config
-from pgseg_mm.cli.provenance import describe_machine, versions
+from pgseg_mm.cli.provenance import describe
+from pgseg_mm.cli.run_configs import find_config
 from pgseg_mm.engine.hooks.compile_hook import check_backend
-from pgseg_mm.serialization.atomic_files import write_json, write_text
 
-from .groupvit_peer import load_peer
+from .groupvit_peer import PEER, load_peer
+from .outputs import make_parser, origin, parse, write_results
 from .timing import (
     MIB,
     Stopwatch,
@@ -36,17 +35,19 @@ from .timing import (
     peak,
     ratio,
     reset_peak,
+    show_ratio,
 )
 from .training_contestants import OPTIONS, PEER_OPTIONS, Case, Settings, training_steps
-from .training_report import place, report
 
 PROFILED_OPERATIONS = 14
+BEGIN_MARK, END_MARK = (
+    '<!-- measured by benchmarks.training_step -->',
+    '<!-- end of what was measured -->',
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, 'write the tables into this page')
     parser.add_argument('configs', nargs='+', metavar='CONFIG', help='configs whose models train')
     parser.add_argument('--batch', type=int, default=16, help='images (default: %(default)s)')
     parser.add_argument('--tokens', type=int, default=77, help='of a caption, padding included')
@@ -61,8 +62,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--device', default=get_device(), help='default: %(default)s')
     parser.add_argument('--backend', default='inductor', help='of torch.compile')
     parser.add_argument('--no-memory', action='store_true', help='leave out peak memory')
-    parser.add_argument('--json', type=Path, help='write all single times here')
-    parser.add_argument('--markdown', type=Path, help='write the tables into this page')
     return parser
 
 
@@ -151,9 +150,91 @@ def profile_step(case: Case, settings: Settings) -> dict[str, Any]:
     }
 
 
+def report(result: dict[str, Any]) -> str:
+    """Tables of time and memory, of profiles, and how they were made."""
+    settings = result['settings']
+    lines = [
+        f'{settings["batch"]} images, {settings["rounds"]} rounds, device: {settings["device"]}, '
+        f'threads: {settings["threads"]}. Ratios are medians of the ratios within a round, with '
+        'their middle half in brackets; below 1 is faster.',
+        '',
+        *_steps(result['times'], result['memory'], settings),
+        '',
+        f'"x {PEER}" compares with its step on captions of the same length, in the same precision '
+        f'and with the same AdamW, never compiled; the last column with its step on '
+        f'{settings["tokens"]} tokens.',
+        *(
+            [
+                '',
+                'Peak memory is that of '
+                + (
+                    'the whole process, libraries and model included.'
+                    if settings['device'] == 'cpu'
+                    else 'the allocator.'
+                ),
+            ]
+            if result['memory']
+            else []
+        ),
+    ]
+    for profiled in result['profiles']:
+        lines += ['', *_profile(profiled)]
+    return '\n'.join([*lines, '', *describe(result), ''])
+
+
+def place(text: str, page: Path) -> str:
+    """The page with the text between the two lines that mark its place; the text if it is new."""
+    text = f'{BEGIN_MARK}\n\n{text}\n{END_MARK}\n'
+    if not page.is_file():
+        return text
+    old = page.read_text(encoding='utf-8')
+    if BEGIN_MARK not in old or END_MARK not in old:
+        raise SystemExit(
+            f'{page} has no lines {BEGIN_MARK} and {END_MARK}, between which the tables go'
+        )
+
+    return old[: old.index(BEGIN_MARK)] + text + old[old.index(END_MARK) + len(END_MARK) + 1 :]
+
+
+def _steps(
+    rows: list[dict[str, Any]], memory: list[dict[str, Any]], settings: dict[str, Any]
+) -> list[str]:
+    peaks = {(row['model'], row['option'], row['tokens']): row['peak_mib'] for row in memory}
+    lines = [
+        f'| Model | Step | Tokens | ms | peak, MiB | x plain | x {PEER} '
+        f'| the same, {settings["tokens"]} tokens |',
+        '| --- | --- | --: | --: | --: | --: | --: | --: |',
+    ]
+    for row in rows:
+        mib = peaks.get((row['model'], row['option'], row['tokens']))
+        lines.append(
+            f'| {row["model"]} | {OPTIONS[row["option"]].label} | {row["tokens"]} '
+            f'| {row["milliseconds"]:.0f} | {"" if mib is None else f"{mib:.0f}"} '
+            f'| {show_ratio(row["times_plain"])} | {show_ratio(row["times_peer"])} '
+            f'| {show_ratio(row["times_peer_untrimmed"])} |'
+        )
+    return lines
+
+
+def _profile(profiled: dict[str, Any]) -> list[str]:
+    total = profiled['total_seconds']
+    lines = [
+        f'{profiled["model"]}, a plain step, {total:.2f} s in operations:',
+        '',
+        '| Operation | % | ms | calls |',
+        '| --- | --: | --: | --: |',
+    ]
+    lines += [
+        f'| `{entry["name"]}` | {100 * entry["seconds"] / total:.1f} '
+        f'| {1e3 * entry["seconds"]:.0f} | {entry["calls"]} |'
+        for entry in profiled['operations']
+    ]
+    return lines
+
+
 def main() -> None:
     parser = build_parser()
-    args = parser.parse_args()
+    args = parse(parser)
     args.configs = [find_config(parser, config) for config in args.configs]
     check_rounds(parser, '--rounds', args.rounds)
     words = args.trimmed_tokens - 2
@@ -176,25 +257,21 @@ def main() -> None:
     watch = Stopwatch[Case](device)
     watch.run(dict(training_steps(cases, settings)), args.rounds)
     result = {
-        'command': shlex.join(['python', '-m', 'benchmarks.training_step', *sys.argv[1:]]),
+        **origin('training_step', *(['transformers'] if load_peer() else [])),
         'settings': {
             **asdict(settings),
             'rounds': args.rounds,
             'tokens': args.tokens,
             'trimmed_tokens': args.trimmed_tokens,
         },
-        'machine': describe_machine(),
-        'versions': versions(*(['transformers'] if load_peer() else [])),
         'times': step_rows(watch.seconds, args.tokens),
         'memory': memory,
         'profiles': profiles,
     }
     text = report(result)
     print(text)
-    if args.json is not None:
-        write_json(args.json, result)
-    if args.markdown is not None:
-        write_text(args.markdown, place(text, args.markdown))
+    page = None if args.markdown is None else place(text, args.markdown)
+    write_results(args, result, page)
 
 
 if __name__ == '__main__':

@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from pgseg_mm.apis import PGSegInferencer, Segmentation
 from pgseg_mm.apis.inferencer import MAX_PIXELS
-from pgseg_mm.cli.launch import add_model_options, find_device, read_model_config
+from pgseg_mm.cli.arguments import add_model_options, find_device
 from pgseg_mm.cli.numbers import number_from
+from pgseg_mm.cli.run_configs import read_model_config
 from pgseg_mm.messages import shown
 
 MAX_SHOWN_CLASSES = 6

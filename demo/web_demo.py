@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from pgseg_mm import limits
 from pgseg_mm.apis import PGSegInferencer, Segmentation, parse_words
-from pgseg_mm.cli.launch import add_model_options, find_device, read_model_config, require_port
+from pgseg_mm.cli.arguments import add_model_options, find_device, require_port
+from pgseg_mm.cli.run_configs import read_model_config
 from pgseg_mm.visualization.colours import Colours, class_colours, separate
 from pgseg_mm.visualization.panels import fit_size
 from pgseg_mm.visualization.segmentation_picture import ShownImage, group_panels, label_panels

@@ -1,14 +1,11 @@
 """PGSeg for OpenMMLab: importing this package registers every component in mmseg's registries."""
 
-from .dependencies import check_dependencies, keep_mmpretrain_importable
+from .dependencies import check_dependencies
+from .integration import apply_on_import
 from .version import __version__
 
 check_dependencies()
-keep_mmpretrain_importable()
-
-from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
-
-MODULE2PACKAGE['pgseg_mm'] = 'pgseg_mm'  # mmengine finds configs named pgseg_mm::FOLDER/FILE.py
+apply_on_import()
 
 from . import datasets, engine, evaluation, models, visualization  # noqa: E402, F401
 

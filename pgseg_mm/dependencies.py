@@ -80,25 +80,6 @@ def check_dependencies(
         )
 
 
-def keep_mmpretrain_importable(
-    find_version: Callable[[str], str | None] = installed_version,
-) -> None:
-    """Leave mmpretrain's multimodal models out where transformers is too new for them.
-
-    They need functions that transformers 5 no longer has, and without them all of
-    ``mmpretrain.models`` fails to import, classifiers included. In their place mmpretrain then has
-    the placeholders that stand there where transformers is not installed.
-
-    Args:
-        find_version: Gives the installed version of a distribution, or None.
-    """
-    transformers = find_version('transformers')
-    if transformers is not None and Version(transformers) >= Version('5'):
-        from mmpretrain.utils import dependency
-
-        dependency.WITH_MULTIMODAL = False
-
-
 def _problem(requirement: Requirement, importable: bool, found: dict[str, str]) -> str | None:
     needed = ' or '.join(f'{name}>={least}' for name, least in requirement.distributions.items())
     if not importable:

@@ -5,21 +5,17 @@ import argparse
 from mmengine.config import Config
 from mmseg.registry import METRICS
 
+from pgseg_mm.cli.arguments import add_launch_arguments, require_file
 from pgseg_mm.cli.benchmark_data import image_folder, leaf_datasets, require_data
-from pgseg_mm.cli.launch import (
+from pgseg_mm.cli.parts import is_kind, type_name
+from pgseg_mm.cli.processes import data_errors, end_job, prepare_distributed, refusals
+from pgseg_mm.cli.run_configs import (
     add_checks,
-    add_launch_arguments,
     check_loading_of,
-    data_errors,
     drop_unused,
-    end_job,
     find_config,
     load_config,
-    prepare_distributed,
-    refusals,
-    require_file,
 )
-from pgseg_mm.cli.parts import is_kind, type_name
 from pgseg_mm.engine.preflight import build_runner, build_test_loop, check_writable
 from pgseg_mm.evaluation import LabelMapError, ZeroShotIoUMetric
 from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely

@@ -5,22 +5,19 @@ import argparse
 from mmengine.config import Config
 from mmengine.device import get_device
 
+from pgseg_mm.cli.arguments import add_launch_arguments
 from pgseg_mm.cli.benchmark_data import require_data
-from pgseg_mm.cli.launch import (
+from pgseg_mm.cli.parts import type_name
+from pgseg_mm.cli.processes import data_errors, end_job, prepare_distributed, refusals
+from pgseg_mm.cli.run_configs import (
     add_checks,
-    add_launch_arguments,
     check_loading_of,
     check_resume,
-    data_errors,
     drop_unused,
-    end_job,
     find_config,
     load_config,
-    prepare_distributed,
-    refusals,
     require_weights,
 )
-from pgseg_mm.cli.parts import type_name
 from pgseg_mm.engine.preflight import build_loops, build_runner, check_writable
 from pgseg_mm.evaluation import LabelMapError
 from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely

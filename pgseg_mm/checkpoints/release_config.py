@@ -5,7 +5,7 @@ from typing import Any
 
 from pgseg_mm import limits
 from pgseg_mm.serialization.loading import CheckpointError
-from pgseg_mm.serialization.unpickling import ForeignObject
+from pgseg_mm.serialization.placeholders import ForeignObject
 
 from .architecture import Architecture, default_heads
 

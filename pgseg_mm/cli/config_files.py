@@ -14,6 +14,7 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
+from pgseg_mm.integration import environment
 from pgseg_mm.messages import first_line, quoted, shown
 
 FOLDERS = ('PGSEG_DATA_ROOT', 'PGSEG_CACHE')
@@ -132,11 +133,11 @@ def follow_settings(cfg: Config) -> None:
 
 @contextmanager
 def _escaped_folders() -> Iterator[None]:
-    kept = {name: os.environ[name] for name in FOLDERS if name in os.environ}
-    try:
-        for name, value in kept.items():
-            # once for the text of the config, and once for the template that it is put in by
-            os.environ[name] = NOT_PLAIN.sub(lambda sign: rf'\\x{ord(sign.group()):02x}', value)
+    # once for the text of the config, and once for the template that it is put in by
+    escaped = {
+        name: NOT_PLAIN.sub(lambda sign: rf'\\x{ord(sign.group()):02x}', os.environ[name])
+        for name in FOLDERS
+        if name in os.environ
+    }
+    with environment(escaped):
         yield
-    finally:
-        os.environ.update(kept)

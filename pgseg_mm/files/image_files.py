@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -14,9 +13,10 @@ import cv2
 import mmcv
 import numpy as np
 from numpy.typing import NDArray
-from PIL import EpsImagePlugin, Image
+from PIL import Image
 
 from pgseg_mm import limits
+from pgseg_mm.integration import without_warnings
 
 from .reading import UnusableFile, read_file
 
@@ -46,10 +46,6 @@ TURNS = {
 """How an image is turned, by its orientation in EXIF."""
 CANVAS = (124, 117, 104)
 """What is behind a grey image with transparency, as in mmcv."""
-
-# Loaders of other packages hand files to Pillow without a list of formats; in a process that uses
-# this package, they start no Ghostscript, either.
-EpsImagePlugin.gs_binary = False
 
 
 class UnreadableImage(OSError):
@@ -207,9 +203,8 @@ def _opened(content: bytes, where: str, max_pixels: int | None) -> Iterator[Imag
     """An image whose header has been read and held to the limits."""
     if not content:
         raise UnreadableImage(where, 'is empty')
-    with warnings.catch_warnings():
-        # Pillow warns of large images and of damaged meta data; the limits are those here.
-        warnings.simplefilter('ignore')
+    # Pillow warns of large images and of damaged meta data; the limits are those here.
+    with without_warnings():
         try:
             with Image.open(io.BytesIO(content), formats=known_formats()) as image:
                 _check_size(image, content, where, max_pixels)

@@ -13,7 +13,8 @@ from mmengine.logging import HistoryBuffer
 
 from pgseg_mm import limits
 
-from .unpickling import CONTAINERS, ForeignObject
+from .extent import CONTAINERS
+from .placeholders import ForeignObject
 
 NUMBERS = {
     f'{kind}{width}'
@@ -44,7 +45,7 @@ def make_known_objects(content: Any) -> tuple[Any, set[str]]:
     constructor is given anything else from the file.
 
     Args:
-        content: Of an inert pickle, within :func:`.unpickling.check_extent`. It is changed.
+        content: Of an inert pickle, within :func:`.extent.check_extent`. It is changed.
 
     Returns:
         The content, and the names of what is left in it as placeholders.

@@ -10,8 +10,8 @@ from pgseg_mm import limits
 
 from .atomic_files import write_atomically as write_atomically
 from .file_kinds import foreign_kind
+from .placeholders import ForeignObject
 from .torch_files import UnsupportedFormatError, read_torch_file
-from .unpickling import ForeignObject
 
 STATE_DICT_KEYS = ('state_dict', 'model')
 """Where checkpoints keep their state dict, mmengine's first."""

@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
+from pgseg_mm.integration import replace_checkpoint_loaders
 from pgseg_mm.messages import first_of, shown
 
 from .atomic_files import write_json
@@ -249,9 +250,7 @@ def load_checkpoints_safely(trust: bool = False) -> None:
         trust: Whether to run the code that a checkpoint holds, instead.
     """
     if trust:
-        CheckpointLoader.register_scheme('', load_trusted_checkpoint, force=True)
+        replace_checkpoint_loaders({'': load_trusted_checkpoint})
         return
-    others = [prefix for prefix in CheckpointLoader._schemes if prefix not in ('', *REMOTE)]
-    CheckpointLoader.register_scheme(others, refuse_checkpoint, force=True)
-    CheckpointLoader.register_scheme(REMOTE, load_remote_checkpoint, force=True)
-    CheckpointLoader.register_scheme('', load_training_checkpoint, force=True)
+    remote = dict.fromkeys(REMOTE, load_remote_checkpoint)
+    replace_checkpoint_loaders({'': load_training_checkpoint, **remote}, refuse_checkpoint)

@@ -1,8 +1,9 @@
 """Reads files of ``torch.save`` of unknown origin.
 
-Neither ``torch.load`` nor its reader is used: what they declare, such as the size of a storage, is
-taken for granted there. Every length is compared here with what the file has before anything is
-made of it, and one reader alone decides what the file holds.
+Neither ``torch.load`` nor its reader is used: what files declare, such as the size of a storage, is
+taken for granted there (:mod:`.unpickling` says what else its unpickler lacks). Every length is
+compared here with what the file has before anything is made of it, and one reader alone decides
+what the file holds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION, _get_restore_loc
 
 from pgseg_mm import limits
 
-from .unpickling import InertUnpickler, StorageKind, StoredTensor, check_extent
+from .extent import check_extent
+from .placeholders import StorageKind, StoredTensor
+from .unpickling import InertUnpickler
 
 ZIP_START = b'PK\x03\x04'
 LOCAL_HEADER = 30

@@ -12,7 +12,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from .harness import TESTS, mutate
+from .mutations import mutate
+from .watch import TESTS
 
 CONVERTERS = TESTS.parent / 'tools' / 'dataset_converters'
 PATHS = [

@@ -31,9 +31,9 @@ from .hostile_checkpoints import (
     odd_archive,
     odd_legacy,
     odd_safetensors,
-    random_pickle,
     training_checkpoint,
 )
+from .random_pickles import random_pickle
 
 REFUSALS = (CheckpointError,)
 KINDS = {

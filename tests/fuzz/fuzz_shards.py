@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import count
 
-from .harness import mutate
+from .mutations import mutate
 
 TYPES = [
     b'0',

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))
 
 from benchmarks import gpu_bundle, gpu_check  # noqa: E402
-from benchmarks.gpu import correct, matching, report  # noqa: E402
+from benchmarks.gpu import correct, matching, precision, report, waits  # noqa: E402
 from benchmarks.gpu.stage import Piece, Stage  # noqa: E402
 
 WRITES = """
@@ -150,7 +150,7 @@ def test_a_wrong_number_of_the_release_fails(stage, tmp_path):
 
 
 def test_statistics_that_follow_an_overflow_fail(stage, monkeypatch):
-    assert correct.fp16_overflow(stage).passed
+    assert precision.fp16_overflow(stage).passed
 
     def keep_all(self, mean, var):
         self.running_mean.copy_(mean)
@@ -158,33 +158,33 @@ def test_statistics_that_follow_an_overflow_fail(stage, monkeypatch):
         self.num_batches_tracked += 1
 
     monkeypatch.setattr(SyncBatchNorm, '_keep_finite', torch.no_grad()(keep_all))
-    found = correct.fp16_overflow(stage)
+    found = precision.fp16_overflow(stage)
     assert found.passed is False and 'running_mean' in found.summary
 
 
 def test_another_gradient_fails(stage, monkeypatch):
-    assert correct.same_as_on_the_cpu(stage).passed
+    assert precision.same_as_on_the_cpu(stage).passed
     calls = iter((1.0, 1.0 + 1e-5))
-    make_batch = correct.make_batch
+    make_batch = precision.make_batch
 
     def another(*args):
         images, tokens = make_batch(*args)
         return images * next(calls), tokens
 
-    monkeypatch.setattr(correct, 'make_batch', another)
-    assert correct.same_as_on_the_cpu(stage).passed is False
+    monkeypatch.setattr(precision, 'make_batch', another)
+    assert precision.same_as_on_the_cpu(stage).passed is False
 
 
 def test_half_precision_that_is_off_fails(stage, monkeypatch):
-    train = correct._train
+    train = precision._train
     monkeypatch.setattr(
-        correct,
+        precision,
         '_train',
         lambda option, *args: [
             loss * (1.05 if option.precision == 'bf16' else 1) for loss in train(option, *args)
         ],
     )
-    found = correct.half_precision(stage)
+    found = precision.half_precision(stage)
     assert found.passed is False and len(found.rows) == 3
 
 
@@ -202,9 +202,9 @@ def test_waits_are_told_by_their_place():
     clipped = stack(
         ('/site/mmengine/optim/optimizer/optimizer_wrapper.py', '_clip_grad'), torch_frame
     )
-    assert correct.place_of(clipped)[1] == "the gradient's norm is logged"
+    assert waits.place_of(clipped)[1] == "the gradient's norm is logged"
     other = stack(('/here/pgseg_mm/models/losses/npr_loss.py', '_kept'), torch_frame)
-    place, why = correct.place_of(other)
+    place, why = waits.place_of(other)
     assert why == '' and place == 'models/losses/npr_loss.py:1 in _kept'
 
 

@@ -9,7 +9,7 @@ from pgseg_mm.checkpoints.release_config import (
     plain_config,
 )
 from pgseg_mm.serialization.loading import CheckpointError
-from pgseg_mm.serialization.unpickling import ForeignObject
+from pgseg_mm.serialization.placeholders import ForeignObject
 
 
 def foreign(name, state):

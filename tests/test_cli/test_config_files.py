@@ -9,7 +9,7 @@ import pytest
 from mmengine.config import Config
 
 from pgseg_mm.cli.config_files import follow_settings, override, read_config_file
-from pgseg_mm.cli.launch import load_config
+from pgseg_mm.cli.run_configs import load_config
 from tool_runs import refusal
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

@@ -11,8 +11,8 @@ from pgseg_mm.dependencies import (
     REQUIREMENTS,
     check_dependencies,
     installed_version,
-    keep_mmpretrain_importable,
 )
+from pgseg_mm.integration import keep_mmpretrain_importable
 
 ROOT = Path(__file__).parents[2]
 GOOD = {

@@ -15,7 +15,7 @@ from mmengine.hub import get_config
 from modelindex.load_model_index import load
 
 from pgseg_mm.__main__ import main as run_tool
-from pgseg_mm.cli.launch import find_config
+from pgseg_mm.cli.run_configs import find_config
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ('configs', 'tools')

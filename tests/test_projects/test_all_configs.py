@@ -22,7 +22,8 @@ from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
 
-from pgseg_mm.cli.launch import add_launch_arguments, load_config
+from pgseg_mm.cli.arguments import add_launch_arguments
+from pgseg_mm.cli.run_configs import load_config
 from pgseg_mm.models import PGSeg
 from pgseg_mm.text import tokenize
 

@@ -14,7 +14,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from pgseg_mm.cli.launch import read_config
+from pgseg_mm.cli.run_configs import read_config
 from supervised_zoo import losses, metric, small_config, trained, without_gradient
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from pages import blocks
-from pgseg_mm.cli.launch import read_config
+from pgseg_mm.cli.run_configs import read_config
 from supervised_zoo import losses, metric, small_config, trained, without_gradient, write_ade20k
 
 PROJECT = Path(__file__).parents[2] / 'projects' / 'npr_auxiliary'

@@ -27,12 +27,13 @@ from pgseg_mm.checkpoints.hugging_face import load_hugging_face
 from pgseg_mm.checkpoints.release_config import heads_of_release_config
 from pgseg_mm.models.decode_heads.class_embeds import load_class_embeds
 from pgseg_mm.serialization import runner_checkpoints as training_checkpoints
+from pgseg_mm.serialization.allowed_names import MAKERS
 from pgseg_mm.serialization.loading import CheckpointError, load_checkpoint, load_file_safely
+from pgseg_mm.serialization.placeholders import ForeignObject
 from pgseg_mm.serialization.runner_checkpoints import (
     load_checkpoints_safely,
     load_training_checkpoint,
 )
-from pgseg_mm.serialization.unpickling import _MAKERS, ForeignObject
 
 LOADERS = {'training': load_training_checkpoint, 'any': load_file_safely}
 WEIGHTS = b'(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\3\0\0\0cpuK\x06tQ'
@@ -98,7 +99,7 @@ class _Stated:
 
 
 def test_what_a_file_can_call_is_this_list_of_our_own_functions():
-    assert {name for _, name in _MAKERS} == {
+    assert {name for _, name in MAKERS} == {
         '_rebuild_parameter',
         '_rebuild_tensor',
         '_rebuild_tensor_v2',
@@ -111,7 +112,8 @@ def test_what_a_file_can_call_is_this_list_of_our_own_functions():
         'device',
         'set',
     }
-    assert {maker.__module__ for maker in _MAKERS.values()} == {'pgseg_mm.serialization.unpickling'}
+    home = 'pgseg_mm.serialization.allowed_names'
+    assert {maker.__module__ for maker in MAKERS.values()} == {home}
 
 
 @pytest.mark.parametrize('build', [archive, as_legacy], ids=['zip', 'legacy'])

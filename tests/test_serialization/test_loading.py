@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pgseg_mm.serialization.loading import CheckpointError, load_checkpoint, load_file_safely
-from pgseg_mm.serialization.unpickling import ForeignObject
+from pgseg_mm.serialization.placeholders import ForeignObject
 
 LEGACY = {'zip': False, 'legacy': True}
 

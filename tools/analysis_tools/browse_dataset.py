@@ -15,9 +15,10 @@ from mmseg.registry import DATASETS, VISUALIZERS
 from mmseg.utils import register_all_modules
 from PIL import Image, ImageDraw, ImageFont
 
+from pgseg_mm.cli.arguments import add_settings
 from pgseg_mm.cli.folders import check_writable
-from pgseg_mm.cli.launch import add_settings, find_config, read_with_settings
 from pgseg_mm.cli.numbers import number_from
+from pgseg_mm.cli.run_configs import find_config, read_with_settings
 from pgseg_mm.errors import PreflightError
 
 MIN_WIDTH = 448

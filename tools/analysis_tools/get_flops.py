@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pgseg_mm.cli.launch import add_settings, find_config, read_with_settings, refusals
+from pgseg_mm.cli.arguments import add_settings
+from pgseg_mm.cli.processes import refusals
+from pgseg_mm.cli.run_configs import find_config, read_with_settings
 from pgseg_mm.engine.preflight import telling
 
 

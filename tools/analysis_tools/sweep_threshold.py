@@ -27,19 +27,15 @@ from mmengine.runner import Runner, TestLoop, autocast
 from mmengine.utils.progressbar import ProgressBar
 from mmseg.registry import LOOPS
 
+from pgseg_mm.cli.arguments import add_launch_arguments, require_file
 from pgseg_mm.cli.benchmark_data import require_data
-from pgseg_mm.cli.launch import (
+from pgseg_mm.cli.processes import data_errors, end_job, prepare_distributed, refusals
+from pgseg_mm.cli.run_configs import (
     add_checks,
-    add_launch_arguments,
     check_loading_of,
-    data_errors,
     drop_unused,
-    end_job,
     find_config,
     load_config,
-    prepare_distributed,
-    refusals,
-    require_file,
 )
 from pgseg_mm.engine.preflight import (
     build_runner,

@@ -10,7 +10,9 @@ in the work directory: zero_shot.md, zero_shot.csv, zero_shot.json, and the log 
 """
 
 import argparse
+import csv
 import hashlib
+import io
 import json
 import math
 import shlex
@@ -18,22 +20,17 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
+from pgseg_mm.cli.arguments import add_launch_arguments, require_file
 from pgseg_mm.cli.benchmark_data import missing_data
 from pgseg_mm.cli.config_files import override, read_config_file
-from pgseg_mm.cli.launch import (
-    add_checks,
-    add_launch_arguments,
-    check_loading_of,
-    end_job,
-    find_config,
-    prepare_distributed,
-    require_file,
-)
-from pgseg_mm.cli.provenance import describe_machine, versions
+from pgseg_mm.cli.processes import end_job, prepare_distributed
+from pgseg_mm.cli.provenance import describe, describe_machine, versions
+from pgseg_mm.cli.run_configs import add_checks, check_loading_of, find_config
 from pgseg_mm.engine.preflight import build_runner, check_writable
 from pgseg_mm.errors import PreflightError, RunError
 from pgseg_mm.evaluation import LabelMapError, ZeroShotIoUMetric
@@ -41,7 +38,6 @@ from pgseg_mm.files.reading import DamagedFileError, FileAccessError
 from pgseg_mm.serialization.atomic_files import read_state, write_json, write_text
 from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
-from zero_shot_report import Failed, Measured, Missing, TableRow, as_csv, as_markdown
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'pgseg' / 'zero_shot'
 CONFIG_PREFIX = {
@@ -58,6 +54,38 @@ TRAINING_KEYS = (
 EVALUATION_KEYS = ('benchmark', 'test_dataloader', 'test_evaluator', 'test_cfg', 'custom_hooks')
 VALIDATION_KEYS = ('val_dataloader', 'val_evaluator', 'val_cfg')
 READ_BYTES = 2**20
+REPORTED_METRICS = ('mIoU', 'aAcc', 'mAcc')
+
+
+class Measured(NamedTuple):
+    """A benchmark that was evaluated; metrics in percent."""
+
+    name: str
+    classes: int
+    threshold: float | None
+    images: int
+    seconds: float
+    metrics: dict[str, float]
+    class_iou: dict[str, float | None]
+    """IoU of each class, ``None`` for those that neither occur nor are predicted."""
+
+
+class Missing(NamedTuple):
+    """A benchmark whose data are not there."""
+
+    name: str
+    missing: list[str]
+    prepare: str
+
+
+class Failed(NamedTuple):
+    """A benchmark that ended with an error."""
+
+    name: str
+    error: str
+
+
+TableRow = Measured | Missing | Failed
 
 
 def list_benchmarks(protocol: str) -> dict[str, Path]:
@@ -223,6 +251,53 @@ def run_one(
     if is_main_process():
         write_json(kept, {**row._asdict(), 'fingerprint': mark})
     return row
+
+
+def as_csv(rows: list[TableRow]) -> str:
+    """A line a benchmark, those without a result with empty cells."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    columns = ['benchmark', 'state', 'classes', 'threshold', 'images', 'seconds']
+    writer.writerow([*columns, *REPORTED_METRICS])
+    for row in rows:
+        cells: list[Any] = [row.name, type(row).__name__.lower()]
+        if isinstance(row, Measured):
+            cells += [row.classes, row.threshold, row.images, f'{row.seconds:.1f}']
+            cells += [row.metrics.get(metric) for metric in REPORTED_METRICS]
+        else:
+            cells += [None] * (4 + len(REPORTED_METRICS))
+        writer.writerow(cells)
+    return text.getvalue()
+
+
+def as_markdown(rows: list[TableRow], result: dict[str, Any] | None = None) -> str:
+    """The table, what is missing, and with a result how it was made."""
+    lines = [
+        '| Benchmark | Classes | Background threshold | Images | mIoU | aAcc | mAcc |',
+        '| --- | --: | --: | --: | --: | --: | --: |',
+    ]
+    for row in rows:
+        if isinstance(row, Measured):
+            threshold = 'no background' if row.threshold is None else f'{row.threshold:g}'
+            scores = ' | '.join(f'{row.metrics[metric]:.2f}' for metric in REPORTED_METRICS)
+            lines.append(f'| {row.name} | {row.classes} | {threshold} | {row.images} | {scores} |')
+    notes = [
+        f'- {row.name} was not evaluated: {", ".join(row.missing)} cannot be found. '
+        f'To prepare the data, {row.prepare}.'
+        for row in rows
+        if isinstance(row, Missing)
+    ]
+    notes += [f'- {row.name} FAILED: {row.error}' for row in rows if isinstance(row, Failed)]
+    if result is None:
+        return '\n'.join([*lines, '', *notes])
+    head = [
+        '# Zero-shot segmentation',
+        '',
+        f'`{result["checkpoint"]}` by `{result["config"]}`, {result["protocol"]} protocol. Metrics '
+        'in percent.',
+        '',
+    ]
+    return '\n'.join([*head, *lines, '', *notes, *([''] if notes else []), *describe(result), ''])
 
 
 def write_table(rows: list[TableRow], args: argparse.Namespace) -> None:

@@ -25,7 +25,8 @@ from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from pgseg_mm.apis.model import build_model, load_weights
-from pgseg_mm.cli.launch import add_model_options, check_output, read_model_config
+from pgseg_mm.cli.arguments import add_model_options, check_output
+from pgseg_mm.cli.run_configs import read_model_config
 from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.numpy_files import read_npz
 

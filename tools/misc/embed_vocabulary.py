@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from pgseg_mm.apis.model import build_model, load_weights
-from pgseg_mm.cli.launch import add_model_options, check_output, find_device, read_model_config
+from pgseg_mm.cli.arguments import add_model_options, check_output, find_device
+from pgseg_mm.cli.run_configs import read_model_config
 from pgseg_mm.models import PGSeg
 from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.text.templates import PROMPT_TEMPLATES, get_templates

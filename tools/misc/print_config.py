@@ -5,7 +5,8 @@ import argparse
 from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
 
-from pgseg_mm.cli.launch import add_settings, find_config, read_with_settings
+from pgseg_mm.cli.arguments import add_settings
+from pgseg_mm.cli.run_configs import find_config, read_with_settings
 
 
 def main() -> None:

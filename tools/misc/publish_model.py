@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgseg_mm.cli.launch import require_file
+from pgseg_mm.cli.arguments import require_file
 from pgseg_mm.serialization.loading import (
     Checkpoint,
     CheckpointError,

@@ -1,4 +1,12 @@
-"""Tar shards of image-text pairs as img2dataset writes them: names, and reading one of them."""
+"""Tar shards of image-text pairs as img2dataset writes them: names, and reading one of them.
+
+webdataset expands the patterns, opens commands and splits the names of members, but its own reader
+(``tariterators``) is not used. It reads every member to its declared size, with no limit for what
+a header asks for or a compressed shard unpacks to, and cannot leave samples out without reading
+them, so that a resumed run would read each shard again from its beginning. Of a shard that is cut
+off it yields the last sample as if it were whole. Its handlers of errors do not tell a damaged
+shard from a disk that failed for a moment, and count nothing.
+"""
 
 from __future__ import annotations
 

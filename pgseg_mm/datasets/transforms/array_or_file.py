@@ -3,14 +3,13 @@ from __future__ import annotations
 from typing import Any
 
 from mmseg.datasets.transforms import LoadImageFromNDArray as ArrayLoader
-from mmseg.registry import TRANSFORMS
+
+from pgseg_mm.integration import replace_transform
 
 from .loading import LoadKnownImage
 
 
-# mmseg's inference_model writes this name into the config of the model once it has been given an
-# array; every later path would end with a KeyError
-@TRANSFORMS.register_module(force=True)
+@replace_transform('LoadImageFromNDArray')
 class LoadImageFromNDArray(ArrayLoader, LoadKnownImage):
     """mmseg's ``LoadImageFromNDArray``, which reads a file where it is given a path.
 

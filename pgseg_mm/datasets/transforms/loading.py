@@ -15,13 +15,12 @@ from pgseg_mm.files.image_files import (
     is_truncated_jpeg,
     read_image_file,
 )
+from pgseg_mm.integration import replace_transform
 
 __all__ = ['DecodeImage', 'LoadKnownImage', 'UnreadableImage', 'is_truncated_jpeg']
 
 
-# mmcv's own hands files to OpenCV or Pillow whatever they are. Under its name, the safe one serves
-# every config of mmseg's scope that imports this package.
-@TRANSFORMS.register_module(name='LoadImageFromFile', force=True)
+@replace_transform('LoadImageFromFile')
 class LoadKnownImage(LoadImageFromFile):
     """mmcv's ``LoadImageFromFile``, which reads images of the known formats only.
 

@@ -10,15 +10,14 @@ from mmseg.registry import TRANSFORMS
 from numpy.typing import NDArray
 
 from pgseg_mm.files.image_files import decode_image, read_image_file
+from pgseg_mm.integration import replace_transform
 
 LARGEST_LABEL = 65535
 IGNORED = 255
 """Label that mmseg's data sets ignore."""
 
 
-# mmseg's own hands label maps to Pillow without a list of formats. Under its name, the safe one
-# serves every config that imports this package.
-@TRANSFORMS.register_module(name='LoadAnnotations', force=True)
+@replace_transform('LoadAnnotations')
 class LoadLabelMap(LoadAnnotations):
     """mmseg's ``LoadAnnotations``, which reads label maps of the known formats only.
 

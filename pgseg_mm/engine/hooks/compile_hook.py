@@ -9,6 +9,7 @@ from mmseg.registry import HOOKS
 from torch import nn
 
 from pgseg_mm.errors import PreflightError
+from pgseg_mm.integration import allow_graphs
 from pgseg_mm.models.layers import GroupingBlock, TransformerBlocks
 
 RECOMPILE_LIMIT = 64
@@ -40,7 +41,7 @@ def compile_parts(model: nn.Module, backend: str = 'inductor') -> int:
             f'{type(model).__name__} has neither TransformerBlocks nor GroupingBlock, and so '
             'nothing that is worth compiling; train it without compilation'
         )
-    torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+    allow_graphs(RECOMPILE_LIMIT)
     # random numbers are those of the model that is not compiled
     options = {'fallback_random': True} if backend == 'inductor' else None
     for part in parts:

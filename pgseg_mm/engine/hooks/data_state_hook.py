@@ -1,3 +1,12 @@
+"""What a run has read, kept in its checkpoints, so that a resumed run reads on from there.
+
+torchdata's ``StatefulDataLoader`` is not used. By its documentation it keeps the state of one
+process: of its workers, not across ranks, whose states would have to be collected all the same. The
+state would still be that of our sampler and streams: left to itself it goes through what was read
+before again. And MMEngine's Runner builds torch's own ``DataLoader``. So seeds and places travel
+with the samples here, and no loader has a state.
+"""
+
 from __future__ import annotations
 
 from typing import Any

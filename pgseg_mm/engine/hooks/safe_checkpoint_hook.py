@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.fileio import BaseStorageBackend, LocalBackend, get_file_backend, register_backend
+from mmengine.fileio import BaseStorageBackend, LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 
 from pgseg_mm.errors import NotFiniteError, PreflightError
+from pgseg_mm.integration import add_file_backend
 from pgseg_mm.serialization.atomic_files import clear_leftovers, write_atomically
 from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.runner_checkpoints import check_readable
@@ -73,7 +74,7 @@ class _PostponedRemoval:
         return getattr(self.backend, name)
 
 
-register_backend(ATOMIC_BACKEND, AtomicLocalBackend, force=True)
+add_file_backend(ATOMIC_BACKEND, AtomicLocalBackend)
 
 
 @HOOKS.register_module()

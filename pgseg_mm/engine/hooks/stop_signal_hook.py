@@ -16,6 +16,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
+from pgseg_mm.integration import (
+    end_by_signal,
+    give_back_signals,
+    outlive_signals,
+    take_signals,
+)
+
 from ..loops import VALIDATION_DUE
 from .safe_checkpoint_hook import SafeCheckpointHook
 
@@ -69,8 +76,7 @@ class StopSignalHook(Hook):
             return
         self.received = 0
         listener = _Listener(self._note)
-        for number in self.signals:
-            self._previous[number] = signal.signal(number, listener)
+        self._previous = take_signals(self.signals, listener)
         for loop in (runner.train_loop, runner.val_loop):
             if loop is not None:
                 loader = loop.dataloader
@@ -107,8 +113,7 @@ class StopSignalHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Leave signals to others."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        give_back_signals(self._previous)
         self._previous.clear()
 
     def _note(self, number: int) -> None:
@@ -166,20 +171,11 @@ class _Listener:
             self._first = now
             self._note(number)
         elif now - self._first >= REPEAT_SECONDS:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            end_by_signal(number)
 
 
 def _begin_worker(initialize: Callable[[int], Any] | None, worker: int) -> None:
     """Let a worker of a data loader live until its parent ends it, however it was started."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    outlive_signals()
     if initialize is not None:
         initialize(worker)
-
-
-def _end_with_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass  # it was sent to all processes of the job
-    os._exit(0)

@@ -16,6 +16,7 @@ from torch.utils.data import IterableDataset
 
 from pgseg_mm.datasets.sampling.random_state import seeded
 from pgseg_mm.errors import PreflightError
+from pgseg_mm.integration import silenced
 
 from .building import telling
 
@@ -62,15 +63,12 @@ def rehearse_validation(runner: Runner) -> None:
 @contextmanager
 def _evaluating(runner: Runner, metrics: list[Any]) -> Iterator[None]:
     """The model in evaluation, metrics without what they collect, and no word of a figure."""
-    logger = MMLogger.get_current_instance()
-    training, quiet = runner.model.training, logger.disabled
+    training = runner.model.training
     runner.model.eval()
-    logger.disabled = True
     try:
-        with torch.no_grad():
+        with torch.no_grad(), silenced(MMLogger.get_current_instance()):
             yield
     finally:
-        logger.disabled = quiet
         runner.model.train(training)
         for metric in metrics:
             metric.results.clear()

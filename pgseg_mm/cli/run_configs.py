@@ -1,0 +1,227 @@
+"""From the arguments of a script to the config of a run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.hub import get_config
+
+from pgseg_mm.integration import announce_local_rank, import_from
+from pgseg_mm.messages import quoted
+
+from .arguments import require_file
+from .config_files import ConfigError, override, read_config_file
+
+MMENGINE_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+)
+"""Hooks that mmengine has without being told, and that a config switches off with ``None``."""
+SECTIONS = {
+    'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
+    'val': ('val_dataloader', 'val_cfg', 'val_evaluator'),
+    'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
+}
+"""Sections of a config that go together."""
+SWITCHED_OFF = ('env_cfg', 'randomness', 'log_level')
+"""Settings that a Runner has defaults for, but only where they are not there at all."""
+
+
+def find_config(parser: argparse.ArgumentParser, config: str) -> str:
+    """Path of a config, or leave with the parser's usage message if there is none.
+
+    Args:
+        parser: Parser that reports the error.
+        config: A file, or the name of a config that an installed package brings along, such as
+            ``pgseg_mm::pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py``.
+
+    Returns:
+        Path of the file.
+    """
+    if '::' not in config:
+        require_file(parser, 'config', config)
+        return config
+    try:
+        return get_config(config).filename
+    except (AssertionError, FileNotFoundError, ValueError) as error:
+        parser.error(f'installed config not found: {config} ({error})')
+
+
+def read_model_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:
+    """Config of a tool that takes a config and a checkpoint, with :func:`add_model_options`.
+
+    Leaves with the parser's usage message if either is not there.
+
+    Args:
+        parser: Parser that reports the error.
+        args: Parsed arguments; ``config`` becomes the path of the file.
+
+    Returns:
+        The config with the settings that were overridden.
+    """
+    args.config = find_config(parser, args.config)
+    require_file(parser, 'checkpoint', args.checkpoint)
+    return read_with_settings(parser, args)
+
+
+def read_with_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:
+    """Config of a tool with :func:`add_settings`; ``config`` is the path of the file.
+
+    Leaves with the parser's usage message if it cannot be read.
+
+    Args:
+        parser: Parser that reports the error.
+        args: Parsed arguments.
+
+    Returns:
+        The config with the settings that were overridden.
+    """
+    try:
+        cfg = read_config(args.config)
+        override(cfg, args.cfg_options)
+    except ConfigError as error:
+        parser.error(str(error))
+    return cfg
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and apply the arguments of :func:`add_launch_arguments`.
+
+    The work directory is, in this order: ``--work-dir``, the config's own, or
+    ``work_dirs/NAME_OF_THE_CONFIG`` in the current directory.
+
+    Args:
+        args: Parsed arguments, with ``config`` among them.
+
+    Returns:
+        The config, ready for the Runner but for what is particular to a tool.
+
+    Raises:
+        ConfigError: If the config cannot be read, or an option does not fit it.
+    """
+    announce_local_rank(args.local_rank)
+    cfg = read_config(args.config)
+    if args.launcher is not None:
+        cfg.launcher = args.launcher
+    elif cfg.get('launcher') is None:
+        cfg.launcher = 'none'
+    override(cfg, args.cfg_options)
+    for name in SWITCHED_OFF:
+        if name in cfg and cfg[name] is None:
+            cfg.pop(name)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    return cfg
+
+
+def read_config(config: str) -> Config:
+    """Read a config file; one in a folder ``projects`` can import modules as ``projects.NAME``.
+
+    Args:
+        config: Path of the file.
+    """
+    for folder in Path(config).resolve().parents:
+        if folder.name == 'projects':
+            import_from(str(folder.parent))
+    return read_config_file(config)
+
+
+def add_checks(cfg: Config, allow_partial: bool = False, new_schedule: bool = False) -> None:
+    """Add the hooks that check a run before its first step, to a config of any kind.
+
+    What the config says of them itself stays: ``None`` switches a hook off.
+
+    Args:
+        cfg: The config, changed in place.
+        allow_partial: Whether to take a checkpoint that lacks weights of the model.
+        new_schedule: Whether a resumed run goes on by the schedule of the config.
+    """
+    hooks = dict(cfg.get('default_hooks') or {})
+    # names with their scope are found from configs of other libraries, too
+    hooks.setdefault('preflight', {'type': 'mmseg.PreflightHook'})
+    hooks.setdefault('weights', {'type': 'mmseg.WeightsHook'})
+    hooks.setdefault('schedule', {'type': 'mmseg.ScheduleHook'})
+    if allow_partial:
+        hooks['weights'] = {'type': 'mmseg.WeightsHook', 'allow_partial': True}
+    if new_schedule:
+        hooks['schedule'] = {'type': 'mmseg.ScheduleHook', 'source': 'config'}
+    # mmengine takes None for its own hooks only
+    cfg.default_hooks = {
+        name: hook for name, hook in hooks.items() if hook is not None or name in MMENGINE_HOOKS
+    }
+
+
+def check_loading_of(cfg: Config) -> None:
+    """Have evaluation by a config name damaged files, and do without labels where there are none.
+
+    Args:
+        cfg: The config, changed in place.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    cfg.default_hooks = {**hooks, 'checked_loading': {'type': 'CheckedLoadingHook'}}
+
+
+def check_resume(cfg: Config) -> None:
+    """Refuse a ``resume`` that names a file, which a Runner would take for True alone.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        ConfigError: If it is neither true nor false.
+    """
+    if (given := cfg.get('resume')) not in (None, True, False):
+        raise ConfigError(
+            f'resume is True or False, got {quoted(given)}; to go on from a checkpoint that is '
+            'not the latest of the work directory, set resume=True and load_from to its file'
+        )
+
+
+def require_weights(cfg: Config) -> None:
+    """Refuse a config whose ``load_from`` names a file that is not there.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    path = cfg.get('load_from')
+    if path and '://' not in path and not Path(path).expanduser().is_file():
+        raise FileNotFoundError(f'load_from file not found: {path}')
+
+
+def drop_unused(cfg: Config, needed: str) -> None:
+    """Take away what a config has switched off in part, which the Runner would refuse.
+
+    A config without validation, or a test by a training config, sets ``val_dataloader=None`` and
+    the like, and need not do so with each section that belongs to it.
+
+    Args:
+        cfg: The config, changed in place.
+        needed: What the tool runs: ``'train'`` or ``'test'``.
+
+    Raises:
+        ValueError: If a section is lacking of what is to be run.
+    """
+    for split, names in SECTIONS.items():
+        absent = [name for name in names if cfg.get(name) is None]
+        forgotten = [name for name in absent if name not in cfg and len(absent) < len(names)]
+        if absent and split == needed:
+            raise ValueError(f'the config has no {" and no ".join(absent)}')
+        if forgotten and split == 'val' and needed == 'train' and forgotten == absent:
+            raise ValueError(
+                f'the config has a validation without {" and ".join(forgotten)}; add it, or set '
+                'val_dataloader=None for a training without validation'
+            )
+        if absent:
+            for name in names:
+                cfg.pop(name, None)
