@@ -20,11 +20,12 @@ from pgseg_mm import limits
 from pgseg_mm.datasets.pairs.skips import MISSING_IMAGE, UnusableSample, run_pipeline
 from pgseg_mm.messages import MAX_QUOTED, quoted, shown
 from pgseg_mm.models import PGSeg
+from pgseg_mm.models.inference.evaluation_mode import evaluating
 from pgseg_mm.text.vocabulary import Vocabulary
 from pgseg_mm.text.words import Classes, load_vocabulary, make_vocabulary, with_background
 from pgseg_mm.visualization import draw_segmentation, groups_of
 
-from .model import ModelSource, evaluating, known_vocabulary, load_model
+from .model import ModelSource, load_model
 from .pipeline import make_pipeline
 from .results import ResultWriter, Segmentation, Segmentations, summarise
 from .sources import Image, Images, as_image, check_array, is_single, iterate, path_of
@@ -212,7 +213,7 @@ class PGSegInferencer:
             raise ValueError('Give either classes or a vocabulary, not both.')
         if vocabulary is not None:
             return load_vocabulary(vocabulary)
-        classes = known_vocabulary(self.model) if classes is None else classes
+        classes = self.model.known_vocabulary if classes is None else classes
         if classes is None:
             raise ValueError(
                 "Neither the model nor its checkpoint names classes: give some, as classes=['dog', "

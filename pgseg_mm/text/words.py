@@ -113,11 +113,35 @@ def _synonyms(entry: Any) -> tuple[str, ...]:
     return words
 
 
-def load_vocabulary(vocabulary: Vocabulary | str | PathLike[str]) -> Vocabulary:
-    """A vocabulary as it is, or from a file or by the name of one that comes with the package."""
+def load_vocabulary(
+    vocabulary: Vocabulary | Sequence[str] | str | PathLike[str],
+) -> Vocabulary:
+    """The vocabulary that a config or a program names.
+
+    Args:
+        vocabulary: A vocabulary as it is, class names in label order, a file, or the name of a
+            vocabulary that comes with the package.
+
+    Raises:
+        Exception: As :meth:`Vocabulary.from_names` and :meth:`Vocabulary.from_file`.
+    """
     if isinstance(vocabulary, Vocabulary):
         return vocabulary
-    return Vocabulary.from_file(vocabulary)
+    if isinstance(vocabulary, (str, PathLike)):
+        return Vocabulary.from_file(vocabulary)
+    return Vocabulary.from_names(vocabulary)
+
+
+def vocabulary_of_meta(meta: Mapping[str, Any] | None) -> Vocabulary | None:
+    """The vocabulary of a data set's meta information, as checkpoints carry it.
+
+    Args:
+        meta: What may have ``vocabulary``, the words of each class, or else ``classes``, their
+            names.
+    """
+    if meta and meta.get('vocabulary'):
+        return Vocabulary.from_list(meta['vocabulary'])
+    return Vocabulary.from_names(meta['classes']) if meta and meta.get('classes') else None
 
 
 def with_background(vocabulary: Vocabulary, background: bool | None) -> Vocabulary:
