@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pgseg_mm.text.templates import get_templates
 from pgseg_mm.text.vocabulary import Vocabulary
-from pgseg_mm.text.words import load_vocabulary, vocabulary_of_meta
+from pgseg_mm.text.words import VocabularyLike, load_vocabulary, vocabulary_of_meta
 
 from ..inference.class_embedder import ClassEmbedder, Embedded, check_background
 from ..inference.embedding_cache import EmbeddingCache
@@ -32,8 +32,6 @@ from .checks import check_test_cfg, check_text_widths, check_train_cfg
 
 WINDOW_BATCH = 8
 """Windows that are encoded at a time."""
-Words = Vocabulary | Sequence[str] | str | Path
-"""A vocabulary, class names in label order, or a vocabulary file."""
 Model = TypeVar('Model', bound='PGSeg')
 
 
@@ -114,12 +112,11 @@ class PGSeg(BaseSegmentor):
             self.embedding_cache,
         )
 
-    @property
     def known_vocabulary(self) -> Vocabulary | None:
         """The classes to predict, or else those that the checkpoint names, if any."""
         return self.vocabulary or vocabulary_of_meta(getattr(self, 'dataset_meta', None))
 
-    def set_vocabulary(self, vocabulary: Words) -> None:
+    def set_vocabulary(self, vocabulary: VocabularyLike) -> None:
         """Choose the classes to predict.
 
         They are embedded at the next prediction, and again only when the text weights have moved
@@ -140,7 +137,7 @@ class PGSeg(BaseSegmentor):
 
     def with_classes(
         self: Model,
-        vocabulary: Words,
+        vocabulary: VocabularyLike,
         background_threshold: float | None = None,
         **test_cfg: Any,
     ) -> Model:
@@ -179,7 +176,7 @@ class PGSeg(BaseSegmentor):
     def _embed_vocabulary(self) -> None:
         """Give the head the embeddings of the classes, unless it has them."""
         if self.vocabulary is None:
-            known = self.known_vocabulary
+            known = self.known_vocabulary()
             if known is None and self.decode_head.num_classes:
                 return  # the head was given embeddings in place of words
             if known is None:

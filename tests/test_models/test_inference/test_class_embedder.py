@@ -197,13 +197,13 @@ def test_several_modules_evaluate_at_a_time():
 
 def test_words_of_a_checkpoint():
     model = tiny_model()
-    assert model.known_vocabulary is None
+    assert model.known_vocabulary() is None
     model.dataset_meta = dict(classes=('thing', 'stuff'), palette=[[0] * 3] * 2)
-    assert model.known_vocabulary.names == ('thing', 'stuff')
+    assert model.known_vocabulary().names == ('thing', 'stuff')
     model.dataset_meta = dict(model.dataset_meta, vocabulary=[['animal', 'dog'], ['grass']])
-    assert model.known_vocabulary.words == (('animal', 'dog'), ('grass',))
+    assert model.known_vocabulary().words == (('animal', 'dog'), ('grass',))
     model.set_vocabulary(CLASSES)
-    assert model.known_vocabulary.names == tuple(CLASSES)
+    assert model.known_vocabulary().names == tuple(CLASSES)
 
 
 def test_a_classifier_has_them_too():
