@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pgseg_mm import limits
 from pgseg_mm.apis import PGSegInferencer, Segmentation, parse_words
+from pgseg_mm.background import is_background
 from pgseg_mm.cli.arguments import add_model_options, find_device, require_port
 from pgseg_mm.cli.run_configs import read_model_config
 from pgseg_mm.visualization.colours import Colours, class_colours, separate
@@ -168,7 +169,7 @@ def legend(result: Segmentation, colours: Colours) -> str:
         colour = 'rgb({}, {}, {})'.format(*colours[label])
         area = result.areas.get(name, 0)
         # the background's score is 0 or 1
-        score = f'{result.scores[label]:.2f}' if area and name != 'background' else '–'
+        score = f'{result.scores[label]:.2f}' if area and not is_background(name) else '–'
         rows.append(
             f'<tr><td><span class="swatch" style="background: {colour}"></span>'
             f'{html.escape(name)}</td><td class="number">{area:.1%}</td>'

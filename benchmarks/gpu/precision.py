@@ -52,7 +52,7 @@ def same_as_on_the_cpu(stage: Stage) -> Piece:
     )
 
 
-def _train(option: Option, stage: Stage, steps: int) -> list[float]:
+def train_in_precision(option: Option, stage: Stage, steps: int) -> list[float]:
     batch = stage.size(64, 16)
     settings = Settings(BATCHES * batch, 20, torch.get_num_threads(), stage.device, '')
     model = Model(str(TINY), option, settings)
@@ -73,7 +73,7 @@ def half_precision(stage: Stage) -> Piece:
     rows, worst = [], 0.0
     expected = None
     for name in ('float32', 'bf16', 'fp16'):
-        losses = _train(Option(name, name), stage, steps)
+        losses = train_in_precision(Option(name, name), stage, steps)
         mean = sum(losses[-averaged:]) / averaged
         expected = mean if expected is None else expected
         off = mean / expected - 1

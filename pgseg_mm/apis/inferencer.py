@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
-from itertools import islice
 from os import PathLike
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,25 +17,22 @@ from tqdm import tqdm
 from pgseg_mm import limits
 from pgseg_mm.datasets.pairs.skips import MISSING_IMAGE, UnusableSample, run_pipeline
 from pgseg_mm.messages import MAX_QUOTED, quoted, shown
-from pgseg_mm.models import PGSeg
+from pgseg_mm.models.inference.evaluation_mode import evaluating
 from pgseg_mm.text.vocabulary import Vocabulary
-from pgseg_mm.text.words import Classes, load_vocabulary, make_vocabulary, with_background
-from pgseg_mm.visualization import draw_segmentation, groups_of
+from pgseg_mm.text.words import Classes, VocabularyLike, resolve, with_background
 
-from .model import ModelSource, evaluating, known_vocabulary, load_model
+from .model import ModelSource, load_model
 from .pipeline import make_pipeline
+from .request import LoadedImage, Request
 from .results import ResultWriter, Segmentation, Segmentations, summarise
-from .sources import Image, Images, as_image, check_array, is_single, iterate, path_of
+from .sources import Image, Images, as_image, check_array, in_batches, is_single, path_of
+from .views import ModelViews
 
 DEFAULT_THRESHOLD = 0.95
 """Threshold of the background where neither the user nor the config names one, as published for
 the 20 classes of VOC. For 80 classes it is 0.85, for hundreds 0.11."""
 MAX_PIXELS = limits.MAX_IMAGE_PIXELS
 """Pixels of an image file at most, by default."""
-MAX_DENSE_BYTES = 2**32
-"""Bytes that the dense scores of an image may take."""
-MAX_VIEWS = 8
-"""Lists of classes whose embeddings are kept."""
 
 
 class PGSegInferencer:
@@ -87,13 +82,13 @@ class PGSegInferencer:
             raise ValueError(f'max_pixels must be at least 1, got {max_pixels}')
         self.max_pixels = max_pixels
         self._pipeline = make_pipeline(self.cfg, self.model)
-        self._views: dict[tuple, PGSeg] = {}
+        self._views = ModelViews(self.model)
 
     def __call__(
         self,
         images: Images,
         classes: Classes | None = None,
-        vocabulary: Vocabulary | str | PathLike[str] | None = None,
+        vocabulary: VocabularyLike | None = None,
         *,
         progress: bool = True,
         **options: Any,
@@ -120,7 +115,7 @@ class PGSegInferencer:
         self,
         images: Images,
         classes: Classes | None = None,
-        vocabulary: Vocabulary | str | PathLike[str] | None = None,
+        vocabulary: VocabularyLike | None = None,
         *,
         background: bool | None = None,
         threshold: float | None = None,
@@ -166,35 +161,42 @@ class PGSegInferencer:
             TypeError: The images are of another type.
             ValueError: A single image cannot be read, or classes or options are faulty.
         """
-        words = self._words(classes, vocabulary)
+        words, threshold = self._words(classes, vocabulary, background, threshold)
+        batches, number = in_batches(images, batch_size)
+        view = self._views.get(words, threshold, scores, groups)
+        writer = None if out_dir is None else ResultWriter(out_dir, words.names)
+        request = Request(view, words.names, pictures, writer, raises=is_single(images))
+        return self._run(batches, number, request, progress)
+
+    def _words(
+        self,
+        classes: Classes | None,
+        vocabulary: VocabularyLike | None,
+        background: bool | None,
+        threshold: float | None,
+    ) -> tuple[Vocabulary, float | None]:
+        """The classes that are asked for, and the threshold of the background if there is one."""
+        words = resolve(classes, vocabulary, self.model.known_vocabulary)
         if background is None and threshold is not None:
             background = True
         words = with_background(words, background)
-        _check_options(words, threshold, batch_size, scores)
-        sources, number = iterate(images)
+        _check_threshold(threshold, words)
+        _warn_of_a_single_class(words)
         if words.has_background and threshold is None:
             threshold = self.default_threshold(vocabulary)
-        request = _Request(
-            view=self._view(words, threshold, scores, groups),
-            classes=words.names,
-            pictures=pictures,
-            writer=None if out_dir is None else ResultWriter(out_dir, words.names),
-            raises=is_single(images),
-        )
-        return self._run(sources, number, batch_size, request, progress)
+        return words, threshold
 
     def _run(
         self,
-        sources: Iterator[Any],
+        batches: Iterator[list[Any]],
         number: int | None,
-        batch_size: int,
-        request: _Request,
+        request: Request,
         progress: bool,
     ) -> Iterator[Segmentation]:
         failures: list[Segmentation] = []
         done = 0
         with tqdm(total=number, unit='image', disable=not progress or number == 1) as bar:
-            while batch := list(islice(sources, batch_size)):
+            for batch in batches:
                 loaded = [self._load(image, done + i, request) for i, image in enumerate(batch)]
                 for result in self._segment(loaded, request):
                     if result.error is not None:
@@ -205,47 +207,10 @@ class PGSegInferencer:
         if failures:
             print_log(summarise(done, failures), logger='current', level=logging.WARNING)
 
-    def _words(
-        self, classes: Classes | None, vocabulary: Vocabulary | str | PathLike[str] | None
-    ) -> Vocabulary:
-        if classes is not None and vocabulary is not None:
-            raise ValueError('Give either classes or a vocabulary, not both.')
-        if vocabulary is not None:
-            return load_vocabulary(vocabulary)
-        classes = known_vocabulary(self.model) if classes is None else classes
-        if classes is None:
-            raise ValueError(
-                "Neither the model nor its checkpoint names classes: give some, as classes=['dog', "
-                "'red car'] or vocabulary='voc21'."
-            )
-        return make_vocabulary(classes)
-
     def default_threshold(self, vocabulary: Any = None) -> float:
         """Threshold of the background where none is given; see :meth:`stream`."""
         published = (self.cfg.get('background_thresholds') or {}).get(str(vocabulary))
         return published or self.model.decode_head.background_threshold or DEFAULT_THRESHOLD
-
-    def _view(
-        self, words: Vocabulary, threshold: float | None, scores: str | None, groups: bool
-    ) -> PGSeg:
-        """The model with these classes; its embeddings are kept for later calls."""
-        key = (words, threshold, scores, groups)
-        view = self._views.pop(key, None)
-        if view is None:
-            same = (v for v in reversed(self._views.values()) if _alike(v.vocabulary, words))
-            view = next(same, self.model).with_classes(
-                words,
-                threshold,
-                seg_logits=scores == 'dense',
-                class_scores=scores == 'classes',
-                groups=groups,
-            )
-        else:
-            view.set_vocabulary(words)  # notices text weights that have moved
-        self._views[key] = view
-        if len(self._views) > MAX_VIEWS:
-            del self._views[next(iter(self._views))]
-        return view
 
     def read(self, image: Image | bytes, name: str | None = None) -> NDArray[np.uint8]:
         """Read an image as it is read for segmentation.
@@ -283,17 +248,17 @@ class PGSegInferencer:
             raise kind(str(error)) from error
         return results['img']
 
-    def _load(self, image: Any, number: int, request: _Request) -> _Loaded:
+    def _load(self, image: Any, number: int, request: Request) -> LoadedImage:
         path = path_of(image)
         name = str(number) if path is None else path
         try:
             array = self.read(image, f'Image {number}' if path is None else path)
             request.check_memory(array, name)
-            return _Loaded(name, path, array, self._pack(array))
+            return LoadedImage(name, path, array, self._pack(array))
         except (OSError, TypeError, ValueError) as error:
             if request.raises:
                 raise
-            return _Loaded(name, path, error=str(error))
+            return LoadedImage(name, path, error=str(error))
 
     def _pack(self, array: NDArray[np.uint8]) -> dict[str, Any]:
         """An image as the model takes it."""
@@ -301,7 +266,7 @@ class PGSegInferencer:
         image = array.astype(np.float32) if self._pipeline.to_float32 else array
         return self._pipeline.prepare({'img': image, 'img_shape': shape, 'ori_shape': shape})
 
-    def _segment(self, loaded: list[_Loaded], request: _Request) -> Iterator[Segmentation]:
+    def _segment(self, loaded: list[LoadedImage], request: Request) -> Iterator[Segmentation]:
         packed = [image.packed for image in loaded if image.packed is not None]
         samples: Iterator[SegDataSample] = iter(())
         if packed:
@@ -309,71 +274,26 @@ class PGSegInferencer:
             with torch.no_grad(), evaluating(request.view):
                 samples = iter(request.view.test_step(batch))
         for image in loaded:
-            if image.array is None:
-                yield Segmentation(None, request.classes, image.name, image.path, error=image.error)
-            else:
-                yield _result(image, next(samples), request)
+            yield request.result(image, None if image.packed is None else next(samples))
 
 
-def _alike(one: Vocabulary | None, other: Vocabulary) -> bool:
-    """Whether two lists of classes are the same but for the background."""
-    return one is not None and with_background(one, False) == with_background(other, False)
-
-
-class _Loaded(NamedTuple):
-    """An image that is ready to be segmented, or why it is not."""
-
-    name: str
-    path: str | None
-    array: NDArray[np.uint8] | None = None
-    packed: dict[str, Any] | None = None
-    error: str | None = None
-
-
-class _Request(NamedTuple):
-    """What is asked for."""
-
-    view: PGSeg
-    classes: tuple[str, ...]
-    pictures: bool
-    writer: ResultWriter | None
-    raises: bool
-
-    def check_memory(self, array: NDArray[np.uint8], name: str) -> None:
-        """Refuse dense scores that would not fit into memory.
-
-        Raises:
-            ValueError: If they would not.
-        """
-        size = 4 * len(self.classes) * array.shape[0] * array.shape[1]
-        if self.view.test_cfg['seg_logits'] and size > MAX_DENSE_BYTES:
-            raise ValueError(
-                f'Dense scores of {len(self.classes)} classes for {name}, {array.shape[1]} x '
-                f"{array.shape[0]} pixels, would take {size / 1e9:.1f} GB; ask for scores='classes'"
-                ', fewer classes or a smaller image.'
-            )
-
-
-def _check_options(
-    words: Vocabulary, threshold: float | None, batch_size: int, scores: str | None
-) -> None:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
-        raise TypeError(f'batch_size must be a whole number, got {batch_size!r}.')
-    if batch_size < 1:
-        raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
-    if threshold is not None and not isinstance(threshold, (int, float, np.number)):
+def _check_threshold(threshold: float | None, words: Vocabulary) -> None:
+    if threshold is None:
+        return
+    if not isinstance(threshold, (int, float, np.number)):
         raise TypeError(f'threshold must be a number from 0 to 1, got {threshold!r}.')
-    if threshold is not None and not 0 < threshold <= 1:
+    if not 0 < threshold <= 1:
         raise ValueError(
             f'threshold must be None or positive, and at most 1, got {threshold}: it is compared '
             'with scores from 0 to 1.'
         )
-    if scores not in (None, 'classes', 'dense'):
-        raise ValueError(f"scores must be 'classes', 'dense' or None, got {scores!r}.")
-    if threshold is not None and not words.has_background:
+    if not words.has_background:
         raise ValueError(
             'A threshold finds the background; leave it out, or leave background=False out.'
         )
+
+
+def _warn_of_a_single_class(words: Vocabulary) -> None:
     if len(words) - words.has_background == 1:
         print_log(
             f'{quoted(words.names[-1])} is the only class, so it takes every pixel, of the '
@@ -382,26 +302,3 @@ def _check_options(
             logger='current',
             level=logging.WARNING,
         )
-
-
-def _result(image: _Loaded, sample: SegDataSample, request: _Request) -> Segmentation:
-    mask = sample.pred_sem_seg.data[0].to(torch.int32).cpu().numpy()
-    groups = groups_of(sample)[0] or None
-    scores = sample.get('class_scores')
-    if 'seg_logits' in sample:
-        scores = sample.seg_logits.data
-    result = Segmentation(
-        mask,
-        request.classes,
-        image.name,
-        image.path,
-        None if scores is None else scores.float().cpu().numpy(),
-        groups,
-    )
-    if not request.pictures and request.writer is None:
-        return result
-    assert image.array is not None
-    picture = draw_segmentation(image.array[..., ::-1], mask, request.classes, groups=groups)
-    if request.writer is not None:
-        request.writer.write(result, picture)
-    return replace(result, picture=picture) if request.pictures else result

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from pgseg_mm.checkpoints.fitting import load_fitting
 from pgseg_mm.cli.config_files import read_config_file
 from pgseg_mm.models import PGSeg
 from pgseg_mm.serialization.loading import load_checkpoint
-from pgseg_mm.text.vocabulary import Vocabulary
 
 ModelSource = Any
 """Path of a config, a config (``Config`` or ``ConfigDict``), or a model."""
@@ -132,25 +130,3 @@ def load_weights(
     dataset_meta = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
     if isinstance(dataset_meta, Mapping):
         model.dataset_meta = dict(dataset_meta)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Have a model in evaluation mode within the context, and as it was behind it."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def known_vocabulary(model: PGSeg) -> Vocabulary | None:
-    """The classes that a model or its checkpoint names."""
-    if model.vocabulary is not None:
-        return model.vocabulary
-    meta = getattr(model, 'dataset_meta', None) or {}
-    if meta.get('vocabulary'):
-        return Vocabulary.from_list(meta['vocabulary'])
-    return Vocabulary.from_names(meta['classes']) if meta.get('classes') else None

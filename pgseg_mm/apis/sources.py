@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
+from itertools import islice
 from os import PathLike, fsdecode, fspath
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -82,6 +83,22 @@ def iterate(images: Images) -> tuple[Iterator[Any], int | None]:
         return iter(listed), len(listed)
     number = len(images) if isinstance(images, Sized) else None
     return (image for item in images for image in _expand(item)), number
+
+
+def in_batches(images: Images, batch_size: int) -> tuple[Iterator[list[Any]], int | None]:
+    """The images in lists of ``batch_size``, and their number if it is known; see :func:`iterate`.
+
+    Raises:
+        Exception: As :func:`iterate`.
+        TypeError: The size is no whole number.
+        ValueError: The size is below 1.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
+        raise TypeError(f'batch_size must be a whole number, got {batch_size!r}.')
+    if batch_size < 1:
+        raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
+    sources, number = iterate(images)
+    return iter(lambda: list(islice(sources, batch_size)), []), number
 
 
 def _expand(item: Any) -> Sequence[Any]:

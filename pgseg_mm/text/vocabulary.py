@@ -10,6 +10,7 @@ from pathlib import Path
 
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
+from pgseg_mm.background import has_background
 from pgseg_mm.messages import described, quoted, shown
 
 from .vocabulary_files import read_word_file
@@ -128,7 +129,7 @@ class Vocabulary:
     @property
     def has_background(self) -> bool:
         """Whether class 0 is the background."""
-        return self.names[0].casefold() == 'background'
+        return has_background(self.names)
 
     @property
     def flat_words(self) -> tuple[str, ...]:

@@ -1,15 +1,15 @@
 """From what a user asks for to a vocabulary."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from os import PathLike
 from typing import Any
 
+from pgseg_mm.background import BACKGROUND, is_background
 from pgseg_mm.messages import MAX_QUOTED, quoted
 
 from .vocabulary import Vocabulary
 
-BACKGROUND = 'background'
 SEPARATOR = re.compile(r'\s*(?:[,;\n]|(?<=\s)\.|\.(?=\s|$))\s*')
 """Commas, semicolons, line ends, and dots beside a blank."""
 BLANKS = re.compile(r'\s+')
@@ -18,6 +18,9 @@ MANY_BLANKS = 16
 Classes = (
     Vocabulary | str | Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str] | None]
 )
+"""Words as a user names them; see :func:`make_vocabulary`."""
+VocabularyLike = Vocabulary | Sequence[str] | str | PathLike[str]
+"""A vocabulary as a config names it; see :func:`load_vocabulary`."""
 
 
 def parse_words(text: str) -> list[str]:
@@ -50,6 +53,41 @@ def _fewer_blanks(found: re.Match[str]) -> str:
     if len(blanks) <= MANY_BLANKS:
         return blanks
     return '\n' if '\n' in blanks else ' '
+
+
+def resolve(
+    classes: Classes | None = None,
+    vocabulary: VocabularyLike | None = None,
+    known: Callable[[], Vocabulary | None] = lambda: None,
+) -> Vocabulary:
+    """The vocabulary that a user asks for, in one of two ways or not at all.
+
+    Args:
+        classes: Words as a user names them; see :func:`make_vocabulary`.
+        vocabulary: Instead, a vocabulary, a file or a name; see :func:`load_vocabulary`.
+        known: Finds the classes that a model or its checkpoint names, which count without both.
+
+    Returns:
+        The classes as they are; :func:`with_background` has them with a background or without.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        TypeError: These are no words.
+        ValueError: Both are given, or no classes are known, or classes or the file are faulty.
+    """
+    if classes is not None and vocabulary is not None:
+        raise ValueError('Give either classes or a vocabulary, not both.')
+    if vocabulary is not None:
+        return load_vocabulary(vocabulary)
+    if classes is not None:
+        return make_vocabulary(classes)
+    found = known()
+    if found is not None:
+        return found
+    raise ValueError(
+        "Neither the model nor its checkpoint names classes: give some, as classes=['dog', "
+        "'red car'] or vocabulary='voc21'."
+    )
 
 
 def make_vocabulary(classes: Classes) -> Vocabulary:
@@ -113,11 +151,33 @@ def _synonyms(entry: Any) -> tuple[str, ...]:
     return words
 
 
-def load_vocabulary(vocabulary: Vocabulary | str | PathLike[str]) -> Vocabulary:
-    """A vocabulary as it is, or from a file or by the name of one that comes with the package."""
+def load_vocabulary(vocabulary: VocabularyLike) -> Vocabulary:
+    """The vocabulary that a config or a program names.
+
+    Args:
+        vocabulary: A vocabulary as it is, class names in label order, a file, or the name of a
+            vocabulary that comes with the package.
+
+    Raises:
+        Exception: As :meth:`Vocabulary.from_names` and :meth:`Vocabulary.from_file`.
+    """
     if isinstance(vocabulary, Vocabulary):
         return vocabulary
-    return Vocabulary.from_file(vocabulary)
+    if isinstance(vocabulary, (str, PathLike)):
+        return Vocabulary.from_file(vocabulary)
+    return Vocabulary.from_names(vocabulary)
+
+
+def vocabulary_of_meta(meta: Mapping[str, Any] | None) -> Vocabulary | None:
+    """The vocabulary of a data set's meta information, as checkpoints carry it.
+
+    Args:
+        meta: What may have ``vocabulary``, the words of each class, or else ``classes``, their
+            names.
+    """
+    if meta and meta.get('vocabulary'):
+        return Vocabulary.from_list(meta['vocabulary'])
+    return Vocabulary.from_names(meta['classes']) if meta and meta.get('classes') else None
 
 
 def with_background(vocabulary: Vocabulary, background: bool | None) -> Vocabulary:
@@ -130,7 +190,7 @@ def with_background(vocabulary: Vocabulary, background: bool | None) -> Vocabula
     Raises:
         ValueError: There is no other class.
     """
-    others = [words for words in vocabulary.words if words[0].casefold() != BACKGROUND]
+    others = [words for words in vocabulary.words if not is_background(words[0])]
     if not others:
         raise ValueError('The classes name nothing but the background; add a class.')
     if background is None:

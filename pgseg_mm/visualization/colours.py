@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pgseg_mm.background import has_background
+
 Colours = NDArray[np.uint8]
 """(number, 3), RGB from 0 to 255."""
 FIRST = (31, 119, 180)
@@ -43,7 +45,7 @@ def class_colours(
         if len(palette) < len(classes):
             raise ValueError(f'{len(classes)} classes need as many colours, got {len(palette)}')
         return np.asarray(palette, dtype=np.uint8).reshape(-1, 3)[: len(classes)]
-    if classes and classes[0].casefold() == 'background':
+    if has_background(classes):
         return np.concatenate(
             [np.array([BACKGROUND_COLOUR], np.uint8), distinct_colours(len(classes) - 1)]
         )

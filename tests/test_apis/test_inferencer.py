@@ -176,7 +176,7 @@ def test_the_threshold_is_that_of_the_call_the_vocabulary_the_model_or_a_default
     inferencer(frame(), WORDS, background=True)
     inferencer(frame(), vocabulary='voc21')
     inferencer(frame(), vocabulary='voc21', threshold=0.3)
-    limits = [view.decode_head.background_threshold for view in inferencer._views.values()]
+    limits = [view.decode_head.background_threshold for view in inferencer._views.kept]
     assert limits[-3:] == [0.95, 0.2, 0.3]
     assert head.background_threshold is None
     cfg = dict(tiny_model_cfg()['decode_head'], background_threshold=0.7)

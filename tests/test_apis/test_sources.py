@@ -10,6 +10,7 @@ from PIL import Image
 
 from model_zoo import lively_model, tiny_model_cfg
 from pgseg_mm.apis import PGSegInferencer
+from pgseg_mm.apis.sources import in_batches
 from pgseg_mm.text.words import make_vocabulary
 
 WORDS = ['dog', 'red car', 'grass']
@@ -155,3 +156,26 @@ def test_sections_of_a_config_that_are_none(inferencer, bgr, tmp_path):
     built = PGSegInferencer(cfg, tmp_path / 'tiny.pth', device='cpu')
     found = built(bgr, WORDS, background=True)[0].mask
     np.testing.assert_array_equal(found, inferencer(bgr, WORDS, background=True)[0].mask)
+
+
+def test_batches_are_read_as_they_are_taken():
+    read = []
+
+    def video():
+        for number in range(5):
+            read.append(number)
+            yield number
+
+    batches, number = in_batches(video(), 2)
+    assert number is None and not read
+    assert next(batches) == [0, 1] and read == [0, 1]
+    assert list(batches) == [[2, 3], [4]]
+    batches, number = in_batches(['a.png', 'b.png', 'c.png'], np.int64(2))
+    assert (number, list(batches)) == (3, [['a.png', 'b.png'], ['c.png']])
+    assert [list(batch) for batch in in_batches([], 2)[0]] == []
+
+
+@pytest.mark.parametrize('size', [True, 1.0, '2', None])
+def test_batches_of_no_number(size):
+    with pytest.raises(TypeError, match='must be a whole number'):
+        in_batches(['a.png'], size)

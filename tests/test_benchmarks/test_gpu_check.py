@@ -176,10 +176,10 @@ def test_another_gradient_fails(stage, monkeypatch):
 
 
 def test_half_precision_that_is_off_fails(stage, monkeypatch):
-    train = precision._train
+    train = precision.train_in_precision
     monkeypatch.setattr(
         precision,
-        '_train',
+        'train_in_precision',
         lambda option, *args: [
             loss * (1.05 if option.precision == 'bf16' else 1) for loss in train(option, *args)
         ],

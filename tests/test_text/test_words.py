@@ -1,8 +1,15 @@
 import pytest
 
 from pgseg_mm.apis import parse_words
+from pgseg_mm.background import has_background, is_background
 from pgseg_mm.text import Vocabulary
-from pgseg_mm.text.words import make_vocabulary, with_background
+from pgseg_mm.text.words import (
+    load_vocabulary,
+    make_vocabulary,
+    resolve,
+    vocabulary_of_meta,
+    with_background,
+)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +84,59 @@ def test_a_background_is_added():
     assert with_background(vocabulary, None) == vocabulary
     with pytest.raises(ValueError, match='nothing but the background'):
         with_background(Vocabulary.from_names(['background']), None)
+
+
+def test_classes_or_a_vocabulary_or_what_is_known(tmp_path):
+    known = Vocabulary.from_names(['thing', 'stuff'])
+    path = tmp_path / 'words.txt'
+    path.write_text('dog, puppy\nbackground\n')
+
+    def unknown():
+        raise AssertionError('is looked for though classes are given')
+
+    assert resolve('dog . red car', known=unknown).names == ('dog', 'red car')
+    assert resolve([('dog', 'puppy')], known=unknown).words == (('dog', 'puppy'),)
+    for given in (path, str(path)):
+        found = resolve(vocabulary=given, known=unknown)
+        assert found.words == (('dog', 'puppy'), ('background',))  # in its order
+    assert resolve(vocabulary='voc21').names[:2] == ('background', 'aeroplane')
+    assert resolve(known=lambda: known) is known
+    with pytest.raises(ValueError, match='either classes or a vocabulary, not both'):
+        resolve(['dog'], path, lambda: known)
+    with pytest.raises(ValueError, match='names classes: give some'):
+        resolve()
+
+
+def test_a_vocabulary_as_a_config_names_it():
+    names = ['background', 'red, or brown, car']  # of labels: a comma divides nothing
+    vocabulary = load_vocabulary(names)
+    assert vocabulary.names == tuple(names)
+    assert load_vocabulary(vocabulary) is vocabulary
+    assert len(load_vocabulary('voc20')) == 20
+    with pytest.raises(FileNotFoundError, match='Vocabulary file dog'):
+        load_vocabulary('dog')
+
+
+@pytest.mark.parametrize(
+    ('meta', 'words'),
+    [
+        (dict(vocabulary=[['dog', 'puppy'], ['sky']], classes=['a', 'b']),
+         [['dog', 'puppy'], ['sky']]),
+        (dict(vocabulary=[], classes=('dog', 'sky')), [['dog'], ['sky']]),
+        (dict(classes=('dog',)), [['dog']]),
+    ],
+)  # fmt: skip
+def test_a_vocabulary_of_meta_information(meta, words):
+    assert vocabulary_of_meta(meta).to_list() == words
+
+
+@pytest.mark.parametrize('meta', [None, {}, dict(classes=()), dict(palette=[[0] * 3])])
+def test_meta_information_without_words(meta):
+    assert vocabulary_of_meta(meta) is None
+
+
+def test_what_is_called_background():
+    assert is_background('background') and is_background('Background')
+    assert not is_background('backgrounds')
+    assert has_background(['BACKGROUND', 'dog']) and not has_background(['dog', 'background'])
+    assert not has_background([])

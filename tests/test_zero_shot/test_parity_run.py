@@ -12,7 +12,7 @@ from PIL import Image
 
 import check_parity
 from benchmark_zoo import ROOT, run_test_tool
-from pgseg_mm.models import PGSeg
+from pgseg_mm.models.inference.class_embedder import ClassEmbedder
 
 with np.load(Path(__file__).parents[1] / 'data' / 'parity' / 'pgseg_tiny.npz') as file:
     STORED = {name: file[name] for name in file.files}
@@ -90,11 +90,11 @@ def write_config(path: Path, release: check_parity.ReleaseModel, background: boo
 
 @pytest.mark.parametrize('background', [False, True])
 def test_class_maps_of_the_release(release, background, tmp_path, monkeypatch):
-    def embed_words(model: PGSeg, words: list[str]) -> torch.Tensor:
+    def embed_words(_: ClassEmbedder, words: list[str]) -> torch.Tensor:
         assert list(words) == NAMES
         return torch.from_numpy(STORED['class_embed']).double()
 
-    monkeypatch.setattr(PGSeg, 'embed_words', embed_words)
+    monkeypatch.setattr(ClassEmbedder, 'embed_words', embed_words)
     write_data(tmp_path, release.images)
     config = write_config(tmp_path / 'parity.py', release, background)
     checkpoint = tmp_path / 'release.pth'

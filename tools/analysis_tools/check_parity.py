@@ -118,7 +118,6 @@ class ReleaseModel:
         model = self.architecture.build().double()
         model.load_state_dict(conversion.state_dict)
         model.to(**self.place)
-        model._embed_vocabulary = lambda: None  # the file gives the class embeddings
         return model.eval()
 
     def compute(self, key: str) -> Tensor | ClassMap | None:
@@ -190,7 +189,7 @@ class ReleaseModel:
                 'stride': to_2tuple(self.get('stride')),
             }
         head = self.model.decode_head
-        head.background_threshold = self.get('bg_thresh') if background else None
+        head.set_background_threshold(self.get('bg_thresh') if background else None)
         head.set_class_embeds(torch.from_numpy(self.class_embeds).to(**self.place))
         return self._crop('train_res' if mode == 'whole' else 'eval_res')[:1]
 

@@ -20,6 +20,7 @@ from pgseg_mm.models import PGSeg
 from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.text.templates import PROMPT_TEMPLATES, get_templates
 from pgseg_mm.text.vocabulary import Vocabulary
+from pgseg_mm.text.words import resolve
 
 
 def write_embeds(model: PGSeg, vocabulary: Vocabulary, out: Path) -> tuple[int, int]:
@@ -93,11 +94,9 @@ def main() -> None:
         cfg.model.templates = args.templates[0] if named else args.templates
     try:
         get_templates(cfg.model.get('templates', 'simple'))
-        vocabulary = (
-            Vocabulary.from_file(args.vocabulary)
-            if args.vocabulary is not None
-            else Vocabulary.from_names(args.classes)
-        )
+        # these are names of labels, in which a comma divides nothing
+        names = args.classes if args.vocabulary is None else args.vocabulary
+        vocabulary = resolve(vocabulary=names)
         model = build_model(cfg)
         if not isinstance(model, PGSeg):
             raise ValueError(

@@ -45,7 +45,7 @@ def read_rows(path: Path, image_key: str, caption_key: str) -> Iterator[Numbered
 
     Yields:
         Where the row stands, and its columns; of a Parquet file and a folder these two only, an
-        image that lies in the row as :class:`Embedded`. What cannot be used comes as an
+        image that lies in the row as :class:`ImageInRow`. What cannot be used comes as an
         :class:`UnusableSample`: a file in a folder without its partner, a caption that is not
         UTF-8, JSON that is nested too deeply or too long.
 

@@ -19,7 +19,7 @@ VALIDITY_ROWS = 64
 """Rows whose images are held at a time where only looking tells which are there."""
 
 
-class Embedded(NamedTuple):
+class ImageInRow(NamedTuple):
     """An image that lies in a row."""
 
     row: int
@@ -61,7 +61,7 @@ class ParquetRows:
     def pairs(self, image_key: str, caption_key: str, batch_rows: int) -> Iterator[tuple[Any, Any]]:
         """Images and captions, of which only these columns are read.
 
-        An image is its path, or :class:`Embedded`, or None; a caption is whatever stands there.
+        An image is its path, or :class:`ImageInRow`, or None; a caption is whatever stands there.
 
         Args:
             image_key: Column of a path, of bytes, or of a struct of ``bytes`` and ``path``.
@@ -95,7 +95,7 @@ class ParquetRows:
                     if PATH in names:
                         image = (image or {}).get(PATH)
                     if present is not None and next(present):
-                        image = Embedded(row, image if isinstance(image, str) else None)
+                        image = ImageInRow(row, image if isinstance(image, str) else None)
                     yield image, caption
                     row += 1
         except (OSError, ValueError) as error:  # pyarrow's errors are derived from these

@@ -8,7 +8,7 @@ from typing import Any
 from pgseg_mm import limits
 from pgseg_mm.messages import described, listed, shown
 
-from .parquet_rows import PATH, Embedded
+from .parquet_rows import PATH, ImageInRow
 from .row_paths import RowPaths
 from .skips import CAPTION_NOT_UTF8, EMPTY_CAPTION, TOO_MANY_BYTES, UnusableSample
 
@@ -56,7 +56,7 @@ class RowPairs:
         ]
 
     def _image(self, image: Any, name: str, place: str) -> dict[str, Any]:
-        if isinstance(image, Embedded):
+        if isinstance(image, ImageInRow):
             img_path = f'{self._path}#{image.path or f"row {image.row + 1}"}'
             return dict(img_path=img_path, img_row=image.row)
         if isinstance(image, dict):  # as Hugging Face's datasets write it in JSON

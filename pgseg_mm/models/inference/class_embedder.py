@@ -1,18 +1,20 @@
-import copy
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pgseg_mm.text.tokenizer import trim_padding
 from pgseg_mm.text.vocabulary import Vocabulary
 from pgseg_mm.version import __version__
 
+from ..decode_heads import PGSegHead
 from .embedding_cache import EmbeddingCache, describe_module, hash_of
+from .evaluation_mode import evaluating
 
 PROMPT_BATCH = 512
 """Prompts that are embedded at a time."""
@@ -20,87 +22,45 @@ VERSIONS = [__version__, open_clip.__version__, torch.__version__]
 """Of the code that embeds."""
 
 
-class _Embedded(NamedTuple):
-    """What the class embeddings in the head were made from."""
+class Embedded(NamedTuple):
+    """Class embeddings that a head was given; see :meth:`ClassEmbedder.update`."""
 
+    embeds: Tensor
+    """As the head holds them."""
     key: str
-    versions: tuple
+    """Hash of all that decides them."""
+    state: tuple | None
+    """What is read of all that in no time; ``None`` if the rest may have changed unnoticed."""
+
+    def in_doubt(self) -> Embedded:
+        """The same, to be compared with all that decides them."""
+        return self._replace(state=None)
 
 
-Model = TypeVar('Model', bound='VocabularyMixin')
+class ClassEmbedder:
+    """From words to embeddings, by a text encoder and a projector that it does not own.
 
+    It keeps nothing but these parts, so one may be made whenever it is needed.
 
-class VocabularyMixin:
-    """Lets a segmentor with a text encoder know its classes by their words.
-
-    The segmentor is a module with ``text_encoder``, ``decode_head``, ``templates`` and
-    ``test_cfg``, and may have an ``embedding_cache``.
+    Args:
+        text_encoder: Module with ``tokenize`` that returns token ids, and end-token features of
+            them as ``eot``.
+        projector: From these features to embeddings.
+        templates: Prompt templates, each with a ``{}`` for the word.
+        cache: Where embeddings are kept between runs; ``None`` embeds them anew.
     """
 
-    text_encoder: Any
-    decode_head: Any
-    templates: Sequence[str]
-    test_cfg: dict
-    embedding_cache: EmbeddingCache | None = None
-    _modules: dict
-    vocabulary: Vocabulary | None = None
-    _embedded: _Embedded | None = None
-
-    def set_vocabulary(self, vocabulary: Vocabulary | Sequence[str] | str | Path) -> None:
-        """Choose the classes to predict.
-
-        They are embedded at the next prediction, and again only when the text weights have moved
-        since.
-
-        Args:
-            vocabulary: A vocabulary, class names in label order, or a vocabulary file.
-
-        Raises:
-            ValueError: If names are empty or repeated, or if the head finds a background by
-                threshold and class 0 is not the background.
-        """
-        if isinstance(vocabulary, (str, Path)):
-            vocabulary = Vocabulary.from_file(vocabulary)
-        elif not isinstance(vocabulary, Vocabulary):
-            vocabulary = Vocabulary.from_names(vocabulary)
-        if self.decode_head.with_background:
-            if not vocabulary.has_background:
-                raise ValueError(
-                    "background_threshold is set, so class 0 must be called 'background', got "
-                    f'{vocabulary.names[0]!r}; add it or set background_threshold=None'
-                )
-            if len(vocabulary) < 2:
-                raise ValueError('the vocabulary names nothing but the background; add a class')
-        self.vocabulary = vocabulary
-        if self._embedded is not None:  # weights may have been written past autograd, as EMA does
-            self._embedded = self._embedded._replace(versions=())
-
-    def with_classes(
-        self: Model,
-        vocabulary: Vocabulary | Sequence[str] | str | Path,
-        background_threshold: float | None = None,
-        **test_cfg: Any,
-    ) -> Model:
-        """A segmentor of other classes that shares all weights with this one.
-
-        Neither of the two notices what classes the other has. Words that this one has embedded are
-        not embedded again.
-
-        Args:
-            vocabulary: A vocabulary, class names in label order, or a vocabulary file.
-            background_threshold: If given, class 0 is the background; see :class:`PGSegHead`.
-            **test_cfg: What differs from this one's ``test_cfg``.
-
-        Raises:
-            ValueError: As :meth:`set_vocabulary`, or if the threshold is not positive.
-        """
-        other = copy.copy(self)
-        other._modules = dict(self._modules)
-        other.decode_head = copy.copy(self.decode_head)
-        other.decode_head.set_background_threshold(background_threshold)
-        other.test_cfg = {**self.test_cfg, **test_cfg}
-        other.set_vocabulary(vocabulary)
-        return other
+    def __init__(
+        self,
+        text_encoder: Any,
+        projector: nn.Module,
+        templates: Sequence[str],
+        cache: EmbeddingCache | None = None,
+    ) -> None:
+        self.text_encoder = text_encoder
+        self.projector = projector
+        self.templates = templates
+        self.cache = cache
 
     @torch.no_grad()
     def embed_words(self, words: Sequence[str]) -> Tensor:
@@ -113,81 +73,103 @@ class VocabularyMixin:
             (W, D), normalised means over the templates.
         """
         prompts = [template.format(word) for word in words for template in self.templates]
-        modules = (self.text_encoder, self.decode_head.text_projector)
-        modes = [module.training for module in modules]
-        for module in modules:
-            module.eval()
-        device = next(self.text_encoder.parameters()).device
-        embeds = torch.cat(
-            [
-                self.decode_head.text_projector(self.text_encoder(tokens.to(device)).eot)
-                for tokens in self._tokens_of(prompts)
-            ]
-        )
-        for module, mode in zip(modules, modes, strict=True):
-            module.train(mode)
+        with evaluating(*self._modules):
+            embeds = torch.cat(
+                [
+                    self.projector(self.text_encoder(tokens.to(self._device)).eot)
+                    for tokens in self._tokens_of(prompts)
+                ]
+            )
         return F.normalize(embeds.unflatten(0, (len(words), -1)).mean(dim=1), dim=-1)
+
+    def update(
+        self, head: PGSegHead, vocabulary: Vocabulary, last: Embedded | None = None
+    ) -> Embedded:
+        """Give a head the embeddings of its classes, unless it has them.
+
+        Args:
+            head: The head. If it finds the background by threshold, class 0 is not embedded.
+            vocabulary: The classes.
+            last: What this returned the last time.
+
+        Returns:
+            What the head has now.
+
+        Raises:
+            ValueError: If class 0 must be the background and is not.
+        """
+        if last is not None and last.embeds is not head.class_embeds:
+            last = None  # somebody else has given the head others, or moved them
+        state = (vocabulary, head.with_background, self.templates, self._weight_versions())
+        if last is not None and last.state == state:
+            return last
+        check_background(vocabulary, head)
+        words, labels = vocabulary.labelled_words(head.with_background)
+        key = self._key(words, labels)
+        if last is None or last.key != key:
+            head.set_class_embeds(self._find_or_embed(key, words, head.channels), labels)
+        return Embedded(head.class_embeds, key, state)
+
+    def _find_or_embed(self, key: str, words: Sequence[str], channels: int) -> Tensor:
+        """Embeddings from the cache, or new ones that are kept there."""
+        if self.cache is None:
+            return self.embed_words(words)
+        embeds = self.cache.load(key, (len(words), channels))
+        if embeds is not None:
+            return embeds.to(self._device)
+        embeds = self.embed_words(words)
+        self.cache.save(key, embeds)
+        return embeds
+
+    def _key(self, words: Sequence[str], labels: Sequence[int]) -> str:
+        """Hash of all that decides the embeddings; the same only where they are the same."""
+        device = self._device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        settings = [
+            [words, labels, self.templates, device, str(autocast), VERSIONS],
+            [describe_module(module) for module in self._modules],
+        ]
+        tokens = self.text_encoder.tokenize([*words, *self.templates])  # says which tokenizer it is
+        named = [
+            (name, tensor)
+            for module in self._modules
+            for name, tensor in (*module.named_parameters(), *module.named_buffers())
+        ]
+        return hash_of(settings, [('tokens', tokens), *named])
+
+    def _weight_versions(self) -> tuple:
+        """Changes with every in-place change through autograd's view of the text weights."""
+        return tuple(
+            (tensor.data_ptr(), None if tensor.is_inference() else tensor._version)
+            for module in self._modules
+            for tensor in (*module.parameters(), *module.buffers())
+        )
 
     def _tokens_of(self, prompts: Sequence[str]) -> Iterator[Tensor]:
         for i in range(0, len(prompts), PROMPT_BATCH):
             yield trim_padding(self.text_encoder.tokenize(prompts[i : i + PROMPT_BATCH]))
 
-    def _embed_vocabulary(self) -> None:
-        if self.vocabulary is None:
-            meta = getattr(self, 'dataset_meta', None) or {}
-            if 'vocabulary' in meta:
-                self.set_vocabulary(Vocabulary.from_list(meta['vocabulary']))
-            elif meta.get('classes'):
-                self.set_vocabulary(meta['classes'])
-            else:
-                raise RuntimeError(
-                    'PGSeg has no vocabulary: call set_vocabulary with class names, set vocabulary '
-                    'in the config, or add a VocabularyHook'
-                )
-        assert self.vocabulary is not None
-        versions = self._text_versions()
-        if self._embedded is not None and self._embedded.versions == versions:
-            return
-        words, labels = self.vocabulary.labelled_words(self.decode_head.with_background)
-        key = self._embedding_key(words, labels)
-        if self._embedded is None or self._embedded.key != key:
-            self.decode_head.set_class_embeds(self._find_or_embed(key, words), labels)
-        self._embedded = _Embedded(key, versions)
+    @property
+    def _modules(self) -> tuple[nn.Module, nn.Module]:
+        return self.text_encoder, self.projector
 
-    def _find_or_embed(self, key: str, words: Sequence[str]) -> Tensor:
-        """Embeddings from the cache, or new ones that are kept there."""
-        cache = self.embedding_cache
-        if cache is None:
-            return self.embed_words(words)
-        embeds = cache.load(key, (len(words), self.decode_head.channels))
-        if embeds is not None:
-            return embeds.to(next(self.text_encoder.parameters()).device)
-        embeds = self.embed_words(words)
-        cache.save(key, embeds)
-        return embeds
+    @property
+    def _device(self) -> torch.device:
+        return next(self.text_encoder.parameters()).device
 
-    def _embedding_key(self, words: Sequence[str], labels: Sequence[int]) -> str:
-        """Hash of all that decides the embeddings; the same only where they are the same."""
-        modules = (self.text_encoder, self.decode_head.text_projector)
-        device = next(self.text_encoder.parameters()).device.type
-        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        settings = [
-            [words, labels, self.templates, device, str(autocast), VERSIONS],
-            [describe_module(module) for module in modules],
-        ]
-        tokens = self.text_encoder.tokenize([*words, *self.templates])  # says which tokenizer it is
-        named = [
-            (name, tensor)
-            for module in modules
-            for name, tensor in (*module.named_parameters(), *module.named_buffers())
-        ]
-        return hash_of(settings, [('tokens', tokens), *named])
 
-    def _text_versions(self) -> tuple:
-        """Changes with every in-place change through autograd's view of the text weights."""
-        modules = (self.text_encoder, self.decode_head.text_projector)
-        return tuple(
-            (tensor.data_ptr(), None if tensor.is_inference() else tensor._version)
-            for module in modules
-            for tensor in (*module.parameters(), *module.buffers())
+def check_background(vocabulary: Vocabulary, head: PGSegHead) -> None:
+    """Refuse classes without a background for a head that finds it by threshold.
+
+    Raises:
+        ValueError: If class 0 is not the background, or there is no other class.
+    """
+    if not head.with_background:
+        return
+    if not vocabulary.has_background:
+        raise ValueError(
+            "background_threshold is set, so class 0 must be called 'background', got "
+            f'{vocabulary.names[0]!r}; add it or set background_threshold=None'
         )
+    if len(vocabulary) < 2:
+        raise ValueError('the vocabulary names nothing but the background; add a class')

@@ -1,9 +1,9 @@
-from collections import defaultdict
+import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from mmengine.dist import get_world_size
 from mmengine.structures import PixelData
 from mmengine.utils import to_2tuple
@@ -13,24 +13,30 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from pgseg_mm.text.templates import get_templates
+from pgseg_mm.text.vocabulary import Vocabulary
+from pgseg_mm.text.words import VocabularyLike, load_vocabulary, vocabulary_of_meta
 
-from ..inference.class_embedder import VocabularyMixin
+from ..inference.class_embedder import ClassEmbedder, Embedded, check_background
 from ..inference.embedding_cache import EmbeddingCache
 from ..inference.finite_images import check_finite
 from ..inference.group_maps import group_maps
+from ..inference.image_geometry import flip_direction, with_a_patch, without_padding
 from ..inference.sliding_window import Window, sliding_windows
-from ..inference.stitching import FLIPPED_AXES, StitchedScores, mean_class_map, mean_logits, stitch
+from ..inference.stitching import FLIPPED_AXES, StitchedScores, mean_class_map, mean_logits
+from ..inference.window_scores import score_windows
 from ..layers import GroupFeatures
 from ..layers.dist import all_reduce_sum
 from ..layers.micro_batches import in_micro_batches
 from ..text_encoders import TextFeatures
+from .checks import check_test_cfg, check_text_widths, check_train_cfg
 
 WINDOW_BATCH = 8
 """Windows that are encoded at a time."""
+Model = TypeVar('Model', bound='PGSeg')
 
 
 @MODELS.register_module()
-class PGSeg(VocabularyMixin, BaseSegmentor):
+class PGSeg(BaseSegmentor):
     """Learns to group from image-text pairs, segments by any words.
 
     `PGSeg <https://arxiv.org/abs/2310.19001>`_, or GroupViT with a backbone without prototypes.
@@ -83,32 +89,106 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         self.backbone = MODELS.build(backbone)
         self.text_encoder = MODELS.build(text_encoder)
         self.decode_head = MODELS.build(decode_head)
-        self._check_text_widths()
+        check_text_widths(self.decode_head, self.text_encoder)
         self.align_corners = self.decode_head.align_corners
         self.templates = get_templates(templates)
-        if class_embed_cache is not None:
-            self.embedding_cache = EmbeddingCache(class_embed_cache)
-        self.train_cfg = _check_train_cfg(train_cfg)
-        self.test_cfg = _check_test_cfg(test_cfg)
+        self.embedding_cache = (
+            None if class_embed_cache is None else EmbeddingCache(class_embed_cache)
+        )
+        self.vocabulary: Vocabulary | None = None
+        self._embedded: Embedded | None = None
+        self.train_cfg = check_train_cfg(train_cfg)
+        self.test_cfg = check_test_cfg(test_cfg)
         if vocabulary is not None:
             self.set_vocabulary(vocabulary)
 
-    def _check_text_widths(self) -> None:
-        head, encoder = self.decode_head, self.text_encoder
-        for name, expected, width, what in (
-            ('text_channels', head.text_channels, encoder.embed_dims, 'embeddings of texts'),
-            (
-                'text_prototypes.text_dims',
-                getattr(head.text_prototypes, 'text_dims', None),
-                encoder.token_dims,
-                'features of tokens',
-            ),
-        ):
-            if expected not in (None, width):
-                raise ValueError(
-                    f'decode_head.{name} is {expected}, but the {what} that '
-                    f'{type(encoder).__name__} makes are {width} wide; set {name}={width}'
+    @property
+    def class_embedder(self) -> ClassEmbedder:
+        """Embeds words by the parts of this moment."""
+        return ClassEmbedder(
+            self.text_encoder,
+            self.decode_head.text_projector,
+            self.templates,
+            self.embedding_cache,
+        )
+
+    def known_vocabulary(self) -> Vocabulary | None:
+        """The classes to predict, or else those that the checkpoint names, if any."""
+        return self.vocabulary or vocabulary_of_meta(getattr(self, 'dataset_meta', None))
+
+    def set_vocabulary(self, vocabulary: VocabularyLike) -> None:
+        """Choose the classes to predict.
+
+        They are embedded at the next prediction, and again only when the text weights have moved
+        since.
+
+        Args:
+            vocabulary: A vocabulary, class names in label order, or a vocabulary file.
+
+        Raises:
+            ValueError: If names are empty or repeated, or if the head finds a background by
+                threshold and class 0 is not the background.
+        """
+        vocabulary = load_vocabulary(vocabulary)
+        check_background(vocabulary, self.decode_head)
+        self.vocabulary = vocabulary
+        if self._embedded is not None:  # weights may have been written past autograd, as EMA does
+            self._embedded = self._embedded.in_doubt()
+
+    def with_classes(
+        self: Model,
+        vocabulary: VocabularyLike,
+        background_threshold: float | None = None,
+        **test_cfg: Any,
+    ) -> Model:
+        """A segmentor of other classes that shares all weights with this one.
+
+        Neither of the two notices what classes the other has. Words that this one has embedded are
+        not embedded again.
+
+        Args:
+            vocabulary: A vocabulary, class names in label order, or a vocabulary file.
+            background_threshold: If given, class 0 is the background; see :class:`PGSegHead`.
+            **test_cfg: What differs from this one's ``test_cfg``.
+
+        Raises:
+            ValueError: As :meth:`set_vocabulary`, or if the threshold is not positive.
+        """
+        other = copy.copy(self)
+        other._modules = dict(self._modules)  # a copy shares it, and gets another head
+        other.decode_head = copy.copy(self.decode_head)
+        other.decode_head.set_background_threshold(background_threshold)
+        other.test_cfg = {**self.test_cfg, **test_cfg}
+        other.set_vocabulary(vocabulary)
+        return other
+
+    def embed_words(self, words: Sequence[str]) -> Tensor:
+        """Embed words by the prompt templates; see :meth:`ClassEmbedder.embed_words`.
+
+        Args:
+            words: W words or phrases.
+
+        Returns:
+            (W, D), normalised means over the templates.
+        """
+        return self.class_embedder.embed_words(words)
+
+    def _embed_vocabulary(self) -> None:
+        """Give the head the embeddings of the classes, unless it has them."""
+        if self.vocabulary is None:
+            known = self.known_vocabulary()
+            if known is None and self.decode_head.num_classes:
+                return  # the head was given embeddings in place of words
+            if known is None:
+                raise RuntimeError(
+                    'PGSeg has no vocabulary: call set_vocabulary with class names, set vocabulary '
+                    'in the config, or add a VocabularyHook'
                 )
+            self.set_vocabulary(known)
+        assert self.vocabulary is not None
+        self._embedded = self.class_embedder.update(
+            self.decode_head, self.vocabulary, self._embedded
+        )
 
     @property
     def num_classes(self) -> int:
@@ -231,10 +311,11 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
         check_finite(inputs, data_samples)
         self._embed_vocabulary()
         metas = [sample.metainfo for sample in data_samples]
-        images = [_without_padding(image, meta) for image, meta in zip(inputs, metas, strict=True)]
+        images = [without_padding(image, meta) for image, meta in zip(inputs, metas, strict=True)]
+        flips = map(flip_direction, metas)
         return [
-            scores.flip(_flip_of(meta)) if meta.get('flip') else scores
-            for scores, meta in zip(self._segment(images, thresholds), metas, strict=True)
+            scores if flip is None else scores.flip(flip)
+            for scores, flip in zip(self._segment(images, thresholds), flips, strict=True)
         ]
 
     def fill_sample(self, sample: SegDataSample, views: Sequence[StitchedScores]) -> None:
@@ -263,55 +344,29 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
                 :func:`group_maps`.
         """
         for image, sample in zip(inputs, data_samples, strict=True):
-            meta = sample.metainfo
-            image = self._with_a_patch(_without_padding(image, meta))
+            image = with_a_patch(without_padding(image, sample.metainfo), self._patch_size)
             maps = group_maps(self.backbone, self.decode_head, image)
-            if meta.get('flip'):
-                axes = FLIPPED_AXES[_flip_of(meta)]
-                maps = {name: indices.flip(axes) for name, indices in maps.items()}
+            flip = flip_direction(sample.metainfo)
+            if flip is not None:
+                maps = {name: indices.flip(FLIPPED_AXES[flip]) for name, indices in maps.items()}
             sample.set_data({'pred_groups': PixelData(**maps)})
 
-    def _with_a_patch(self, image: Tensor) -> Tensor:
-        """Stretch an image that has no room for a patch, and leave all others as they are."""
-        patch = getattr(self.backbone, 'patch_size', 1)
-        size = [max(length, patch) for length in image.shape[1:]]
-        if size == list(image.shape[1:]):
-            return image
-        return F.interpolate(image[None], size=size, mode='bilinear', align_corners=False)[0]
+    @property
+    def _patch_size(self) -> int:
+        return getattr(self.backbone, 'patch_size', 1)
 
     def _segment(
         self, images: list[Tensor], thresholds: Sequence[float] | None
     ) -> list[StitchedScores]:
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        images = [self._with_a_patch(image) for image in images]
+        images = [with_a_patch(image, self._patch_size) for image in images]
         windows = [self.windows((image.shape[-2], image.shape[-1])) for image in images]
-        by_size: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-        for i, image_windows in enumerate(windows):
-            for j, window in enumerate(image_windows):
-                by_size[window.size].append((i, j))
-        groups: dict[tuple[int, int], Tensor] = {}
-        scores: dict[tuple[int, int], Tensor] = {}
         default = WINDOW_BATCH if self.test_cfg['mode'] == 'slide' else None
-        for size, places in by_size.items():
-            step = self.test_cfg.get('window_batch_size', default) or len(places)
-            for start in range(0, len(places), step):
-                chunk = places[start : start + step]
-                features = self.extract_feat(
-                    torch.stack([_crop(images[i], windows[i][j]) for i, j in chunk])
-                )
-                assigned = self.decode_head.assign_pixels(features, size)
-                groups.update(zip(chunk, assigned, strict=True))
-                classified = self.decode_head.classify_groups(features, thresholds)
-                scores.update(zip(chunk, classified, strict=True))
-        return [
-            stitch(
-                (image.shape[-2], image.shape[-1]),
-                image_windows,
-                [groups[i, j] for j in range(len(image_windows))],
-                [scores[i, j] for j in range(len(image_windows))],
-            ).at_size(sizes[i])
-            for i, (image, image_windows) in enumerate(zip(images, windows, strict=True))
-        ]
+        batch_size = self.test_cfg.get('window_batch_size', default)
+        scores = score_windows(
+            self.extract_feat, self.decode_head, images, windows, batch_size, thresholds
+        )
+        return [image.at_size(size) for image, size in zip(scores, sizes, strict=True)]
 
     def windows(self, size: tuple[int, int]) -> list[Window]:
         """Windows that ``test_cfg`` cuts an image into.
@@ -339,39 +394,3 @@ class PGSeg(VocabularyMixin, BaseSegmentor):
             return features
         self._embed_vocabulary()
         return self.decode_head(features)
-
-
-def _check_train_cfg(train_cfg: dict | None) -> dict:
-    cfg = dict(train_cfg or {})
-    size = cfg.get('micro_batch_size')
-    if size is not None and (not isinstance(size, int) or size < 1):
-        raise ValueError(f'train_cfg micro_batch_size must be None or at least 1, got {size!r}')
-    return cfg
-
-
-def _check_test_cfg(test_cfg: dict | None) -> dict:
-    cfg = dict(test_cfg or {})
-    mode = cfg.setdefault('mode', 'whole')
-    if mode not in ('whole', 'slide'):
-        raise ValueError(f"test_cfg mode must be 'whole' or 'slide', got {mode!r}")
-    if mode == 'slide' and not {'crop_size', 'stride'} <= cfg.keys():
-        raise ValueError("test_cfg mode='slide' needs crop_size and stride, in pixels")
-    size = cfg.get('window_batch_size')
-    if size is not None and (not isinstance(size, int) or size < 1):
-        raise ValueError(
-            f'test_cfg window_batch_size must be None or an integer of at least 1, got {size!r}'
-        )
-    return cfg
-
-
-def _crop(image: Tensor, window: Window) -> Tensor:
-    return image[:, window.top : window.bottom, window.left : window.right]
-
-
-def _without_padding(image: Tensor, meta: dict) -> Tensor:
-    left, right, top, bottom = meta.get('img_padding_size', meta.get('padding_size', [0] * 4))
-    return image[:, top : image.shape[1] - bottom, left : image.shape[2] - right]
-
-
-def _flip_of(meta: dict) -> str:
-    return meta.get('flip_direction') or 'horizontal'

@@ -1,12 +1,11 @@
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mmengine.model import BaseTTAModel
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
-from pgseg_mm.text.vocabulary import Vocabulary
+from pgseg_mm.text.words import VocabularyLike
 
 from .pgseg import PGSeg
 
@@ -37,7 +36,7 @@ class PGSegTTAModel(BaseTTAModel):
                 "use mmseg's SegTTAModel"
             )
 
-    def set_vocabulary(self, vocabulary: Vocabulary | Sequence[str] | str | Path) -> None:
+    def set_vocabulary(self, vocabulary: VocabularyLike) -> None:
         """Choose the classes to predict; see :meth:`PGSeg.set_vocabulary`."""
         self.module.set_vocabulary(vocabulary)
 

@@ -1,0 +1,67 @@
+"""A model with the classes of several calls, which share its weights."""
+
+from __future__ import annotations
+
+from pgseg_mm.models import PGSeg
+from pgseg_mm.text.vocabulary import Vocabulary
+from pgseg_mm.text.words import with_background
+
+MAX_VIEWS = 8
+"""Lists of classes whose embeddings are kept."""
+SCORES = (None, 'classes', 'dense')
+
+
+class ModelViews:
+    """Makes views of a model, and keeps the last ones: their words are not embedded again.
+
+    Args:
+        model: The model, which notices nothing of its views.
+    """
+
+    def __init__(self, model: PGSeg) -> None:
+        self.model = model
+        self._kept: dict[tuple, PGSeg] = {}
+
+    @property
+    def kept(self) -> tuple[PGSeg, ...]:
+        """The views of the last calls, the latest at the end."""
+        return tuple(self._kept.values())
+
+    def get(
+        self, words: Vocabulary, threshold: float | None, scores: str | None, groups: bool
+    ) -> PGSeg:
+        """The model with these classes and settings.
+
+        Args:
+            words: The classes.
+            threshold: Threshold of the background, which is class 0; ``None`` without one.
+            scores: ``'classes'``, ``'dense'`` or ``None``.
+            groups: Whether it adds groups to its results.
+
+        Raises:
+            ValueError: If ``scores`` is something else.
+        """
+        if scores not in SCORES:
+            raise ValueError(f"scores must be 'classes', 'dense' or None, got {scores!r}.")
+        key = (words, threshold, scores, groups)
+        view = self._kept.pop(key, None)
+        if view is None:
+            same = (view for view in reversed(self.kept) if _alike(view.vocabulary, words))
+            view = next(same, self.model).with_classes(
+                words,
+                threshold,
+                seg_logits=scores == 'dense',
+                class_scores=scores == 'classes',
+                groups=groups,
+            )
+        else:
+            view.set_vocabulary(words)  # notices text weights that have moved
+        self._kept[key] = view
+        if len(self._kept) > MAX_VIEWS:
+            del self._kept[next(iter(self._kept))]
+        return view
+
+
+def _alike(one: Vocabulary | None, other: Vocabulary) -> bool:
+    """Whether two lists of classes are the same but for the background."""
+    return one is not None and with_background(one, False) == with_background(other, False)
