@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 
-from pgseg_mm.cli.launch import find_config, require_file
+from pgseg_mm.cli.checkpoint_sources import require_checkpoint
+from pgseg_mm.cli.launch import find_config
 from pgseg_mm.cli.provenance import describe_machine, versions
 from pgseg_mm.serialization.atomic_files import write_json, write_text
 
@@ -150,7 +151,7 @@ def main() -> None:
     args = parser.parse_args()
     args.config, *args.also = (find_config(parser, name) for name in (args.config, *args.also))
     if args.checkpoint is not None:
-        require_file(parser, 'checkpoint', args.checkpoint)
+        require_checkpoint(parser, args.checkpoint)
     check_rounds(parser, '--repeat', args.repeat)
     torch.set_num_threads(args.threads)
     settings = Settings(

@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmseg.registry import METRICS
 
 from pgseg_mm.cli.benchmark_data import image_folder, leaf_datasets, require_data
+from pgseg_mm.cli.checkpoint_sources import SOURCES, require_checkpoint
 from pgseg_mm.cli.launch import (
     add_checks,
     add_launch_arguments,
@@ -17,7 +18,6 @@ from pgseg_mm.cli.launch import (
     load_config,
     prepare_distributed,
     refusals,
-    require_file,
 )
 from pgseg_mm.cli.parts import is_kind, type_name
 from pgseg_mm.engine.preflight import build_runner, build_test_loop, check_writable
@@ -33,8 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('config', help='config file')
     parser.add_argument(
         'checkpoint',
-        help='checkpoint file, or an address that MMEngine can load; none for the weights that the '
-        "config's model starts with",
+        help=f"{SOURCES}; none for the weights that the config's model starts with",
     )
     add_launch_arguments(parser)
     parser.add_argument(
@@ -130,8 +129,8 @@ def main() -> None:
     args.config = find_config(parser, args.config)
     if args.checkpoint == 'none':
         args.checkpoint = None
-    elif '://' not in args.checkpoint:
-        require_file(parser, 'checkpoint', args.checkpoint)
+    else:
+        require_checkpoint(parser, args.checkpoint)
 
     load_checkpoints_safely(trust=args.trust)
     try:

@@ -20,8 +20,10 @@ from pgseg_mm.errors import PreflightError, RunError
 from pgseg_mm.files.reading import DamagedFileError, FileAccessError
 from pgseg_mm.messages import quoted
 from pgseg_mm.serialization.loading import CheckpointError
+from pgseg_mm.serialization.locating import check_source
 from pgseg_mm.serialization.work_folders import FolderInUseError
 
+from .checkpoint_sources import require_checkpoint
 from .config_files import ConfigError, SettingsAction, override, read_config_file
 from .folders import check_writable_file
 
@@ -149,7 +151,7 @@ def read_model_config(parser: argparse.ArgumentParser, args: argparse.Namespace)
         The config with the settings that were overridden.
     """
     args.config = find_config(parser, args.config)
-    require_file(parser, 'checkpoint', args.checkpoint)
+    require_checkpoint(parser, args.checkpoint)
     return read_with_settings(parser, args)
 
 
@@ -259,17 +261,17 @@ def check_resume(cfg: Config) -> None:
 
 
 def require_weights(cfg: Config) -> None:
-    """Refuse a config whose ``load_from`` names a file that is not there.
+    """Refuse a config whose ``load_from`` names what is not there and cannot be had.
 
     Args:
         cfg: The config.
 
     Raises:
         FileNotFoundError: If there is no such file.
+        CheckpointError: If it cannot be downloaded or converted.
     """
-    path = cfg.get('load_from')
-    if path and '://' not in path and not Path(path).expanduser().is_file():
-        raise FileNotFoundError(f'load_from file not found: {path}')
+    if cfg.get('load_from'):
+        check_source(cfg.load_from, 'load_from')
 
 
 def drop_unused(cfg: Config, needed: str) -> None:

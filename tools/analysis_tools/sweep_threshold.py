@@ -28,6 +28,7 @@ from mmengine.utils.progressbar import ProgressBar
 from mmseg.registry import LOOPS
 
 from pgseg_mm.cli.benchmark_data import require_data
+from pgseg_mm.cli.checkpoint_sources import SOURCES, require_checkpoint
 from pgseg_mm.cli.launch import (
     add_checks,
     add_launch_arguments,
@@ -39,7 +40,6 @@ from pgseg_mm.cli.launch import (
     load_config,
     prepare_distributed,
     refusals,
-    require_file,
 )
 from pgseg_mm.engine.preflight import (
     build_runner,
@@ -137,7 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config of the model and of a data set with a background')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help=SOURCES)
     parser.add_argument(
         '--thresholds',
         type=float,
@@ -208,7 +208,7 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     args.config = find_config(parser, args.config)
-    require_file(parser, 'checkpoint', args.checkpoint)
+    require_checkpoint(parser, args.checkpoint)
     load_checkpoints_safely(trust=args.trust)
     try:
         cfg = load_config(args)
