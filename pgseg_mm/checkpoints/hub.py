@@ -28,6 +28,8 @@ SHA256 = re.compile(r'[0-9a-f]{64}')
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 READ_BYTES = 2**20
+NAMING_HEADERS = ('ETag', 'X-Linked-ETag', 'X-Repo-Commit')
+FILE_NAME = re.compile(r'[A-Za-z0-9][\w.:-]*', re.ASCII)
 
 
 class HubError(CheckpointError):
@@ -79,12 +81,12 @@ def fetch(model: HubModel) -> Path:
     """
     import huggingface_hub as hub  # only who names a model of the hub pays for it
 
-    with _hub_failures(model):
+    with _hub_failures(model), _checked_headers():
         config = hub.hf_hub_download(model.repository, CONFIG_NAME, revision=model.revision)
         folder = Path(config).parent
     if not _is_complete(folder):
         lock = cache_folder() / model.repository.replace('/', '--')
-        with cache_failures(), locked(lock), _hub_failures(model):
+        with cache_failures(), locked(lock), _hub_failures(model), _checked_headers():
             if not _is_complete(folder):  # another process may have been faster
                 _download_weights(model, folder.name)
     return folder
@@ -177,6 +179,31 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
+def _checked_headers() -> Iterator[None]:
+    """Refuse answers whose headers would be names of files outside the cache.
+
+    ``huggingface_hub`` names files after them, and does not look at them before.
+    """
+    from huggingface_hub import get_session
+
+    def check(response: Any) -> None:
+        for header in NAMING_HEADERS:
+            value = response.headers.get(header)
+            if value is not None and not FILE_NAME.fullmatch(value.removeprefix('W/').strip('"')):
+                raise HubError(
+                    f'{shown(response.url)} answers with {header} {shown(value)}, which is no name '
+                    'of a file; look at HF_ENDPOINT'
+                )
+
+    hooks = get_session().event_hooks['response']
+    hooks.append(check)
+    try:
+        yield
+    finally:
+        hooks.remove(check)
+
+
+@contextmanager
 def _hub_failures(model: HubModel) -> Iterator[None]:
     """Say in one sentence what has failed, and what to do."""
     from huggingface_hub import constants, errors
@@ -197,9 +224,7 @@ def _hub_failures(model: HubModel) -> Iterator[None]:
         raise HubError(f'{model.repository} on {where} has no {model.revision}') from error
     except errors.LocalEntryNotFoundError as error:
         raise HubError(
-            f'{model} is not on this disk and {where} cannot be asked '
-            f'({_reason(error)}); look at the network, HF_ENDPOINT and HF_HUB_OFFLINE, or '
-            'download the model elsewhere and give its folder'
+            _refused(model, error, where) or _unreachable(model, error, where)
         ) from error
     except errors.EntryNotFoundError as error:
         raise HubError(f'{model} has no {CONFIG_NAME}, so it is no GroupViT') from error
@@ -207,13 +232,36 @@ def _hub_failures(model: HubModel) -> Iterator[None]:
         raise HubError(_failure(model, error, where)) from error
 
 
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _refused(model: HubModel, error: BaseException, where: str) -> str | None:
+    for cause in _chain(error):
+        status = getattr(getattr(cause, 'response', None), 'status_code', None)
+        if status in (401, 403):
+            return (
+                f'{where} refuses {model} ({status}): log in with hf auth login, or set HF_TOKEN to '
+                'a token that may read it'
+            )
+    return None
+
+
+def _unreachable(model: HubModel, error: BaseException, where: str) -> str:
+    return (
+        f'{model} is not on this disk and {where} cannot be asked ({_reason(error)}); look at the '
+        'network, HF_ENDPOINT and HF_HUB_OFFLINE, or download the model elsewhere and give its '
+        'folder'
+    )
+
+
 def _failure(model: HubModel, error: BaseException, where: str) -> str:
-    status = getattr(getattr(error, 'response', None), 'status_code', None)
-    if status in (401, 403):
-        return (
-            f'{where} refuses {model} ({status}): log in with hf auth login, or set HF_TOKEN to a '
-            'token that may read it'
-        )
+    if (refused := _refused(model, error, where)) is not None:
+        return refused
     number = getattr(error, 'errno', None)
     if number in NO_ROOM or number in NOT_WRITABLE:
         from huggingface_hub import constants
@@ -242,6 +290,5 @@ def _hub_names() -> list[str]:
 
 def _reason(error: BaseException) -> str:
     """What was the beginning of a failure."""
-    while (earlier := error.__cause__ or error.__context__) is not None:
-        error = earlier
-    return f'{type(error).__name__}: {first_line(error)}' if str(error) else type(error).__name__
+    *_, first = _chain(error)
+    return f'{type(first).__name__}: {first_line(first)}' if str(first) else type(first).__name__

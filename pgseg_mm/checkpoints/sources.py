@@ -145,14 +145,13 @@ def _converted(folder: Path, source: str) -> Path:
     digest = hashlib.sha256(f'converter {CONVERTER}'.encode())
     for file in files:
         digest.update(f'\n{file.name} {hub.known_sha256(file)}'.encode())
-    stem = re.sub(r'[^\w.-]+', '--', source.removeprefix(HUB))[-80:].strip('.-') or 'model'
 
     def make(path: Path) -> None:
         for file in files:
             hub.verify(file)
         _convert(folder, source, path)
 
-    return kept(f'{stem}-{digest.hexdigest()[:16]}.pth', make)
+    return kept(f'hugging-face-{digest.hexdigest()[:32]}.pth', make)
 
 
 def _files(folder: Path) -> list[Path]:
