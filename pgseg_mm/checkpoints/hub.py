@@ -245,8 +245,8 @@ def _refused(model: HubModel, error: BaseException, where: str) -> str | None:
         status = getattr(getattr(cause, 'response', None), 'status_code', None)
         if status in (401, 403):
             return (
-                f'{where} refuses {model} ({status}): log in with hf auth login, or set HF_TOKEN to '
-                'a token that may read it'
+                f'{where} refuses {model} ({status}): log in with hf auth login, or set HF_TOKEN '
+                'to a token that may read it'
             )
     return None
 
