@@ -7,14 +7,18 @@ import pickle
 import re
 import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
+from PIL import Image
 
 from groupvits import FORMATS, files_of, small_config, small_groupvit, write_folder
 from hub_server import HubServer, Model, use_hub
@@ -24,6 +28,7 @@ from pgseg_mm.checkpoints import hub, hugging_face_to_mm, kept, locate, sources
 from pgseg_mm.serialization.loading import CheckpointError, load_checkpoint
 from pgseg_mm.serialization.runner_checkpoints import load_training_checkpoint
 
+ROOT = Path(__file__).parents[2]
 NAME = 'hf-hub:tiny/safetensors'
 YFCC = 'nvidia/groupvit-gcc-yfcc'
 
@@ -452,3 +457,46 @@ def test_a_model_of_our_own_on_the_hub_stays_as_it_is(at_hub, tmp_path, folders)
     found = load_checkpoint('hf-hub:tiny/ours').state_dict
     assert found.keys() == state.keys()
     assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+SCRIPT = """
+import runpy, socket, sys
+
+connect = socket.socket.connect
+socket.socket.connect = None  # whoever asks anybody while the package is imported fails
+import pgseg_mm
+from pgseg_mm.checkpoints import published_models
+
+assert published_models()
+socket.socket.connect = connect
+runpy.run_path(sys.argv[1], run_name='__main__')
+"""
+
+
+def test_a_process_of_its_own_by_the_variables_of_the_hub(at_hub, folders, tmp_path):
+    at_hub.models[YFCC] = Model(files_of(folders['safetensors']), token='secret')
+    small_config().dump(tmp_path / 'small.py')
+    Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / 'a.png')
+    demo = ROOT / 'demo' / 'image_demo.py'
+    script = SCRIPT.replace('sys.argv[1]', repr(str(demo)))
+    words = ['a.png', 'small.py', 'groupvit-gcc-yfcc', '--texts', 'dog . sky', '--device', 'cpu']
+    variables = {
+        'HF_ENDPOINT': at_hub.url,
+        'HF_HOME': str(tmp_path / 'hub home'),
+        'HF_TOKEN': 'secret',
+        'PGSEG_CACHE': str(tmp_path / 'cache of ours'),
+        'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
+    }
+    run = subprocess.run(
+        [sys.executable, '-c', script, *words],
+        env=os.environ | variables,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Its licence: NVIDIA's" in run.stdout + run.stderr
+    assert (tmp_path / 'outputs' / 'pred' / 'a.png').is_file()
+    assert list((tmp_path / 'hub home').rglob('model.safetensors'))
+    assert list((tmp_path / 'cache of ours').rglob('hugging-face-*.pth'))
