@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 
-from pgseg_mm.cli.arguments import require_file
+from pgseg_mm.cli.checkpoint_sources import require_checkpoint
 from pgseg_mm.cli.provenance import describe
 from pgseg_mm.cli.run_configs import find_config
 
@@ -220,7 +220,7 @@ def main() -> None:
     args = parse(parser)
     args.config, *args.also = (find_config(parser, name) for name in (args.config, *args.also))
     if args.checkpoint is not None:
-        require_file(parser, 'checkpoint', args.checkpoint)
+        require_checkpoint(parser, args.checkpoint)
     check_rounds(parser, '--repeat', args.repeat)
     torch.set_num_threads(args.threads)
     settings = InferenceSettings(

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from pgseg_mm.apis import PGSegInferencer, Segmentation
 from pgseg_mm.apis.inferencer import MAX_PIXELS
 from pgseg_mm.cli.arguments import add_model_options, find_device
+from pgseg_mm.cli.checkpoint_sources import SOURCES
 from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.cli.run_configs import read_model_config
 from pgseg_mm.messages import shown
@@ -25,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add('img', help='image, or folder of images')
     add('config', help='config file, or name of an installed one')
-    add('checkpoint', help='checkpoint file')
+    add('checkpoint', help=SOURCES)
     words = parser.add_mutually_exclusive_group()
     words.add_argument(
         '--texts', help="what to look for, such as 'dog . red car . grass', or with commas"

@@ -17,6 +17,7 @@ from pgseg_mm import limits
 from pgseg_mm.apis import PGSegInferencer, Segmentation, parse_words
 from pgseg_mm.background import is_background
 from pgseg_mm.cli.arguments import add_model_options, find_device, require_port
+from pgseg_mm.cli.checkpoint_sources import SOURCES
 from pgseg_mm.cli.run_configs import read_model_config
 from pgseg_mm.visualization.colours import Colours, class_colours, separate
 from pgseg_mm.visualization.panels import fit_size
@@ -54,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add('config', help='config file, or name of an installed one')
-    add('checkpoint', help='checkpoint file')
+    add('checkpoint', help=SOURCES)
     add('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0 lets others in')
     add(
         '--allowed-hosts',

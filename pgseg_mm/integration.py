@@ -10,6 +10,7 @@ On ``import pgseg_mm``:
 - :func:`start_no_ghostscript`: Pillow starts no program for EPS files.
 - :func:`replace_transform`: three loaders of images and label maps, in mmseg's registry.
 - :func:`add_file_backend`: mmengine's files that are whole or not there, by a name of ours.
+- :func:`replace_checkpoint_loaders`: addresses that begin with ``hf-hub:``, which mmengine lacks.
 
 In a program that asks for it, such as ``tools/train.py``:
 

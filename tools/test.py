@@ -5,8 +5,9 @@ import argparse
 from mmengine.config import Config
 from mmseg.registry import METRICS
 
-from pgseg_mm.cli.arguments import add_launch_arguments, require_file
+from pgseg_mm.cli.arguments import add_launch_arguments
 from pgseg_mm.cli.benchmark_data import image_folder, leaf_datasets, require_data
+from pgseg_mm.cli.checkpoint_sources import SOURCES, require_checkpoint
 from pgseg_mm.cli.parts import is_kind, type_name
 from pgseg_mm.cli.processes import data_errors, end_job, prepare_distributed, refusals
 from pgseg_mm.cli.run_configs import (
@@ -29,8 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('config', help='config file')
     parser.add_argument(
         'checkpoint',
-        help='checkpoint file, or an address that MMEngine can load; none for the weights that the '
-        "config's model starts with",
+        help=f"{SOURCES}; none for the weights that the config's model starts with",
     )
     add_launch_arguments(parser)
     parser.add_argument(
@@ -126,8 +126,8 @@ def main() -> None:
     args.config = find_config(parser, args.config)
     if args.checkpoint == 'none':
         args.checkpoint = None
-    elif '://' not in args.checkpoint:
-        require_file(parser, 'checkpoint', args.checkpoint)
+    else:
+        require_checkpoint(parser, args.checkpoint)
 
     load_checkpoints_safely(trust=args.trust)
     try:

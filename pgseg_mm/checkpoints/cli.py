@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from pgseg_mm.cli.checkpoint_sources import SOURCES
 from pgseg_mm.serialization.loading import (
     Checkpoint,
     CheckpointError,
@@ -18,6 +19,7 @@ from pgseg_mm.serialization.loading import (
 from .architecture import PUBLISHED, Architecture, model_of_config
 from .conversion import Conversion
 from .hugging_face import (
+    find_weights,
     hugging_face_to_mm,
     load_hugging_face,
     mm_to_hugging_face,
@@ -26,6 +28,7 @@ from .hugging_face import (
 from .mm_checkpoint import architecture_of, origin_of, save_mm
 from .release import mm_to_release, release_to_mm
 from .release_config import heads_of_release_config
+from .sources import fetch
 
 Converter = Callable[[argparse.Namespace], tuple[Conversion, Callable[[Path], None]]]
 
@@ -48,7 +51,8 @@ def convert(
     args = _parse(description, argv)
     destination = Path(args.dst)
     try:
-        _check_destination(Path(args.src), destination, folder)
+        args.source = fetch(args.src)
+        _check_destination(args.source, destination, folder)
         conversion, write = converter(args)
         print(conversion.report)
         report = conversion.report
@@ -77,7 +81,7 @@ def convert(
 
 def _parse(description: str, argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('src', help='checkpoint to convert')
+    parser.add_argument('src', help=f'checkpoint to convert: {SOURCES}')
     parser.add_argument('dst', help='where to write the result; an existing one is replaced')
     parser.add_argument(
         '--config',
@@ -123,7 +127,11 @@ def from_release(prototypes: bool) -> Converter:
     """Converter from PGSeg's release, or from GroupViT's without prototypes."""
 
     def converter(args: argparse.Namespace) -> tuple[Conversion, Callable[[Path], None]]:
-        checkpoint = load_checkpoint(args.src, args.trust)
+        if find_weights(args.source) is not None:
+            raise CheckpointError(
+                f'{args.src} is a folder, as Hugging Face keeps a model; use hf_groupvit2mm.py'
+            )
+        checkpoint = load_checkpoint(args.source, args.trust)
         model, architecture = model_of_config(args.config) if args.config else (None, None)
         heads = heads_of_release_config(checkpoint.extras.get('config'))
         conversion = release_to_mm(checkpoint.state_dict, heads, model, architecture)
@@ -152,7 +160,7 @@ def from_release(prototypes: bool) -> Converter:
 
 def from_hugging_face(args: argparse.Namespace) -> tuple[Conversion, Callable[[Path], None]]:
     """Converter from Hugging Face's GroupViT."""
-    checkpoint, config = load_hugging_face(args.src, args.trust)
+    checkpoint, config = load_hugging_face(args.source, args.trust)
     model, architecture = model_of_config(args.config) if args.config else (None, None)
     conversion = hugging_face_to_mm(checkpoint.state_dict, config, model, architecture)
     origin = (

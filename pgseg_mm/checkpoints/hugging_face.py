@@ -8,6 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pgseg_mm import limits
 from pgseg_mm.serialization.loading import (
     Checkpoint,
     CheckpointError,
@@ -24,7 +25,10 @@ from .release import check_origin, fold_assign_scale, folded_note
 
 CONFIG_NAME = 'config.json'
 WEIGHTS_NAME = 'model.safetensors'
-_WEIGHTS = (WEIGHTS_NAME, 'pytorch_model.bin')
+_WHOLE = (WEIGHTS_NAME, 'pytorch_model.bin')
+_INDEX = '.index.json'
+WEIGHTS = tuple(f'{name}{kind}' for name in _WHOLE for kind in ('', _INDEX))
+"""Files of weights and indices of sharded ones; the first that is there is read."""
 # What shapes do not tell and our model has in one way only; absent settings are these, too.
 _FIXED: dict[str, dict[str, Any]] = {
     'vision_config': {'hidden_act': 'gelu', 'layer_norm_eps': 1e-5, 'assign_eps': 1.0},
@@ -51,32 +55,46 @@ def load_hugging_face(path: str | Path, trust: bool = False) -> tuple[Checkpoint
         raise CheckpointError(
             f'{config_path} is that of a model of type {config["model_type"]!r}, expected groupvit'
         )
-    for name in _WEIGHTS:
-        if (path / name).is_file():
-            return load_checkpoint(path / name, trust), config
-        index = path / f'{name}.index.json'
-        if index.is_file():
-            return _load_shards(index, trust), config
-    raise FileNotFoundError(f'{path} has neither {" nor ".join(_WEIGHTS)}, nor an index of one')
-
-
-def _load_shards(index: Path, trust: bool) -> Checkpoint:
-    names = _read_json(index).get('weight_map')
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise CheckpointError(f'{index} has no weight_map from entries to files')
+    weights = find_weights(path)
+    if weights is None:
+        raise FileNotFoundError(f'{path} has neither {" nor ".join(_WHOLE)}, nor an index of one')
+    if not weights.name.endswith(_INDEX):
+        return load_checkpoint(weights, trust), config
     state_dict: dict[str, Tensor] = {}
     foreign: set[str] = set()
-    for name in sorted(set(names.values())):
-        if Path(name).name != name:
-            raise CheckpointError(f'{index} names a file outside its folder: {name}')
-        loaded = load_file_safely(index.parent / name, trust)
+    for name in shard_names(weights):
+        loaded = load_file_safely(path / name, trust)
         state_dict |= check_state_dict(loaded.content, name)
         foreign.update(loaded.foreign)
-    return Checkpoint(state_dict, {}, tuple(sorted(foreign)))
+    return Checkpoint(state_dict, {}, tuple(sorted(foreign))), config
+
+
+def find_weights(folder: Path) -> Path | None:
+    """The file of weights in a folder, or the index of sharded ones; the first of ``WEIGHTS``."""
+    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+
+
+def shard_names(weights: Path) -> list[str]:
+    """Names of the files that make up weights, in the folder of :func:`find_weights`' result.
+
+    Raises:
+        CheckpointError: If an index is none, or names files outside its folder.
+    """
+    if not weights.name.endswith(_INDEX):
+        return [weights.name]
+    names = _read_json(weights).get('weight_map')
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(f'{weights} has no weight_map from entries to files')
+    for name in set(names.values()):
+        if Path(name).name != name:
+            raise CheckpointError(f'{weights} names a file outside its folder: {name}')
+    return sorted(set(names.values()))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > limits.STATE_FILE_BYTES:
+            raise ValueError(f'it has more than {limits.STATE_FILE_BYTES} bytes')
         content = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f'{path} is no JSON file: {error}') from error

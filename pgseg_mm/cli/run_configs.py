@@ -10,8 +10,10 @@ from mmengine.hub import get_config
 
 from pgseg_mm.integration import announce_local_rank, import_from
 from pgseg_mm.messages import quoted
+from pgseg_mm.serialization.locating import check_source
 
 from .arguments import require_file
+from .checkpoint_sources import require_checkpoint
 from .config_files import ConfigError, override, read_config_file
 
 MMENGINE_HOOKS = (
@@ -66,7 +68,7 @@ def read_model_config(parser: argparse.ArgumentParser, args: argparse.Namespace)
         The config with the settings that were overridden.
     """
     args.config = find_config(parser, args.config)
-    require_file(parser, 'checkpoint', args.checkpoint)
+    require_checkpoint(parser, args.checkpoint)
     return read_with_settings(parser, args)
 
 
@@ -186,17 +188,17 @@ def check_resume(cfg: Config) -> None:
 
 
 def require_weights(cfg: Config) -> None:
-    """Refuse a config whose ``load_from`` names a file that is not there.
+    """Refuse a config whose ``load_from`` names what is not there and cannot be had.
 
     Args:
         cfg: The config.
 
     Raises:
         FileNotFoundError: If there is no such file.
+        CheckpointError: If it cannot be downloaded or converted.
     """
-    path = cfg.get('load_from')
-    if path and '://' not in path and not Path(path).expanduser().is_file():
-        raise FileNotFoundError(f'load_from file not found: {path}')
+    if cfg.get('load_from'):
+        check_source(cfg.load_from, 'load_from')
 
 
 def drop_unused(cfg: Config, needed: str) -> None:

@@ -10,6 +10,7 @@ from pgseg_mm import limits
 
 from .atomic_files import write_atomically as write_atomically
 from .file_kinds import foreign_kind
+from .locating import locate
 from .placeholders import ForeignObject
 from .torch_files import UnsupportedFormatError, read_torch_file
 
@@ -51,7 +52,7 @@ def load_file_safely(
     read as :class:`ForeignObject`. What a file may ask for at most is in :mod:`pgseg_mm.limits`.
 
     Args:
-        path: A file of ``torch.save``, or a ``.safetensors`` file.
+        path: A file of ``torch.save``, or a ``.safetensors`` file; or what :func:`.locate` finds.
         trust: Whether to unpickle everything. This runs whatever code the file asks for.
         map_location: Where the tensors of a file of ``torch.save`` go, as in :func:`torch.load`.
         structure_only: Whether to leave the numbers of such a file where they are; its tensors
@@ -65,7 +66,7 @@ def load_file_safely(
         CheckpointError: If it is no checkpoint, or damaged, or of a format that cannot be read
             safely, or asks for more than the limits allow.
     """
-    path = Path(path).expanduser()
+    path = locate(path)
     if path.is_dir():
         raise CheckpointError(f'{path} is a folder; give a checkpoint file')
     if not path.is_file():

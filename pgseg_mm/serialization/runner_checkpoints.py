@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from http.client import HTTPException
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from mmengine.dist import barrier, get_local_rank
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
@@ -22,19 +21,21 @@ from pgseg_mm.messages import first_of, shown
 from .atomic_files import write_json
 from .known_objects import KNOWN_NAMES, make_known_objects
 from .loading import CheckpointError, describe_error, load_file_safely, refuse_foreign_file
+from .locating import HUB, REMOTE, locate
 
-REMOTE = ('http://', 'https://')
+HASH_IN_NAME = re.compile(r'-(?!20\d{6}\.)([0-9a-f]{8,64})\.\w+$')
+"""First digits of the SHA-256 at the end of a published file's name, which are no date."""
 
 
 def load_training_checkpoint(
     filename: str | Path, map_location: Any = None, structure_only: bool = False
 ) -> Any:
-    """Load a local checkpoint of mmengine: tensors, plain values, and what a Runner logs.
+    """Load a checkpoint of mmengine: tensors, plain values, and what a Runner logs.
 
     That are the kinds of :func:`.known_objects.make_known_objects`.
 
     Args:
-        filename: The file.
+        filename: The file, or what :func:`.locate` finds, but no address.
         map_location: As in :func:`torch.load`.
         structure_only: Whether to leave the numbers in the file; tensors have shapes only.
 
@@ -47,7 +48,7 @@ def load_training_checkpoint(
             f'checkpoint {shown(filename)}: addresses of this kind are not known; give the path of '
             'a file, or an address that begins with http:// or https://'
         )
-    path = Path(filename).expanduser()
+    path = locate(filename)
     loaded = load_file_safely(path, False, map_location, structure_only)
     try:
         checkpoint, left = make_known_objects(loaded.content)
@@ -157,7 +158,7 @@ def _kind(value: Any) -> str:
 
 def load_trusted_checkpoint(filename: str | Path, map_location: Any = None) -> Any:
     """Load a local checkpoint and run whatever code it holds."""
-    path = Path(filename).expanduser()
+    path = locate(filename)
     if not path.is_file():
         raise FileNotFoundError(f'checkpoint {path} does not exist')
     refuse_foreign_file(path)
@@ -170,16 +171,7 @@ def load_remote_checkpoint(filename: str, map_location: Any = None) -> Any:
     Raises:
         CheckpointError: It cannot be downloaded, or is none.
     """
-    if get_local_rank() == 0:
-        try:
-            fetch_checkpoint(filename)
-        except (OSError, ValueError, HTTPException) as error:
-            raise CheckpointError(
-                f'checkpoint {shown(filename)} cannot be downloaded ({shown(error)}); download it '
-                'yourself and give the path of the file'
-            ) from error
-    barrier()
-    return load_training_checkpoint(cached_path(filename), map_location)
+    return load_training_checkpoint(locate(filename), map_location)
 
 
 def cached_path(address: str) -> Path:
@@ -193,10 +185,13 @@ def fetch_checkpoint(address: str) -> Path:
     """Download a checkpoint unless it is there, as it was downloaded.
 
     A file beside it has the address and the checksum. What does not agree with it is downloaded
-    again.
+    again. Where the name ends in a hash, as in ``name-0123abcd.pth``, the file must have it.
 
     Returns:
         The local file.
+
+    Raises:
+        CheckpointError: If the file is another than its name says; it is removed.
     """
     path = cached_path(address)
     record = path.with_name(f'{path.name}.json')
@@ -210,7 +205,15 @@ def fetch_checkpoint(address: str) -> Path:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.hub.download_url_to_file(address, str(path))
-    write_json(record, _record(address, path))
+    fetched = _record(address, path)
+    expected = HASH_IN_NAME.search(urlparse(address).path)
+    if expected and not fetched['sha256'].startswith(expected[1]):
+        path.unlink()
+        raise CheckpointError(
+            f'checkpoint {shown(address)} is not what its name says: what was downloaded has the '
+            f'SHA-256 {fetched["sha256"]}, and was removed. Get the file elsewhere'
+        )
+    write_json(record, fetched)
     return path
 
 
@@ -252,5 +255,6 @@ def load_checkpoints_safely(trust: bool = False) -> None:
     if trust:
         replace_checkpoint_loaders({'': load_trusted_checkpoint})
         return
+    own = dict.fromkeys(('', HUB), load_training_checkpoint)
     remote = dict.fromkeys(REMOTE, load_remote_checkpoint)
-    replace_checkpoint_loaders({'': load_training_checkpoint, **remote}, refuse_checkpoint)
+    replace_checkpoint_loaders({**own, **remote}, refuse_checkpoint)

@@ -27,8 +27,9 @@ from mmengine.runner import Runner, TestLoop, autocast
 from mmengine.utils.progressbar import ProgressBar
 from mmseg.registry import LOOPS
 
-from pgseg_mm.cli.arguments import add_launch_arguments, require_file
+from pgseg_mm.cli.arguments import add_launch_arguments
 from pgseg_mm.cli.benchmark_data import require_data
+from pgseg_mm.cli.checkpoint_sources import SOURCES, require_checkpoint
 from pgseg_mm.cli.processes import data_errors, end_job, prepare_distributed, refusals
 from pgseg_mm.cli.run_configs import (
     add_checks,
@@ -133,7 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config of the model and of a data set with a background')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help=SOURCES)
     parser.add_argument(
         '--thresholds',
         type=float,
@@ -204,7 +205,7 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     args.config = find_config(parser, args.config)
-    require_file(parser, 'checkpoint', args.checkpoint)
+    require_checkpoint(parser, args.checkpoint)
     load_checkpoints_safely(trust=args.trust)
     try:
         cfg = load_config(args)

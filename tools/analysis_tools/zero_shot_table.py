@@ -25,8 +25,9 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from pgseg_mm.cli.arguments import add_launch_arguments, require_file
+from pgseg_mm.cli.arguments import add_launch_arguments
 from pgseg_mm.cli.benchmark_data import missing_data
+from pgseg_mm.cli.checkpoint_sources import SOURCES, require_checkpoint
 from pgseg_mm.cli.config_files import override, read_config_file
 from pgseg_mm.cli.processes import end_job, prepare_distributed
 from pgseg_mm.cli.provenance import describe, describe_machine, versions
@@ -37,6 +38,7 @@ from pgseg_mm.evaluation import LabelMapError, ZeroShotIoUMetric
 from pgseg_mm.files.reading import DamagedFileError, FileAccessError
 from pgseg_mm.serialization.atomic_files import read_state, write_json, write_text
 from pgseg_mm.serialization.loading import CheckpointError
+from pgseg_mm.serialization.locating import locate
 from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'pgseg' / 'zero_shot'
@@ -101,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config of the model')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help=SOURCES)
     parser.add_argument(
         '--benchmarks',
         nargs='+',
@@ -224,7 +226,7 @@ def run_one(
     override(cfg, args.cfg_options)
     if missing := missing_data(cfg):
         return Missing(name, missing, cfg.benchmark.prepare)
-    mark = fingerprint(cfg, Path(args.checkpoint))
+    mark = fingerprint(cfg, locate(args.checkpoint))
     if kept.is_file() and not args.again:
         result = read_state(kept, f'{name} is evaluated again') or {}
         if result.pop('fingerprint', None) == mark and set(result) == set(Measured._fields):
@@ -321,7 +323,7 @@ def main() -> int:
     parser = build_parser()
     args = parser.parse_args()
     args.config = find_config(parser, args.config)
-    require_file(parser, 'checkpoint', args.checkpoint)
+    require_checkpoint(parser, args.checkpoint)
     known = list_benchmarks(args.protocol)
     names = list(known) if args.benchmarks is None else args.benchmarks
     if unknown := [name for name in names if name not in known]:

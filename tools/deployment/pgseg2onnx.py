@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from pgseg_mm.apis.model import build_model, load_weights
 from pgseg_mm.cli.arguments import add_model_options, check_output
+from pgseg_mm.cli.checkpoint_sources import SOURCES
 from pgseg_mm.cli.run_configs import read_model_config
 from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.numpy_files import read_npz
@@ -157,7 +158,9 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='its weights; those of a text tower are left out')
+    parser.add_argument(
+        'checkpoint', help=f'its weights, those of a text tower are left out: {SOURCES}'
+    )
     parser.add_argument('--out', type=Path, default=Path('model.onnx'))
     parser.add_argument('--class-embeds', help="embeddings in place of the config's class_embeds")
     parser.add_argument(

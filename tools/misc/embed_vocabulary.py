@@ -15,6 +15,7 @@ import numpy as np
 
 from pgseg_mm.apis.model import build_model, load_weights
 from pgseg_mm.cli.arguments import add_model_options, check_output, find_device
+from pgseg_mm.cli.checkpoint_sources import SOURCES
 from pgseg_mm.cli.run_configs import read_model_config
 from pgseg_mm.models import PGSeg
 from pgseg_mm.serialization.loading import CheckpointError
@@ -62,7 +63,7 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config of a model with a text encoder')
-    parser.add_argument('checkpoint', help='its weights')
+    parser.add_argument('checkpoint', help=f'its weights: {SOURCES}')
     words = parser.add_mutually_exclusive_group(required=True)
     words.add_argument(
         '--vocabulary',

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgseg_mm.cli.arguments import require_file
+from pgseg_mm.cli.checkpoint_sources import require_checkpoint
 from pgseg_mm.serialization.loading import (
     Checkpoint,
     CheckpointError,
@@ -139,7 +139,7 @@ def main() -> None:
         '--trust', action='store_true', help='run whatever code the checkpoint may hold'
     )
     args = parser.parse_args()
-    require_file(parser, 'checkpoint', args.checkpoint)
+    require_checkpoint(parser, args.checkpoint)
     try:
         final = publish(
             args.checkpoint,

@@ -1,0 +1,200 @@
+"""From what a checkpoint is given as to a file in this project's own format.
+
+A path, an address, ``hf-hub:owner/name[@revision]``, a Hugging Face folder, or the name of a
+published model: :mod:`pgseg_mm.serialization.locating` hands what is no file to :func:`locate`, so
+that ``load_from``, ``init_cfg``, the inferencer and all tools take the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgseg_mm.messages import first_of, shown
+from pgseg_mm.serialization.loading import CheckpointError, write_atomically
+from pgseg_mm.serialization.locating import HUB, REMOTE, is_address
+from pgseg_mm.serialization.runner_checkpoints import cached_path, fetch_checkpoint
+
+from . import hub
+from .conversion import Conversion
+from .hugging_face import (
+    CONFIG_NAME,
+    find_weights,
+    hugging_face_to_mm,
+    load_hugging_face,
+    shard_names,
+)
+from .kept import kept, locked
+from .mm_checkpoint import save_mm
+from .published import PublishedModel, hub_source, near_names, published_models
+from .release import release_to_mm
+
+CONVERTER = 1
+"""Goes up when the same source is converted to another checkpoint, so that it is made again."""
+SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.safetensors')
+HALVES = (torch.float16, torch.bfloat16)
+OWN, RELEASE = 'backbone.', 'img_encoder.'
+"""What names of entries begin with, here and in PGSeg's and GroupViT's release."""
+
+
+class UnknownModelError(CheckpointError, FileNotFoundError):
+    """What was given is neither a file nor the name of a published model."""
+
+
+class NotFetchableError(CheckpointError):
+    """Published weights lie where no program may fetch them."""
+
+
+def locate(source: str | os.PathLike[str]) -> Path:
+    """Path of a checkpoint in this project's own format.
+
+    What is on a hub or behind an address is downloaded once. Models of Hugging Face are converted
+    once, in float32, and kept (:func:`.kept.kept`) by the hash of their files.
+
+    Args:
+        source: A path, ``http(s)://...``, ``hf-hub:owner/name[@revision]``, a folder as
+            ``transformers`` saves it, or the name of a published model.
+
+    Returns:
+        The path; that there is a file is not said for what was given as a path.
+
+    Raises:
+        CheckpointError: If it cannot be had or converted.
+    """
+    path = fetch(source)
+    return _converted(path, str(source)) if _is_model_folder(path) else path
+
+
+def fetch(source: str | os.PathLike[str]) -> Path:
+    """File or Hugging Face folder of a checkpoint on this disk, as it was published.
+
+    Args:
+        source: As for :func:`locate`.
+
+    Raises:
+        CheckpointError: If it cannot be had.
+    """
+    text = str(source)
+    path = Path(text).expanduser()
+    if path.is_file() or _is_model_folder(path):
+        return path
+    if text.startswith(HUB):
+        return hub.fetch(hub.parse(text))
+    if text.startswith(REMOTE):
+        on_hub = hub_source(text)
+        return hub.fetch(hub.parse(on_hub)) if on_hub else _downloaded(text)
+    if is_address(text) or path.is_dir() or not _is_name(text):
+        return path
+    return _published(text)
+
+
+def _is_model_folder(path: Path) -> bool:
+    return path.is_dir() and ((path / CONFIG_NAME).is_file() or find_weights(path) is not None)
+
+
+def _is_name(text: str) -> bool:
+    return not re.search(r'[/\\]', text) and not text.endswith(SUFFIXES) and text not in ('', '.')
+
+
+def _published(name: str) -> Path:
+    models = published_models()
+    if name not in models:
+        raise UnknownModelError(
+            f'checkpoint {shown(name)} does not exist, and no published model has this name: '
+            f'{near_names(name, models)}'
+        )
+    model = models[name]
+    if model.hub is None:
+        raise NotFetchableError(_how_to_get(model))
+    return hub.fetch(hub.parse(model.hub))
+
+
+def _how_to_get(model: PublishedModel) -> str:
+    return (
+        f'no program may fetch the weights of {model.name}: the authors link them on {model.page}. '
+        'Once they are on your disk, run python -m pgseg_mm model_converters/pgseg2mm '
+        f'DOWNLOADED.pth {model.name}.pth, and give {model.name}.pth'
+    )
+
+
+def _downloaded(address: str) -> Path:
+    try:
+        with locked(cached_path(address)):
+            return fetch_checkpoint(address)
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, HTTPException) as error:
+        raise CheckpointError(
+            f'checkpoint {shown(address)} cannot be downloaded ({shown(error)}); download it '
+            'yourself and give the path of the file'
+        ) from error
+
+
+def _converted(folder: Path, source: str) -> Path:
+    """The checkpoint that was made of a Hugging Face folder, made if need be."""
+    files = _files(folder)
+    digest = hashlib.sha256(f'converter {CONVERTER}'.encode())
+    for file in files:
+        digest.update(f'\n{file.name} {hub.known_sha256(file)}'.encode())
+
+    def make(path: Path) -> None:
+        for file in files:
+            hub.verify(file)
+        _convert(folder, source, path)
+
+    return kept(f'hugging-face-{digest.hexdigest()[:32]}.pth', make)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that a conversion reads."""
+    weights = find_weights(folder)
+    config = folder / CONFIG_NAME
+    names = [] if weights is None else shard_names(weights)
+    shards = [folder / name for name in names if name != getattr(weights, 'name', None)]
+    files = [config] if config.is_file() else []
+    files += [weights] if weights is not None else []
+    if absent := [shard.name for shard in shards if not shard.is_file()]:
+        raise CheckpointError(f'{folder} lacks {first_of(absent, 3)}, which its index names')
+    return files + shards
+
+
+def _convert(folder: Path, source: str, path: Path) -> None:
+    checkpoint, config = load_hugging_face(folder)
+    entries = {name: _widened(value) for name, value in checkpoint.state_dict.items()}
+    if any(name.startswith(OWN) for name in entries):
+        content = {'state_dict': entries}
+        write_atomically(path, lambda temporary: torch.save(content, temporary))
+        return
+    conversion = _conversion(entries, config)
+    report = conversion.report
+    if not report.complete:
+        faults = {
+            'missing': report.missing,
+            'unknown': report.unexpected,
+            'of another shape': [name for name, _, _ in report.mismatched],
+        }
+        told = '; '.join(
+            f'{len(names)} {fault}: {first_of(names, 3)}'
+            for fault, names in faults.items()
+            if names
+        )
+        raise CheckpointError(f'{source} is no GroupViT that this project has: entries {told}')
+    save_mm(path, conversion, source, list(entries))
+
+
+def _conversion(entries: Mapping[str, Tensor], config: Mapping[str, Any]) -> Conversion:
+    if any(name.startswith(RELEASE) for name in entries):
+        return release_to_mm(entries)
+    return hugging_face_to_mm(entries, config)
+
+
+def _widened(value: Tensor) -> Tensor:
+    return value.float() if value.dtype in HALVES else value
