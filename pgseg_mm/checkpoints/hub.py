@@ -18,7 +18,7 @@ from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.locating import HUB
 
 from .hugging_face import CONFIG_NAME, WEIGHTS, find_weights, shard_names
-from .kept import cache_failures, cache_folder, locked
+from .kept import READ_BYTES, cache_failures, cache_folder, locked
 from .published import near_names, published_models, published_on_hub
 
 REPOSITORY = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*', re.ASCII)
@@ -27,7 +27,6 @@ SHA256 = re.compile(r'[0-9a-f]{64}')
 """The hub keeps a large file under its SHA-256."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-READ_BYTES = 2**20
 NAMING_HEADERS = ('ETag', 'X-Linked-ETag', 'X-Repo-Commit')
 FILE_NAME = re.compile(r'[A-Za-z0-9][\w.:-]*', re.ASCII)
 
@@ -49,7 +48,7 @@ class HubModel(NamedTuple):
         return f'{HUB}{self.repository}{revision}'
 
 
-def parse(source: str) -> HubModel:
+def parse_name(source: str) -> HubModel:
     """The model that ``hf-hub:owner/name[@revision]`` names.
 
     Raises:
@@ -66,7 +65,7 @@ def parse(source: str) -> HubModel:
 
 
 @lru_cache
-def fetch(model: HubModel) -> Path:
+def download(model: HubModel) -> Path:
     """Folder with the config and the weights of a model, downloaded unless they are there.
 
     ``huggingface_hub`` does it: it goes on where a connection was cut, and without a network takes
@@ -155,7 +154,7 @@ def verify(path: Path) -> None:
     if found != blob.name:
         path.unlink()
         blob.unlink()
-        fetch.cache_clear()
+        download.cache_clear()
         raise HubError(
             f'{path.name} is not what the hub says: its SHA-256 is {found}, expected {blob.name}. '
             f'It was removed from {blob.parent.parent}; run this again to download it'

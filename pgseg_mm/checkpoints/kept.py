@@ -50,10 +50,10 @@ def kept(name: str, make: Callable[[Path], None]) -> Path:
     """
     path = cache_folder() / name
     record = path.with_name(f'{name}.json')
-    if _is_whole(path, record):
+    if is_whole(path, record):
         return path
     with cache_failures(), locked(path):
-        if not _is_whole(path, record):
+        if not is_whole(path, record):
             if record.is_file():
                 print_log(
                     f'{path} is not what was made; it is made anew.',
@@ -95,7 +95,8 @@ def cache_failures() -> Iterator[None]:
         ) from error
 
 
-def _is_whole(path: Path, record: Path) -> bool:
+def is_whole(path: Path, record: Path) -> bool:
+    """Whether a file is there as its record describes it."""
     if not path.is_file() or not record.is_file():
         return False
     try:

@@ -1,8 +1,8 @@
 """From what a checkpoint is given as to a file in this project's own format.
 
 A path, an address, ``hf-hub:owner/name[@revision]``, a Hugging Face folder, or the name of a
-published model: :mod:`pgseg_mm.serialization.locating` hands what is no file to :func:`locate`, so
-that ``load_from``, ``init_cfg``, the inferencer and all tools take the same.
+published model: :mod:`pgseg_mm.serialization.locating` hands what is no file to :func:`make_local`,
+so that ``load_from``, ``init_cfg``, the inferencer and all tools take the same.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from .release import release_to_mm
 
 CONVERTER = 1
 """Goes up when the same source is converted to another checkpoint, so that it is made again."""
-SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.safetensors')
+CHECKPOINT_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.safetensors')
 HALVES = (torch.float16, torch.bfloat16)
 OWN, RELEASE = 'backbone.', 'img_encoder.'
 """What names of entries begin with, here and in PGSeg's and GroupViT's release."""
@@ -53,7 +53,7 @@ class NotFetchableError(CheckpointError):
     """Published weights lie where no program may fetch them."""
 
 
-def locate(source: str | os.PathLike[str]) -> Path:
+def make_local(source: str | os.PathLike[str]) -> Path:
     """Path of a checkpoint in this project's own format.
 
     What is on a hub or behind an address is downloaded once. Models of Hugging Face are converted
@@ -77,7 +77,7 @@ def fetch(source: str | os.PathLike[str]) -> Path:
     """File or Hugging Face folder of a checkpoint on this disk, as it was published.
 
     Args:
-        source: As for :func:`locate`.
+        source: As for :func:`make_local`.
 
     Raises:
         CheckpointError: If it cannot be had.
@@ -87,10 +87,10 @@ def fetch(source: str | os.PathLike[str]) -> Path:
     if path.is_file() or _is_model_folder(path):
         return path
     if text.startswith(HUB):
-        return hub.fetch(hub.parse(text))
+        return hub.download(hub.parse_name(text))
     if text.startswith(REMOTE):
         on_hub = hub_source(text)
-        return hub.fetch(hub.parse(on_hub)) if on_hub else _downloaded(text)
+        return hub.download(hub.parse_name(on_hub)) if on_hub else _downloaded(text)
     if is_address(text) or path.is_dir() or not _is_name(text):
         return path
     return _published(text)
@@ -101,7 +101,11 @@ def _is_model_folder(path: Path) -> bool:
 
 
 def _is_name(text: str) -> bool:
-    return not re.search(r'[/\\]', text) and not text.endswith(SUFFIXES) and text not in ('', '.')
+    return (
+        not re.search(r'[/\\]', text)
+        and not text.endswith(CHECKPOINT_SUFFIXES)
+        and text not in ('', '.')
+    )
 
 
 def _published(name: str) -> Path:
@@ -114,7 +118,7 @@ def _published(name: str) -> Path:
     model = models[name]
     if model.hub is None:
         raise NotFetchableError(_how_to_get(model))
-    return hub.fetch(hub.parse(model.hub))
+    return hub.download(hub.parse_name(model.hub))
 
 
 def _how_to_get(model: PublishedModel) -> str:
@@ -148,7 +152,7 @@ def _converted(folder: Path, source: str) -> Path:
     def make(path: Path) -> None:
         for file in files:
             hub.verify(file)
-        _convert(folder, source, path)
+        convert_folder(folder, source, path)
 
     return kept(f'hugging-face-{digest.hexdigest()[:32]}.pth', make)
 
@@ -166,7 +170,17 @@ def _files(folder: Path) -> list[Path]:
     return files + shards
 
 
-def _convert(folder: Path, source: str, path: Path) -> None:
+def convert_folder(folder: Path, source: str, path: Path) -> None:
+    """Write the model of a folder in this project's format, in single precision at least.
+
+    Args:
+        folder: As ``save_pretrained`` leaves it.
+        source: What the model is called in messages.
+        path: File to write.
+
+    Raises:
+        CheckpointError: If it is another model than a GroupViT, or lacks entries.
+    """
     checkpoint, config = load_hugging_face(folder)
     entries = {name: _widened(value) for name, value in checkpoint.state_dict.items()}
     if any(name.startswith(OWN) for name in entries):

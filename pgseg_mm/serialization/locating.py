@@ -1,7 +1,7 @@
 """Where the file of a checkpoint lies, whatever the checkpoint was given as.
 
 Paths are known here. All else, such as names on a hub, is found by a function that a room above
-this one has given (:func:`set_locator`; it is :func:`pgseg_mm.checkpoints.sources.locate`).
+this one has given (:func:`set_locator`; it is :func:`pgseg_mm.checkpoints.sources.make_local`).
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 def use_hub(monkeypatch, url: str, home: object) -> None:
     """Have this process ask a server and keep files in a folder, as HF_ENDPOINT and HF_HOME do."""
-    hub.fetch.cache_clear()
+    hub.download.cache_clear()
     template = url + '/{repo_id}/resolve/{revision}/{filename}'
     monkeypatch.setattr(constants, 'ENDPOINT', url)
     monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)

@@ -69,7 +69,7 @@ def at_hub(server, folders, tmp_path, monkeypatch) -> HubServer:
 
 def start_again() -> None:
     """Forget what a process remembers."""
-    hub.fetch.cache_clear()
+    hub.download.cache_clear()
 
 
 def refused(source: object) -> str:
@@ -145,7 +145,7 @@ def test_a_photograph_is_segmented_by_a_published_name(at_hub, folders):
 def test_the_second_start_downloads_and_converts_nothing(at_hub, monkeypatch):
     path = locate(NAME)
     before = path.stat().st_mtime_ns
-    monkeypatch.setattr(sources, '_convert', None)
+    monkeypatch.setattr(sources, 'convert_folder', None)
     at_hub.requests.clear()
     assert locate(NAME) == path and not at_hub.requests  # in a process nothing is asked again
     start_again()
@@ -327,7 +327,7 @@ def test_an_entry_that_is_not_whole_is_made_anew(at_hub, folders, how):
     assert again == path
     found = load_checkpoint(again).state_dict
     assert all(torch.equal(found[name], value) for name, value in content.items())
-    assert not kept._is_whole(path, path) and kept._is_whole(path, Path(f'{path}.json'))
+    assert not kept.is_whole(path, path) and kept.is_whole(path, Path(f'{path}.json'))
 
 
 def test_changed_weights_are_converted_again(at_hub, theirs, tmp_path):
@@ -351,14 +351,14 @@ def in_a_child(work) -> int:
 
 
 def test_processes_convert_once(at_hub, folders, tmp_path, monkeypatch):
-    convert = sources._convert
+    convert = sources.convert_folder
 
     def counted(folder, source, path):
         (tmp_path / f'conversion-{os.getpid()}').touch()
         time.sleep(0.5)
         convert(folder, source, path)
 
-    monkeypatch.setattr(sources, '_convert', counted)
+    monkeypatch.setattr(sources, 'convert_folder', counted)
     children = [in_a_child(lambda: locate(folders['bin'])) for _ in range(3)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
     assert len(list(tmp_path.glob('conversion-*'))) == 1
