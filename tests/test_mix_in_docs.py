@@ -12,8 +12,10 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
+from model_zoo import tiny_model, tiny_model_cfg
 from pages import ROOT, blocks, read_page
 from pgseg_mm.models import PGSegViT
+from pgseg_mm.text import tokenize
 from tiny_open_clip import add_tiny_models
 
 PAGE = read_page('docs/mix_in.md')
@@ -85,4 +87,22 @@ def test_every_project_is_listed_and_every_snippet_is_built_here():
     listed = re.findall(r'^\| \[(\w+)\]\(../projects/(\w+)/README.md\)', PAGE, re.MULTILINE)
     projects = {path.parent.name for path in (ROOT / 'projects').glob('*/README.md')}
     assert {name for pair in listed for name in pair} == projects
-    assert len(blocks(PAGE, 'python')) == 5
+    assert len(blocks(PAGE, 'python')) == 6
+
+
+def test_backbone_of_ones_own(monkeypatch):
+    block = next(b for b in blocks(PAGE, 'python') if 'GroupFeatures(' in b)
+    monkeypatch.setattr(MODELS, '_module_dict', dict(MODELS.module_dict))
+    exec(block, {'__name__': 'mine'})
+    backbone = dict(type='PatchesInGroups', channels=24)
+    head = tiny_model_cfg()['decode_head'] | dict(loss_npr=None)
+    model = tiny_model(backbone=backbone, decode_head=head)
+    images = torch.rand(2, 3, 32, 48)
+    tokens = tokenize(['a dog', 'grass'], context_length=16)
+    total, _ = model.parse_losses(model.train()(images, tokens=tokens, mode='loss'))
+    total.backward()
+    assert model.backbone.queries.grad.abs().sum() > 0
+    model.eval().set_vocabulary(['dog', 'grass'])
+    with torch.no_grad():
+        (sample,) = model.predict(images[:1])
+    assert sample.pred_sem_seg.data.shape == (1, 32, 48)

@@ -1,3 +1,5 @@
+"""Words become embeddings: prompts, token ids, text encoder, projector, mean over the prompts."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence

@@ -1,3 +1,5 @@
+"""Where the windows of an image lie that is predicted in pieces."""
+
 from typing import NamedTuple
 
 

@@ -1,3 +1,5 @@
+"""What a grouping backbone returns."""
+
 from functools import reduce
 from typing import NamedTuple
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from pgseg_mm.models.inference import stitching
-from pgseg_mm.models.inference.sliding_window import Window, sliding_windows
+from pgseg_mm.models.inference.sliding_window import sliding_windows
 from pgseg_mm.models.inference.stitching import StitchedScores, mean_class_map, mean_logits, stitch
 
 
@@ -120,12 +120,3 @@ def test_a_class_of_one_view_only_may_win():
 def test_flip_mirrors_pixels(direction, expected):
     scores = StitchedScores(torch.eye(4), torch.tensor([[0, 1], [2, 3]]))
     assert scores.flip(direction).class_map((2, 2)).tolist() == expected
-
-
-def test_windows_as_mmseg_places_them():
-    assert sliding_windows((448, 597), (448, 448), (224, 224)) == [
-        Window(0, 0, 448, 448),
-        Window(0, 149, 448, 597),
-    ]
-    assert sliding_windows((300, 200), (448, 448), (224, 224)) == [Window(0, 0, 300, 200)]
-    assert [w.left for w in sliding_windows((10, 25), (10, 10), (5, 5))] == [0, 5, 10, 15]
