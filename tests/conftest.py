@@ -5,6 +5,7 @@ from mmseg.utils import register_all_modules
 
 from noun_tagger import save_tiny_tagger
 from pgseg_mm.datasets.transforms import noun_prompts
+from plain_configs import unformatted
 
 
 def pytest_addoption(parser):
@@ -36,6 +37,12 @@ def pytest_collection_modifyitems(items):
 def _mmseg_scope():
     """Build from mmseg's registries, as its tools do."""
     register_all_modules(init_default_scope=True)
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _unformatted_configs():
+    with unformatted():
+        yield
 
 
 @pytest.fixture(autouse=True, scope='session')

@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import torch
 from mmengine.config import Config
 
 from pgseg_mm.apis.model import build_model
+from prepared_processes import run_python
 
 ROOT = Path(__file__).parents[2]
 PROJECTS = ('pgseg_backbone', 'npr_auxiliary', 'text_free')
@@ -45,7 +44,7 @@ def folder(tmp_path) -> Path:
     for name in ('configs', 'projects', 'tools'):
         (tmp_path / name).symlink_to(ROOT / name)
     scenes = ['tools/dataset_converters/emoji_scenes.py', FULL.data_root, '--num-classes', '20']
-    run([sys.executable, *scenes], tmp_path)
+    run(scenes, tmp_path)
     weights = tmp_path / 'work_dirs' / 'tiny' / 'iter_1000.pth'
     weights.parent.mkdir(parents=True)
     torch.manual_seed(0)
@@ -58,9 +57,7 @@ def run(command: list[str], folder: Path) -> str:
     tool = Path(next(word for word in command if word.endswith('.py'))).name
     if tool in ('train.py', 'test.py') and '--cfg-options' not in command:
         command = [*command, '--cfg-options']
-    done = subprocess.run(
-        [*command, *EXTRA[tool]], cwd=folder, capture_output=True, text=True, check=False
-    )
+    done = run_python([*command, *EXTRA[tool]], cwd=folder)
     assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}'
     return done.stdout
 
@@ -69,6 +66,6 @@ def run(command: list[str], folder: Path) -> str:
 def test_commands_of_the_readme(project, folder):
     for command in commands(project):
         assert command[0] == 'python'
-        output = run([sys.executable, *command[1:]], folder)
+        output = run(command[1:], folder)
         if command[1] in ('tools/train.py', 'tools/test.py'):
             assert 'mIoU_objects' in output
