@@ -1,6 +1,7 @@
 """PGSegViT under heads of mmseg, fine-tuned from image-text pre-training."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest

@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def server(folder):
-    with web_server(folder, '--max-file-size', '0.2') as server:
+    with web_server(folder, '--max-file-size', '0.2', prepared=True) as server:
         yield server
 
 
@@ -461,7 +461,7 @@ def test_an_upload_that_grew_is_not_read(demo, uploads):
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_uploads_are_removed_when_the_server_ends(tmp_path, number):
-    with web_server(tmp_path) as server:
+    with web_server(tmp_path, prepared=True) as server:
         server.put(encode(picture(), 'PNG'))
         folder = server.uploads
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -472,7 +472,7 @@ def test_uploads_are_removed_when_the_server_ends(tmp_path, number):
 
 def test_uploads_of_a_killed_server_are_removed_by_the_next_one(tmp_path, demo):
     folder_of = demo('web_uploads').UploadFolder
-    with web_server(tmp_path) as server:
+    with web_server(tmp_path, prepared=True) as server:
         left = server.uploads
         other = folder_of(tmp_path / 'uploads')  # of a server that runs
         assert left.is_dir()
