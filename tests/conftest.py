@@ -25,7 +25,32 @@ def pytest_addoption(parser):
     )
 
 
+LONGEST = (
+    'test_on_emoji_scenes',
+    'test_dist_train',
+    'test_stopping',
+    'test_fuzz',
+    'test_readme',
+    'test_preflight',
+    'test_compile_hook',
+    'test_test',
+    'test_web',
+    'test_training_step',
+    'test_memory',
+    'test_web_demo',
+)
+"""Files that take long by a case or two; in parallel runs the last files should be short ones."""
+
+
+def pytest_configure(config):
+    if hasattr(config.option, 'loadscopereorder'):  # of xdist, which puts many cases before long
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     if torch.cuda.is_available():
         return
     for item in items:
