@@ -32,7 +32,7 @@ def logged(monkeypatch):
     messages = []
     for module in ('image_text', 'skips'):
         monkeypatch.setattr(
-            f'pgseg_mm.datasets.{module}.print_log',
+            f'pgseg_mm.datasets.pairs.{module}.print_log',
             lambda message, logger, level: messages.append(message),
         )
     return messages

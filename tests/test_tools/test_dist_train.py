@@ -31,7 +31,8 @@ def scenes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('scenes')
     tool = ROOT / 'tools' / 'dataset_converters' / 'emoji_scenes.py'
     sizes = ['--num-train', '48', '--num-val', '4', '--image-size', '32', '--num-classes', '12']
-    subprocess.run([sys.executable, tool, folder / 'data', *sizes], check=True)
+    made = run_python([tool, folder / 'data', *sizes])
+    assert made.returncode == 0, made.stderr
     return folder / 'data'
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +12,14 @@ import pytest
 from PIL import Image
 
 from emoji_runs import FOLDER, MISSING
+from prepared_processes import run_python
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f'not installed: {", ".join(MISSING)}')
 SCRIPT = FOLDER / 'emoji_scenes.py'
 
 
 def run(out: Path, *options: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), str(out), *map(str, options)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    return run_python([SCRIPT, out, *options])
 
 
 def make(tool, out: Path, *options: object) -> Path:
