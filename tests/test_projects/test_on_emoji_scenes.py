@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,17 +39,25 @@ def commands(project: str) -> list[list[str]]:
     return [shlex.split(line) for line in block.replace('\\\n', ' ').splitlines()]
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """A working directory with the demo's scenes and weights, and links to the repository."""
-    for name in ('configs', 'projects', 'tools'):
-        (tmp_path / name).symlink_to(ROOT / name)
-    scenes = ['tools/dataset_converters/emoji_scenes.py', FULL.data_root, '--num-classes', '20']
-    run(scenes, tmp_path)
-    weights = tmp_path / 'work_dirs' / 'tiny' / 'iter_1000.pth'
+@pytest.fixture(scope='module')
+def made(tmp_path_factory) -> Path:
+    """The demo's scenes and weights."""
+    made = tmp_path_factory.mktemp('made')
+    tool = str(ROOT / 'tools/dataset_converters/emoji_scenes.py')
+    run([tool, FULL.data_root, '--num-classes', '20'], made)
+    weights = made / 'work_dirs' / 'tiny' / 'iter_1000.pth'
     weights.parent.mkdir(parents=True)
     torch.manual_seed(0)
     torch.save({'state_dict': build_model(FULL).state_dict(), 'meta': {}}, weights)
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path, made) -> Path:
+    """A working directory with a copy of them, and links to the repository."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    for name in ('configs', 'projects', 'tools'):
+        (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
 
 
