@@ -5,6 +5,7 @@ from mmseg.utils import register_all_modules
 
 from noun_tagger import save_tiny_tagger
 from pgseg_mm.datasets.transforms import noun_prompts
+from plain_configs import unformatted
 
 
 def pytest_addoption(parser):
@@ -24,7 +25,32 @@ def pytest_addoption(parser):
     )
 
 
+LONGEST = (
+    'test_on_emoji_scenes',
+    'test_dist_train',
+    'test_stopping',
+    'test_fuzz',
+    'test_readme',
+    'test_preflight',
+    'test_compile_hook',
+    'test_test',
+    'test_web',
+    'test_training_step',
+    'test_memory',
+    'test_web_demo',
+)
+"""Files that take long by a case or two; in parallel runs the last files should be short ones."""
+
+
+def pytest_configure(config):
+    if hasattr(config.option, 'loadscopereorder'):  # of xdist, which puts many cases before long
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     if torch.cuda.is_available():
         return
     for item in items:
@@ -36,6 +62,12 @@ def pytest_collection_modifyitems(items):
 def _mmseg_scope():
     """Build from mmseg's registries, as its tools do."""
     register_all_modules(init_default_scope=True)
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _unformatted_configs():
+    with unformatted():
+        yield
 
 
 @pytest.fixture(autouse=True, scope='session')

@@ -7,6 +7,8 @@ import torch
 
 import parity_rules
 from pgseg_mm.checkpoints import Architecture, release_shapes
+from pgseg_mm.serialization.loading import load_file_safely
+from pgseg_mm.serialization.runner_checkpoints import load_training_checkpoint
 
 TWO_STAGES = Architecture(
     img_size=(32, 32),
@@ -59,3 +61,7 @@ def release_state(architecture: Architecture, seed: int = 3) -> dict[str, torch.
         value = torch.from_numpy(np.asarray(parity_rules.weight(name, shape, seed)))
         state[name] = value.float() if value.is_floating_point() else value
     return state
+
+
+LOADERS = {'training': load_training_checkpoint, 'any': load_file_safely}
+"""Functions that read checkpoints of others."""

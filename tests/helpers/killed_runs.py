@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 import torch
 
+from prepared_processes import run_python, run_ranks
+
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'pgseg' / 'pgseg_tiny-p8_emoji-scenes-64x64.py'
 NUM_IMAGES = 44
@@ -198,16 +200,16 @@ def train(
     }
     env |= {'KILL': kill} if kill else {}
     env |= {'SEND': send} if send else {}
-    command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config)]
-    if processes > 1:
-        command = ['bash', str(ROOT / 'tools' / 'dist_train.sh'), str(config), str(processes)]
+    arguments = ('--work-dir', str(work_dir), *arguments)
+    command = [ROOT / 'tools' / 'train.py', config, *arguments]
+    if processes == 1:
+        return run_python(command, env=env, timeout=200)
+    if not kill and not send:  # then torchrun has nothing to do
+        done = run_ranks(command, processes, env, timeout=200)
+        return next((rank for rank in done if rank.returncode), done[0])
+    command = ['bash', ROOT / 'tools' / 'dist_train.sh', config, str(processes), *arguments]
     return subprocess.run(
-        [*command, '--work-dir', str(work_dir), *arguments],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
+        command, env=env, capture_output=True, text=True, check=False, timeout=200
     )
 
 

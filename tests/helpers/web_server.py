@@ -19,6 +19,7 @@ import torch
 from mmengine.config import Config
 
 from model_zoo import lively_model, tiny_model_cfg
+from prepared_processes import RunningPython
 
 ROOT = Path(__file__).parents[2]
 API = '/gradio_api'
@@ -46,7 +47,7 @@ def free_port() -> int:
 class WebServer:
     """A server, as somebody on the network sees it."""
 
-    def __init__(self, process: subprocess.Popen, port: int, folder: Path) -> None:
+    def __init__(self, process: subprocess.Popen | RunningPython, port: int, folder: Path) -> None:
         self.process = process
         self.port = port
         self.folder = folder
@@ -136,13 +137,15 @@ def end_with_the_parent() -> None:
     """Let a process of Linux end when the one that has started it is killed."""
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if pytest is in background
 
 
 @contextlib.contextmanager
-def web_server(
-    folder: Path, *options: str, env: dict[str, str] | None = None
-) -> Iterator[WebServer]:
-    """A server that runs; its temporary files are below ``folder``."""
+def web_server(folder: Path, *options: str, prepared: bool = False) -> Iterator[WebServer]:
+    """A server that runs; its temporary files are below ``folder``.
+
+    It is a fresh interpreter or, where the start is not what is looked at, a prepared process.
+    """
     Config(dict(model=tiny_model_cfg())).dump(folder / 'tiny.py')
     torch.save(dict(state_dict=lively_model().state_dict()), folder / 'tiny.pth')
     port = free_port()
@@ -152,12 +155,17 @@ def web_server(
         'PYTHONPATH': str(ROOT),
         'GRADIO_TEMP_DIR': str(folder / 'uploads'),
     }
-    with (folder / 'server.log').open('w') as log:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / 'demo' / 'web_demo.py'), *words],
-            cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT,
-            preexec_fn=end_with_the_parent,
-        )  # fmt: skip
+    command, log = [str(ROOT / 'demo' / 'web_demo.py'), *words], folder / 'server.log'
+    process: subprocess.Popen | RunningPython
+    if prepared:
+        process = RunningPython(command, log, log, folder, environment)
+    else:
+        with log.open('w') as output:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
+                preexec_fn=end_with_the_parent,
+            )  # fmt: skip
     server = WebServer(process, port, folder)
     try:
         for _ in range(600):

@@ -1,80 +1,18 @@
 """PGSegInferencer as people use it; odd images are in test_odd_images.py."""
 
 import copy
-import logging
 
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from PIL import Image
 
-from model_zoo import lively_model, tiny_model, tiny_model_cfg
+from inferencer_zoo import PIPELINE, WORDS, config, frame, write_images
+from model_zoo import tiny_model, tiny_model_cfg
 from odd_images import picture
 from pgseg_mm.apis import PGSegInferencer
-from pgseg_mm.serialization.loading import CheckpointError
-
-WORDS = ['dog', 'red car', 'grass']
-PIPELINE = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(320, 32), keep_ratio=True),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='PackSegInputs'),
-]
-
-
-def config(**model) -> Config:
-    loader = dict(dataset=dict(type='BaseSegDataset', pipeline=PIPELINE))
-    thresholds = dict(voc21=0.2)
-    return Config(
-        dict(
-            model=tiny_model_cfg(**model), test_dataloader=loader, background_thresholds=thresholds
-        )
-    )
-
-
-@pytest.fixture(scope='module')
-def inferencer():
-    model = lively_model()
-    model.cfg = config()
-    return PGSegInferencer(model)
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    meta = dict(dataset_meta=dict(classes=('thing', 'stuff'), palette=[[0] * 3] * 2))
-    path = tmp_path / 'tiny.pth'
-    torch.save(dict(state_dict=lively_model().state_dict(), meta=meta), path)
-    return path
-
-
-@pytest.fixture
-def log():
-    """Warnings in the log, which mmengine does not hand on to pytest."""
-    messages = []
-
-    class Handler(logging.Handler):
-        def emit(self, record):
-            messages.append(record.getMessage())
-
-    logger, handler = MMLogger.get_current_instance(), Handler(logging.WARNING)
-    logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
-
-
-def frame(seed: int = 0, size=(40, 60)) -> np.ndarray:
-    noise = np.random.default_rng(seed).integers(-40, 40, (*size, 3))
-    return np.clip(np.asarray(picture(*size)) + noise, 0, 255).astype(np.uint8)
-
-
-def write_images(folder, *names):
-    for seed, name in enumerate(names):
-        Image.fromarray(frame(seed)[..., ::-1]).save(folder / name)
-    return folder
 
 
 def expected_mask(inferencer, image, words) -> np.ndarray:
@@ -253,13 +191,6 @@ def test_scores_on_request(inferencer):
     assert scores.max() > 0
 
 
-def test_dense_scores_that_do_not_fit_are_refused_before_the_work(inferencer):
-    words = [f'thing {i}' for i in range(919)]
-    image = np.zeros((3000, 4000, 3), np.uint8)
-    with pytest.raises(ValueError, match=r'4000 x 3000 pixels, would take 44\.1 GB; ask for'):
-        inferencer(image, words, scores='dense')
-
-
 def test_groups_and_pictures_on_request(inferencer):
     plain = inferencer(frame(), WORDS, pictures=True)[0]
     result = inferencer(frame(), WORDS, groups=True, pictures=True)[0]
@@ -298,37 +229,6 @@ def test_one_class_takes_all_and_the_log_says_so(inferencer, log):
     assert log == [message for message in log if "'dog' is the only class" in message] != []
 
 
-def test_the_run_goes_on_behind_images_that_fail(inferencer, tmp_path, log):
-    good = write_images(tmp_path, 'a.png') / 'a.png'
-    bad = tmp_path / 'b.png'
-    bad.write_bytes(b'no image')
-    images = [good, bad, 'absent.png', None, frame().astype(float), frame()[:0], frame()]
-    results = inferencer(images, WORDS, batch_size=3, progress=False)
-    assert [result.mask is not None for result in results] == [1, 0, 0, 0, 0, 0, 1]
-    assert [result.error is None for result in results] == [1, 0, 0, 0, 0, 0, 1]
-    assert results.failures == results[1:6] and results[1].areas == {}
-    for result, reason in zip(
-        results.failures,
-        [f'{bad} cannot be read', 'absent.png does not exist', 'Image 3 must be a path or an array',
-         'Image 4 must be .* uint8', 'Image 5 has no pixels'],
-        strict=True,
-    ):  # fmt: skip
-        with pytest.raises(AssertionError, match=reason):
-            raise AssertionError(result.error)
-        assert result.error in log[-1] and result.error in results.summary()
-    assert '2 of 7 images segmented, 5 failed' in log[-1]
-
-
-def test_a_single_image_that_fails_is_an_error(inferencer, tmp_path):
-    with pytest.raises(FileNotFoundError, match='absent.png does not exist'):
-        inferencer('absent.png', WORDS)
-    (tmp_path / 'b.png').write_bytes(b'no image')
-    with pytest.raises(ValueError, match='cannot be read as an image'):
-        inferencer(tmp_path / 'b.png', WORDS)
-    with pytest.raises(ValueError, match='uint8'):
-        inferencer(frame().astype(np.float32), WORDS)
-
-
 def test_grey_and_transparent_arrays(inferencer):
     grey = frame()[..., 0]
     in_colour = inferencer(np.repeat(grey[..., None], 3, axis=2), WORDS)[0].mask
@@ -348,72 +248,6 @@ def test_files_of_other_kinds_in_a_folder_are_counted(inferencer, tmp_path, log)
     (tmp_path / 'a.png').unlink()
     with pytest.raises(FileNotFoundError, match='holds no image: none of its 1 files'):
         inferencer(tmp_path, WORDS)
-
-
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        (dict(), 'names classes: give some'),
-        (dict(classes=WORDS, vocabulary='voc21'), 'either classes or a vocabulary'),
-        (dict(classes=WORDS, batch_size=0), 'batch_size must be at least 1'),
-        (dict(classes=WORDS, scores='all'), "must be 'classes', 'dense' or None"),
-        (dict(classes=WORDS, threshold=0.0), 'must be None or positive'),
-        (dict(classes=WORDS, threshold=0.5, background=False), 'A threshold finds the background'),
-        (dict(classes=['background']), 'nothing but the background'),
-    ],
-)
-def test_faulty_options(inferencer, options, message):
-    with pytest.raises(ValueError, match=message):
-        inferencer.stream(frame(), **options)
-
-
-def test_faulty_images(inferencer):
-    with pytest.raises(TypeError, match='must be a path, an array, a folder'):
-        inferencer(7, WORDS)
-    with pytest.raises(FileNotFoundError, match='Vocabulary file absent'):
-        inferencer(frame(), vocabulary='absent')
-
-
-def test_faulty_models(checkpoint, tmp_path):
-    with pytest.raises(ValueError, match='needs weights'):
-        PGSegInferencer(config())
-    with pytest.raises(FileNotFoundError, match='absent.py'):
-        PGSegInferencer('absent.py', checkpoint)
-    with pytest.raises(FileNotFoundError, match='absent.pth'):
-        PGSegInferencer(config(), 'absent.pth')
-    with pytest.raises(TypeError, match="PGSeg, got Linear; mmseg's MMSegInferencer"):
-        PGSegInferencer(torch.nn.Linear(1, 1))
-    with pytest.raises(TypeError, match='path of a config'):
-        PGSegInferencer(3, checkpoint)
-    with pytest.raises(ValueError, match='has no model'):
-        PGSegInferencer(Config(dict(a=1)), checkpoint)
-    backbone = dict(tiny_model_cfg()['backbone'], embed_dims=48)
-    with pytest.raises(CheckpointError, match='does not fit the model: .* another shape'):
-        PGSegInferencer(config(backbone=backbone), checkpoint)
-    backbone = dict(tiny_model_cfg()['backbone'], depths=(1, 1, 2))
-    with pytest.raises(CheckpointError, match='it lacks backbone.stages'):
-        PGSegInferencer(config(backbone=backbone), checkpoint)
-
-
-def test_weights_for_training_only_may_be_missing_and_unknown_ones_are_named(checkpoint, log):
-    head = dict(tiny_model_cfg()['decode_head'], text_prototypes=dict(type='TextPrototypes'))
-    PGSegInferencer(config(decode_head=head), checkpoint)
-    assert not log
-    content = torch.load(checkpoint, weights_only=True)
-    content['state_dict']['decode_head.conv_seg.weight'] = torch.ones(1)
-    torch.save(content, checkpoint)
-    PGSegInferencer(config(), checkpoint)
-    assert 'does not use: decode_head.conv_seg.weight' in log[-1]
-
-
-def test_code_in_a_checkpoint_is_not_run(tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return print, ('this ran',)
-
-    content = dict(state_dict=tiny_model().state_dict(), meta=Payload())
-    torch.save(content, tmp_path / 'hostile.pth')
-    PGSegInferencer(config(), tmp_path / 'hostile.pth')
 
 
 def test_a_text_towers_first_weights_are_not_looked_for(checkpoint, monkeypatch):

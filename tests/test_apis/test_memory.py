@@ -1,7 +1,6 @@
 """919 classes on 12 megapixels stay far below the 44 GB of their dense scores."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from PIL import Image
 
 from model_zoo import lively_model, tiny_model_cfg
+from prepared_processes import run_python
 
 ROOT = Path(__file__).parents[2]
 LIMIT_GB = 4
@@ -79,10 +79,7 @@ def folder(tmp_path_factory):
 def peak_gb(code: str, folder: Path) -> float:
     """Peak of the memory of a process that runs the code."""
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, '-c', f'{code}\n{PEAK}'],
-        cwd=folder, env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_python(['-c', f'{code}\n{PEAK}'], cwd=folder, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     return int(done.stdout.split()[-2]) * 1024 / 1e9
 

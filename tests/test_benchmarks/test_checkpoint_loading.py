@@ -1,11 +1,11 @@
 """The benchmark of reading checkpoints, at a small size."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from prepared_processes import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -13,8 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_rows_and_ratios(tmp_path):
     raw, page = tmp_path / 'raw.json', tmp_path / 'page.md'
     files = ['--json', raw, '--markdown', page]
-    command = [sys.executable, '-m', 'benchmarks.checkpoint_loading', '--mib', '8', '--rounds', '3']
-    subprocess.run([*command, *files], check=True, cwd=ROOT)
+    command = ['-m', 'benchmarks.checkpoint_loading', '--mib', '8', '--rounds', '3']
+    done = run_python([*command, *files], cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     rows = json.loads(raw.read_text())['rows']
     assert [row['content'] for row in rows] == 3 * ['tensors'] + 2 * ['and history']
     ours, theirs = rows[0]['seconds'], rows[1]['seconds']

@@ -1,7 +1,7 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+from prepared_processes import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_it_measures_all_ways_of_loading_and_writes_a_table(tmp_path):
     args = ['--samples', '24', '--shards', '2', '--size', '64', '48', '--batch-size', '8']
     files = ['--json', str(tmp_path / 'a.json'), '--markdown', str(tmp_path / 'a.md')]
-    command = [sys.executable, '-m', 'benchmarks.data_loading', *args, '--rounds', '1', *files]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    command = ['-m', 'benchmarks.data_loading', *args, '--rounds', '1', *files]
+    result = run_python(command, cwd=ROOT)
 
     assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / 'a.json').read_text())

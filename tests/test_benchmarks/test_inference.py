@@ -1,64 +1,24 @@
 """The benchmark of inference at a tiny size: what it reports, not how fast anything is."""
 
 import json
-import runpy
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-TOOL = 'benchmarks.inference'
-CONFIG = """
-custom_imports = dict(imports=['pgseg_mm'])
-model = dict(
-    type='PGSeg',
-    backbone=dict(
-        type='PGSegViT', img_size=32, patch_size=8, embed_dims=24, depths=(1, 1), num_heads=3,
-        num_group_tokens=(6, 0), num_output_groups=(6,), prototypes=dict(hidden_channels=16),
-        out_type='groups'),
-    text_encoder=dict(
-        type='PGSegTextTransformer', embed_dims=64, num_layers=1, context_length=16),
-    decode_head=dict(
-        type='PGSegHead', in_channels=24, channels=20, text_channels=64, hidden_channels=32,
-        background_threshold=0.9),
-    test_cfg=dict(mode='slide', crop_size=32, stride=16))
-"""
+from benchmark_runs import run_benchmark, write_small_config
+
 SIZES = ['--size', '32', '48', '--output-size', '40', '50', '--num-classes', '9', '--threads', '1']
 
 
 @pytest.fixture
 def config(tmp_path):
-    path = tmp_path / 'small.py'
-    path.write_text(CONFIG)
-    return path
+    return write_small_config(tmp_path / 'small.py')
 
 
-def run(monkeypatch, *arguments):
-    """Run the tool in this process."""
-    monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, arguments)])
-    monkeypatch.syspath_prepend(str(ROOT))
-    runpy.run_module(TOOL, run_name='__main__')
-
-
-def test_rows_ratios_and_memory(config, tmp_path):
+def test_rows_ratios_and_memory(config, tmp_path, monkeypatch):
     out, table = tmp_path / 'new' / 'out.json', tmp_path / 'table.md'
-    command = [
-        sys.executable,
-        '-m',
-        TOOL,
-        config,
-        *SIZES,
-        '--memory-size',
-        '64',
-        '64',
-        '--repeat',
-        '3',
-    ]
-    subprocess.run(
-        [*command, '--json', out, '--markdown', table], check=True, timeout=300, cwd=ROOT
-    )
+    options = ['--memory-size', 64, 64, '--repeat', 3, '--json', out, '--markdown', table]
+    run_benchmark(monkeypatch, 'inference', config, *SIZES, *options)
     result = json.loads(out.read_text())
     models = ['small']
     if 'transformers' in result['versions']:
@@ -84,10 +44,10 @@ def test_rows_ratios_and_memory(config, tmp_path):
 
 
 def test_without_transformers_and_with_more_models(config, tmp_path, monkeypatch, capsys):
-    other = config.with_name('other.py')
-    other.write_text(CONFIG.replace('prototypes=dict(hidden_channels=16)', 'prototypes=None'))
+    other = write_small_config(config.with_name('other.py'), prototypes=False)
     monkeypatch.setitem(sys.modules, 'transformers.models.groupvit', None)
-    run(monkeypatch, config, '--also', other, *SIZES, '--repeat', 2, '--no-memory')
+    options = ['--also', other, *SIZES, '--repeat', 2, '--no-memory']
+    run_benchmark(monkeypatch, 'inference', config, *options)
     shown = capsys.readouterr()
     assert 'transformers is not installed: its GroupViT is left out' in shown.err
     assert '| small | predict | 32 x 48 |' in shown.out
@@ -102,5 +62,5 @@ def test_without_transformers_and_with_more_models(config, tmp_path, monkeypatch
 def test_refuses_what_cannot_be_measured(config, monkeypatch, capsys, arguments, message):
     arguments = arguments if arguments[0] == 'absent.py' else [config, *arguments]
     with pytest.raises(SystemExit):
-        run(monkeypatch, *arguments)
+        run_benchmark(monkeypatch, 'inference', *arguments)
     assert message in capsys.readouterr().err

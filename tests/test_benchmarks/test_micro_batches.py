@@ -1,33 +1,23 @@
 """The benchmark of micro-batches, at a small size."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+from benchmark_runs import run_benchmark
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_rows_and_deviations(tmp_path):
+def test_rows_and_deviations(tmp_path, monkeypatch, capsys):
     out = tmp_path / 'raw.json'
-    done = subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'benchmarks.micro_batches',
-            ROOT / 'configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py',
-            *('--batch', '6', '--sizes', '4', '--rounds', '1', '--json', str(out)),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
+    config = ROOT / 'configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py'
+    options = ['--batch', 6, '--sizes', 4, '--rounds', 1, '--json', out]
+    run_benchmark(monkeypatch, 'micro_batches', config, *options)
+    shown = capsys.readouterr().out
     rows = json.loads(out.read_text())['rows']
     assert list(rows) == ['whole', 'micro-batches of 4', 'whole, checkpointed blocks']
     for name, row in rows.items():
-        assert name in done.stdout
+        assert name in shown
         assert len(row['seconds']) == 1 and row['peak_mib'] > 100
         assert row['gradient_deviation'] < 1e-3
         assert abs(row['loss'] - rows['whole']['loss']) < 1e-4

@@ -2,21 +2,16 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
+
+from prepared_processes import run_python
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / 'configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py'
 
 
 def run(*options: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, '-m', 'benchmarks.npr', *map(str, options)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
+    return run_python(['-m', 'benchmarks.npr', *options], cwd=ROOT)
 
 
 def test_times_solvers_losses_and_steps(tmp_path):

@@ -1,30 +1,13 @@
 """The benchmark of the training step at a tiny size: what it reports, not how fast anything is."""
 
 import json
-import runpy
-import subprocess
 import sys
-from pathlib import Path
 from statistics import median
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-TOOL = 'benchmarks.training_step'
-CONFIG = """
-custom_imports = dict(imports=['pgseg_mm'])
-model = dict(
-    type='PGSeg',
-    backbone=dict(
-        type='PGSegViT', img_size=32, patch_size=8, embed_dims=24, depths=(1, 1), num_heads=3,
-        num_group_tokens=(6, 0), num_output_groups=(6,), prototypes=dict(hidden_channels=16),
-        out_type='groups'),
-    text_encoder=dict(
-        type='PGSegTextTransformer', embed_dims=64, num_layers=1, context_length=77),
-    decode_head=dict(
-        type='PGSegHead', in_channels=24, channels=20, text_channels=64, hidden_channels=32,
-        loss_npr=dict(type='NPRLoss')))
-"""
+from benchmark_runs import run_benchmark, write_small_config
+
 PAGE = """# Title
 <!-- measured by benchmarks.training_step -->
 old
@@ -35,28 +18,16 @@ What it means.
 
 @pytest.fixture
 def config(tmp_path):
-    path = tmp_path / 'small.py'
-    path.write_text(CONFIG)
-    return path
+    return write_small_config(tmp_path / 'small.py')
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, '-m', TOOL, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-
-
-def test_rows_ratios_memory_and_page(config, tmp_path):
+def test_rows_ratios_memory_and_page(config, tmp_path, monkeypatch):
     raw, page = tmp_path / 'new' / 'raw.json', tmp_path / 'page.md'
     page.write_text(PAGE)
     sizes = ['--batch', 3, '--trimmed-tokens', 8, '--rounds', 3, '--threads', 1]
     options = ['--options', 'plain', 'checkpointing', 'compile', '--backend', 'eager']
-    done = run(config, *sizes, *options, '--json', raw, '--markdown', page)
-    assert done.returncode == 0, done.stderr
+    files = ['--json', raw, '--markdown', page]
+    run_benchmark(monkeypatch, 'training_step', config, *sizes, *options, *files)
     result = json.loads(raw.read_text())
     rows = {(row['model'], row['option'], row['tokens']): row for row in result['times']}
     ours = {(name, 77) for name in ('plain', 'checkpointing', 'compile')} | {('plain', 8)}
@@ -96,9 +67,7 @@ def test_rows_ratios_memory_and_page(config, tmp_path):
 )
 def test_refuses_what_cannot_be_measured(config, monkeypatch, capsys, arguments, message):
     arguments = arguments if arguments[0] == 'absent.py' else [config, *arguments]
-    monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, arguments)])
     with pytest.raises(SystemExit) as leaving:
-        monkeypatch.syspath_prepend(str(ROOT))
-        runpy.run_module(TOOL, run_name='__main__')
+        run_benchmark(monkeypatch, 'training_step', *arguments)
     assert leaving.value.code == 2
     assert message in capsys.readouterr().err

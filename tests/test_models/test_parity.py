@@ -4,8 +4,6 @@
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ import parity_rules
 from checkpoint_zoo import ARCHITECTURES, THREE_STAGES
 from pgseg_mm.checkpoints import Architecture
 from pgseg_mm.serialization.loading import CheckpointError
+from prepared_processes import run_python
 
 TOOL = Path(check_parity.__file__)
 FILE = Path(__file__).parents[1] / 'data' / 'parity' / 'pgseg_tiny.npz'
@@ -116,9 +115,7 @@ def test_tool_exits_with_one_on_a_changed_file_and_two_on_a_bad_one(tmp_path):
     arrays = {name: array.copy() for name, array in STORED.items()}
     arrays['eval_res/pooled'][1, 7] += 2e-4
     changed = write(tmp_path / 'changed.npz', arrays)
-    done = subprocess.run(
-        [sys.executable, TOOL, changed, FILE], capture_output=True, text=True, check=False
-    )
+    done = run_python([TOOL, changed, FILE])
     assert done.returncode == 1, done.stderr
     (failed,) = [line for line in done.stdout.splitlines() if 'FAILED' in line]
     assert failed.startswith('eval_res/pooled') and '2.00e-04' in failed

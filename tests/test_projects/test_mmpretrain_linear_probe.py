@@ -1,8 +1,6 @@
 """The backbone as part of mmpretrain's and mmdetection's models, by registry scope."""
 
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from mmengine.utils import get_installed_path
 from PIL import Image
 
 from pgseg_mm.models import PGSegViT
+from prepared_processes import run_python
 
 ROOT = Path(__file__).parents[2]
 CONFIG = (
@@ -114,14 +113,7 @@ def test_tool_of_mmpretrain_trains_it(folder):
     cfg.merge_from_dict({**small_options(), 'train_cfg.max_epochs': 1})
     cfg.dump(config)
     tool = Path(get_installed_path('mmpretrain')) / '.mim' / 'tools' / 'train.py'
-    done = subprocess.run(
-        [sys.executable, tool, config],
-        cwd=folder,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python([tool, config], cwd=folder, env={**os.environ, 'PYTHONPATH': str(ROOT)})
     assert done.returncode == 0, done.stderr[-2000:]
     assert 'accuracy/top1' in done.stdout + done.stderr
     assert (folder / 'work' / 'epoch_1.pth').is_file()

@@ -1,7 +1,6 @@
 """The commands of projects that run on emoji scenes, one after another in one folder, small."""
 
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from mmengine.config import Config
 
 from pages import ROOT, commands, read_page, section
 from pgseg_mm.apis.model import build_model
+from prepared_processes import run_python
 
 PROJECTS = ('pgseg_backbone', 'npr_auxiliary', 'text_free')
 FULL = Config.fromfile(ROOT / 'configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py')
@@ -29,17 +29,25 @@ EXTRA = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """A working directory with the demo's scenes and weights, and links to the repository."""
-    for name in ('configs', 'projects', 'tools'):
-        (tmp_path / name).symlink_to(ROOT / name)
-    scenes = ['tools/dataset_converters/emoji_scenes.py', FULL.data_root, '--num-classes', '20']
-    run([sys.executable, *scenes], tmp_path)
-    weights = tmp_path / 'work_dirs' / 'tiny' / 'iter_1000.pth'
+@pytest.fixture(scope='module')
+def made(tmp_path_factory) -> Path:
+    """The demo's scenes and weights."""
+    made = tmp_path_factory.mktemp('made')
+    tool = str(ROOT / 'tools/dataset_converters/emoji_scenes.py')
+    run([tool, FULL.data_root, '--num-classes', '20'], made)
+    weights = made / 'work_dirs' / 'tiny' / 'iter_1000.pth'
     weights.parent.mkdir(parents=True)
     torch.manual_seed(0)
     torch.save({'state_dict': build_model(FULL).state_dict(), 'meta': {}}, weights)
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path, made) -> Path:
+    """A working directory with a copy of them, and links to the repository."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    for name in ('configs', 'projects', 'tools'):
+        (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
 
 
@@ -48,9 +56,7 @@ def run(command: list[str], folder: Path) -> str:
     tool = Path(next(word for word in command if word.endswith('.py'))).name
     if tool in ('train.py', 'test.py') and '--cfg-options' not in command:
         command = [*command, '--cfg-options']
-    done = subprocess.run(
-        [*command, *EXTRA[tool]], cwd=folder, capture_output=True, text=True, check=False
-    )
+    done = run_python([*command, *EXTRA[tool]], cwd=folder)
     assert done.returncode == 0, f'{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}'
     return done.stdout
 
@@ -60,6 +66,6 @@ def test_commands_of_the_readme(project, folder):
     readme = read_page(f'projects/{project}/README.md')
     for command in commands(section(readme, 'On emoji scenes')):
         assert command[0] == 'python'
-        output = run([sys.executable, *command[1:]], folder)
+        output = run(command[1:], folder)
         if command[1] in ('tools/train.py', 'tools/test.py'):
             assert 'mIoU_objects' in output

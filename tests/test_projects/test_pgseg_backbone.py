@@ -2,8 +2,6 @@
 
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from mmseg.registry import MODELS
 
 from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.models.layers import resize_position_embedding
+from prepared_processes import run_python
 from supervised_zoo import losses, metric, small_config, trained, without_gradient
 
 ROOT = Path(__file__).parents[2]
@@ -211,10 +210,8 @@ def test_commands_of_the_readme_from_another_folder(tmp_path, pretrained):
     del small['model.backbone.prototypes']
     small['model.backbone.prototypes.hidden_channels'] = 16
     values = [f'{key}={str(value).replace(" ", "")}' for key, value in small.items()]
-    command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(path), '--cfg-options']
-    done = subprocess.run(
-        [*command, *values], capture_output=True, text=True, check=False, env=os.environ
-    )
+    command = [ROOT / 'tools' / 'train.py', path, '--cfg-options']
+    done = run_python([*command, *values])
     assert done.returncode == 0, done.stderr[-2000:]
     assert 'mIoU' in done.stdout
     assert (tmp_path / 'work_dirs' / path.stem / 'iter_1.pth').is_file()

@@ -4,9 +4,6 @@ import errno
 import fcntl
 import logging
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +11,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.runner import Runner
 from mmseg.registry import METRICS
 
+from held_folders import hold_folder
 from killed_runs import last_checkpoint
 from pgseg_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from pgseg_mm.serialization import work_folders
@@ -25,6 +23,7 @@ from pgseg_mm.serialization.work_folders import (
     lock_folder,
     unlock_folder,
 )
+from prepared_processes import prepared
 from toy_runs import BATCH_SIZE, InterruptedError, read_by, run_toy, toy_config
 
 BEST = dict(save_best='score', rule='greater')
@@ -259,30 +258,15 @@ def test_the_weights_that_a_run_began_with_do_not_replace_those_it_has(tmp_path)
     assert last_checkpoint(tmp_path / 'new')['meta']['iter'] == 16
 
 
-HOLD = """
-import sys
-from pgseg_mm.serialization.work_folders import lock_folder
-lock_folder(sys.argv[1])
-print('held', flush=True)
-sys.stdin.read()
-"""
-
-
 @pytest.fixture
 def holder(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, '-c', HOLD, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    for line in process.stdout:
-        if line == 'held\n':
-            break
+    held = prepared.Event()
+    process = prepared.Process(target=hold_folder, args=(str(tmp_path), held))
+    process.start()
+    assert held.wait(60)
     yield process
     process.kill()
-    process.wait()
+    process.join()
 
 
 def test_a_folder_has_one_run_at_a_time(tmp_path, holder):
@@ -293,18 +277,16 @@ def test_a_folder_has_one_run_at_a_time(tmp_path, holder):
     assert writing.exists()
     assert not list(tmp_path.glob('iter_*.pth'))
     holder.kill()
-    holder.wait()
+    holder.join()
     assert run_toy(tmp_path).iter == 16
 
 
 def test_a_folder_is_free_when_its_run_is_over(tmp_path):
     run_toy(tmp_path)
-    code = (
-        'import sys; from pgseg_mm.serialization.work_folders import lock_folder; '
-        'lock_folder(sys.argv[1])'
-    )
-    command = [sys.executable, '-c', code, str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[2])
+    process = prepared.Process(target=lock_folder, args=(str(tmp_path),))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
 
 
 def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):

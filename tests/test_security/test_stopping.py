@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from mmseg.registry import DATASETS, HOOKS, LOOPS
 from killed_runs import ROOT, assert_equal, last_checkpoint, make_pairs, train, write_config
 from pgseg_mm.engine import StopSignalHook
 from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
+from prepared_processes import run_python
 from stopped_runs import add_sender
 from toy_runs import BATCH_SIZE, read_by, run_toy, toy_config
 
@@ -173,9 +172,7 @@ def test_a_second_signal_ends_a_process_at_once():
         '    time.sleep(0.3)\n'
         'print("alive")\n'
     )
-    done = subprocess.run(
-        [sys.executable, '-c', code], capture_output=True, text=True, check=False, cwd=ROOT
-    )
+    done = run_python(['-c', code], cwd=ROOT)
     assert done.returncode == -signal.SIGTERM
     assert done.stdout.count('noted') == 1 and 'alive' not in done.stdout
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from prepared_processes import run_python, run_ranks
+
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'pgseg' / 'pgseg_tiny-p8_emoji-scenes-64x64.py'
-STEPS = 20
+STEPS = 12
 FIRST_STEP_TOLERANCE = 1e-5
 """Largest relative difference of a loss in the first step, where only sums are in another order."""
 
@@ -28,8 +30,9 @@ GRAD_NORM_TOLERANCE = 1e-2
 def scenes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('scenes')
     tool = ROOT / 'tools' / 'dataset_converters' / 'emoji_scenes.py'
-    sizes = ['--num-train', '160', '--num-val', '4', '--image-size', '32', '--num-classes', '12']
-    subprocess.run([sys.executable, tool, folder / 'data', *sizes], check=True)
+    sizes = ['--num-train', '48', '--num-val', '4', '--image-size', '32', '--num-classes', '12']
+    made = run_python([tool, folder / 'data', *sizes])
+    assert made.returncode == 0, made.stderr
     return folder / 'data'
 
 
@@ -40,6 +43,7 @@ def train(
     batch_size: int,
     micro_batch_size: int | None = None,
     nodes: int = 1,
+    by_script: bool = False,
 ) -> list[dict]:
     """Losses of every step, with all that is random but the order of the samples switched off."""
     config = work_dir.with_suffix('.py')
@@ -72,13 +76,18 @@ custom_hooks = []
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1000, save_best=None))
 """
     )
-    run(config, work_dir, processes, nodes)
+    run(config, work_dir, processes, nodes, by_script)
     (scalars,) = work_dir.rglob('scalars.json')
     return [json.loads(line) for line in scalars.read_text().splitlines()]
 
 
-def run(config: Path, work_dir: Path, processes: int, nodes: int = 1) -> None:
-    """Train in so many processes on each of so many machines, which are all this one."""
+def run(
+    config: Path, work_dir: Path, processes: int, nodes: int = 1, by_script: bool = False
+) -> None:
+    """Train in so many processes on each of so many machines, which are all this one.
+
+    ``dist_train.sh`` starts them if told so; otherwise they are started as it would.
+    """
     env = {
         **os.environ,
         'PYTHON': sys.executable,
@@ -87,12 +96,18 @@ def run(config: Path, work_dir: Path, processes: int, nodes: int = 1) -> None:
         'NNODES': str(nodes),
         'MASTER_ADDR': '127.0.0.1',
     }
-    command = ['bash', ROOT / 'tools' / 'dist_train.sh', config, str(processes)]
-    if processes == nodes == 1:
-        command = [sys.executable, ROOT / 'tools' / 'train.py', config]
+    arguments = ['--work-dir', work_dir]
+    if not by_script:
+        command = [ROOT / 'tools' / 'train.py', config, *arguments]
+        ranks = (
+            run_ranks(command, processes, env) if processes > 1 else [run_python(command, env=env)]
+        )
+        assert not any(rank.returncode for rank in ranks), ranks
+        return
+    command = ['bash', ROOT / 'tools' / 'dist_train.sh', config, str(processes), *arguments]
     launched = [
         subprocess.Popen(
-            [*command, '--work-dir', work_dir],
+            command,
             env={**env, 'NODE_RANK': str(rank)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -112,10 +127,10 @@ def one(scenes, tmp_path_factory) -> list[dict]:
 @pytest.mark.parametrize(
     'other',
     [
-        dict(processes=2, batch_size=8),
+        dict(processes=2, batch_size=8, by_script=True),
         dict(processes=1, batch_size=16, micro_batch_size=4),
         dict(processes=2, batch_size=8, micro_batch_size=3),
-        dict(processes=1, nodes=2, batch_size=8),
+        dict(processes=1, nodes=2, batch_size=8, by_script=True),
     ],
     ids=['two processes', 'micro-batches', 'both', 'two machines'],
 )

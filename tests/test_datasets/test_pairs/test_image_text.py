@@ -3,13 +3,8 @@ import logging
 import os
 import pickle
 import shutil
-import sys
 import tracemalloc
-import urllib.error
 
-import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 from mmengine.dataset import BaseDataset, default_collate
 from mmengine.registry import init_default_scope
@@ -18,46 +13,9 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from pgseg_mm.datasets import ImageTextDataset
-from pgseg_mm.datasets.sampling.random_state import seeded
+from pair_zoo import FILES, LOAD, LOAD_SAFELY, make, write, write_parquet
 from pgseg_mm.datasets.sampling.sample_key import READ_RECORD, ReadRecord
-from pgseg_mm.files import reading
-from pgseg_mm.files.reading import FileAccessError
 from pgseg_mm.models.data_preprocessor import PGSegDataPreProcessor
-from shard_zoo import bomb
-
-LOAD = [dict(type='mmcv.LoadImageFromFile')]
-
-
-@pytest.fixture
-def root(tmp_path):
-    """A data root with two images."""
-    (tmp_path / 'images').mkdir()
-    for name in ('cat.png', 'dog.png'):
-        Image.fromarray(np.full((6, 8, 3), 7, np.uint8)).save(tmp_path / 'images' / name)
-    return tmp_path
-
-
-def write(root, name, text):
-    (root / name).write_text(text, encoding='utf-8')
-    return name
-
-
-def make(root, ann_file, **kwargs):
-    prefix = dict(img_path='images')
-    return ImageTextDataset(ann_file, data_root=str(root), data_prefix=prefix, **kwargs)
-
-
-ROWS = [
-    dict(image='cat.png', caption='a cat'),
-    dict(image='dog.png', caption='dogs, "two" of them'),
-]
-FILES = {
-    'pairs.json': json.dumps(ROWS),
-    'pairs.jsonl': '\n'.join(json.dumps(row) for row in ROWS) + '\n\n',
-    'pairs.csv': 'image,caption\ncat.png,a cat\ndog.png,"dogs, ""two"" of them"\n',
-    'pairs.tsv': 'image\tcaption\ncat.png\ta cat\ndog.png\tdogs, "two" of them\n',
-}
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -156,96 +114,6 @@ def test_a_file_in_another_encoding_is_refused(root):
         make(root, 'a.csv')
 
 
-@pytest.mark.parametrize('content', [b'this is no image', b''])
-@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
-def test_an_image_that_is_no_image_is_named_with_its_row(root, content, backend):
-    (root / 'images' / 'cat.png').write_bytes(content)
-    name = write(root, 'pairs.csv', FILES['pairs.csv'])
-    load = dict(LOAD[0], imdecode_backend=backend)
-    dataset = make(root, name, pipeline=[load], skip_broken=False)
-
-    with pytest.raises(ValueError, match=r'cat.png \(line 2 of .*cannot be read') as error:
-        dataset[0]
-    assert error.value.__cause__ is not None
-
-
-def test_an_mmcv_that_does_not_check_what_it_decoded_makes_no_difference(root, monkeypatch):
-    def transform(self, results):
-        decoded = None
-        return dict(results, img=decoded, img_shape=decoded.shape)
-
-    monkeypatch.setattr('mmcv.transforms.LoadImageFromFile.transform', transform)
-    name = write(root, 'pairs.csv', FILES['pairs.csv'])
-    dataset = make(root, name, pipeline=LOAD, skip_broken=False)
-
-    with pytest.raises(ValueError, match=r'cat.png \(line 2 of .*cannot be read'):
-        dataset[0]
-
-
-def test_a_missing_image_is_named_with_its_row(root):
-    name = write(root, 'pairs.json', '[{"image": "bird.png", "caption": "a bird"}]')
-    dataset = make(root, name, pipeline=LOAD, skip_broken=False)
-
-    with pytest.raises(FileNotFoundError, match=r'bird.png \(entry 1 of .*does not exist'):
-        dataset[0]
-
-
-def test_an_error_of_another_transform_stays_what_it_is(root):
-    def broken(results):
-        raise OSError('out of paper')
-
-    name = write(root, 'pairs.json', FILES['pairs.json'])
-    dataset = make(root, name, pipeline=[*LOAD, broken])
-
-    with pytest.raises(OSError, match='^out of paper$'):
-        dataset[0]
-
-
-def write_parquet(root, name='pairs.parquet', **columns):
-    pyarrow.parquet.write_table(pyarrow.table(columns), root / name)
-    return name
-
-
-def test_parquet_is_read_by_columns(root, monkeypatch):
-    monkeypatch.setattr('pgseg_mm.datasets.pairs.pair_files.BATCH_ROWS', 2)
-    read = []
-    batches = pyarrow.parquet.ParquetFile.iter_batches
-    monkeypatch.setattr(
-        pyarrow.parquet.ParquetFile,
-        'iter_batches',
-        lambda self, **kwargs: read.append(kwargs['columns']) or batches(self, **kwargs),
-    )
-    name = write_parquet(
-        root,
-        title=['a cat', None, 'a dog', '  '],
-        width=[8, 8, 8, 8],
-        filepath=['cat.png', 'cat.png', 'dog.png', 'dog.png'],
-    )
-    dataset = make(root, name, image_key='filepath', caption_key='title')
-
-    assert read == [['filepath', 'title']]
-    assert [dataset[n]['caption'] for n in range(2)] == ['a cat', 'a dog']
-    assert dataset[1]['img_path'] == f'{root}/images/dog.png'
-    assert dataset[1]['ann_row'] == 'row 3'
-    assert dataset.left_out == {f'{root}/pairs.parquet': {'empty caption': 2}}
-
-
-def test_a_wrong_parquet_file_is_refused(root):
-    with pytest.raises(ValueError, match=r"no column 'image', only .*'path'.*set image_key"):
-        make(root, write_parquet(root, path=['cat.png'], caption=['a cat']))
-    with pytest.raises(ValueError, match="row 1: column 'caption' is 3 of type int"):
-        make(root, write_parquet(root, image=['cat.png'], caption=[3]))
-    with pytest.raises(ValueError, match='cannot be read as Parquet'):
-        make(root, write(root, 'a.parquet', 'no parquet'))
-
-
-def test_parquet_without_pyarrow_says_what_to_install(root, monkeypatch):
-    name = write_parquet(root, image=['cat.png'], caption=['a cat'])
-    monkeypatch.setitem(sys.modules, 'pyarrow', None)
-    with pytest.raises(ImportError, match=r'pgseg-mm\[data\]'):
-        make(root, name)
-
-
 @pytest.mark.parametrize('ann_file', ['', 'images'])
 def test_a_folder_is_read_with_captions_beside_the_images(root, ann_file):
     images = root / 'images'
@@ -269,41 +137,6 @@ def test_a_folder_is_read_with_captions_beside_the_images(root, ann_file):
         'missing caption': 1,
         'empty caption': 1,
     }
-
-
-def test_images_that_cannot_be_used_are_replaced_and_counted(root):
-    images = root / 'images'
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(images / 'half.jpg')
-    (images / 'half.jpg').write_bytes((images / 'half.jpg').read_bytes()[:900])
-    (images / 'bomb.png').write_bytes(bomb())
-    Image.new('RGB', (3, 3)).save(images / 'dot.png')
-    names = ['cat.png', 'half.jpg', 'bomb.png', 'dot.png', 'gone.png']
-    name = write(root, 'a.json', json.dumps([dict(image=n, caption=n) for n in names]))
-    decode = [dict(type='DecodeImage')]
-    dataset = make(root, name, pipeline=decode, min_pixels=10, source='zoo', max_refetch=200)
-
-    reasons = ['broken image', 'too large', 'too small', 'missing image']
-    for index, reason in enumerate(reasons, start=1):
-        with seeded(index):
-            sample = dataset[index]
-        record = sample[READ_RECORD]
-        assert sample['img_path'].endswith('cat.png')
-        assert 'img_bytes' not in sample
-        assert record.source == 'zoo'
-        assert record.key == f'{root}/images/cat.png (entry 1)'
-        assert record.skipped['zoo'][reason] >= 1
-        with seeded(index):
-            assert dataset[index][READ_RECORD] == record
-    assert dataset[0][READ_RECORD].skipped == {}
-
-
-def test_where_no_image_can_be_used_it_says_why(root):
-    name = write(root, 'a.json', '[{"image": "gone.png", "caption": "x"}]')
-    dataset = make(root, name, pipeline=LOAD, max_refetch=4)
-
-    with pytest.raises(RuntimeError, match=r'No usable pair in 5 .*5 missing image.*gone.png'):
-        dataset[0]
 
 
 def test_what_a_transform_drops_is_counted(root):
@@ -371,52 +204,6 @@ def test_many_rows_are_never_held_as_dictionaries(root):
     assert peak < 400 * number
 
 
-PICTURE = 'cat.png'
-
-
-def struct_rows(root):
-    image = (root / 'images' / PICTURE).read_bytes()
-    return [
-        dict(bytes=image, path='inside.png'),
-        dict(bytes=None, path=PICTURE),
-        dict(bytes=image, path=None),
-    ]
-
-
-@pytest.mark.parametrize('statistics', [True, False])
-@pytest.mark.parametrize('kind', ['struct', 'bytes', 'large bytes'])
-def test_images_that_lie_in_parquet_are_read(root, kind, statistics):
-    rows = struct_rows(root)
-    if kind != 'struct':
-        binary = pyarrow.binary() if kind == 'bytes' else pyarrow.large_binary()
-        rows = pyarrow.array([row['bytes'] or rows[0]['bytes'] for row in rows], binary)
-    table = pyarrow.table(dict(image=rows, caption=['a', 'b', 'c']))
-    pyarrow.parquet.write_table(
-        table, root / 'a.parquet', row_group_size=2, write_statistics=statistics
-    )
-    dataset = pickle.loads(pickle.dumps(make(root, 'a.parquet', pipeline=LOAD_SAFELY)))
-
-    items = [dataset[n] for n in (2, 0, 1)]
-    assert [item['caption'] for item in items] == ['c', 'a', 'b']
-    assert all(item['img'].shape == (6, 8, 3) for item in items)
-    assert not {'img_bytes', 'img_row'} & items[0].keys()
-    if kind == 'struct':
-        assert items[1]['img_path'] == f'{root}/a.parquet#inside.png'
-        assert items[2]['img_path'] == f'{root}/images/cat.png'
-
-
-LOAD_SAFELY = [dict(type='DecodeImage')]
-
-
-def test_an_image_that_is_broken_in_parquet_is_named(root):
-    name = write_parquet(root, image=[b'x', None], caption=['a', 'b'])
-    with pytest.raises(ValueError, match='row 2: the image path is empty'):
-        make(root, name)
-    name = write_parquet(root, image=[b'x'], caption=['a'])
-    with pytest.raises(ValueError, match=r'a?.parquet#row 1 \(row 1 of .* cannot be read'):
-        make(root, name, pipeline=LOAD_SAFELY, skip_broken=False)[0]
-
-
 @pytest.mark.parametrize('name', ['pairs.parquet', 'pairs.json'])
 def test_a_list_of_captions_makes_a_pair_each(root, name):
     captions = [['a cat', 'one cat', ''], [], ['a dog']]
@@ -449,11 +236,6 @@ def test_what_pandas_writes_for_no_value_is_an_empty_caption(root, name, text):
     assert dataset.left_out == {f'{root}/{name}': {'empty caption': 1}}
 
 
-def test_captions_of_numbers_are_empty_or_refused_in_parquet(root):
-    with pytest.raises(ValueError, match='left out: 2 empty caption'):
-        make(root, write_parquet(root, image=['a', 'b'], caption=[float('nan'), None]))
-
-
 @pytest.mark.parametrize(
     ('image', 'caption'),
     [
@@ -475,74 +257,6 @@ def test_a_value_is_told_by_its_kind_and_not_printed(root, image, caption):
     with pytest.raises(ValueError, match='no column') as error:
         make(root, write(root, 'a.jsonl', json.dumps(bad)), image_key='nothing')
     assert len(str(error.value)) < 600
-
-
-SYSTEM_ERRORS = [
-    (PermissionError(13, 'Permission denied'), 1, r'\[Errno 13\] Permission denied; tried 1 times'),
-    (OSError(24, 'Too many open files'), 4, r'\[Errno 24\] Too many open files; tried 4 times'),
-    (ConnectionRefusedError(111, 'Connection refused'), 4, r'\[Errno 111\] Connection refused'),
-    (OSError(28, 'No space left on device'), 1, r'\[Errno 28\] No space left'),
-    (OSError(5, 'Input/output error'), 4, r'\[Errno 5\] Input/output error'),
-]
-
-
-@pytest.mark.parametrize('skip_broken', [True, False])
-@pytest.mark.parametrize(('fault', 'tries', 'message'), SYSTEM_ERRORS)
-def test_the_systems_errors_stop_the_run_and_say_so(
-    root, monkeypatch, fault, tries, message, skip_broken
-):
-    calls, pauses = [], []
-
-    def failing(path, max_bytes):
-        calls.append(path)
-        raise fault
-
-    name = write(root, 'pairs.json', FILES['pairs.json'])
-    dataset = make(root, name, pipeline=LOAD_SAFELY, skip_broken=skip_broken)
-    monkeypatch.setattr('pgseg_mm.files.reading.read_regular', failing)
-    monkeypatch.setattr('pgseg_mm.files.reading.time.sleep', pauses.append)
-
-    with pytest.raises(FileAccessError, match=message) as error:
-        dataset[0]
-    assert 'cat.png (entry 1' in str(error.value) and 'remove the row' not in str(error.value)
-    assert len(calls) == tries == len(pauses) + 1
-    assert dataset._skipped.counts() == {}
-
-
-def test_what_passes_is_tried_again(root, monkeypatch):
-    read, failures = reading.read_regular, [OSError(24, 'Too many open files')] * 2
-
-    def sometimes(path, max_bytes):
-        if failures:
-            raise failures.pop()
-        return read(path, max_bytes)
-
-    name = write(root, 'pairs.json', FILES['pairs.json'])
-    dataset = make(root, name, pipeline=LOAD_SAFELY)
-    monkeypatch.setattr(reading, 'read_regular', sometimes)
-    monkeypatch.setattr('pgseg_mm.files.reading.time.sleep', lambda seconds: None)
-
-    assert dataset[0][READ_RECORD].skipped == {}
-
-
-def test_a_refused_connection_of_a_backend_is_no_broken_image(root, monkeypatch):
-    refused = urllib.error.URLError(ConnectionRefusedError(111, 'Connection refused'))
-
-    def fetch(*_):
-        raise refused
-
-    monkeypatch.setattr('pgseg_mm.files.reading.fileio.get', fetch)
-    monkeypatch.setattr('pgseg_mm.files.reading.time.sleep', lambda seconds: None)
-    name = write(root, 'pairs.json', FILES['pairs.json'])
-    stored = [dict(type='DecodeImage', backend_args=dict(backend='local'))]
-    dataset = make(root, name, pipeline=stored)
-
-    with pytest.raises(FileAccessError, match='Connection refused'):
-        dataset[0]
-    refused = urllib.error.HTTPError('http://store', 404, 'Not found', None, None)
-    with pytest.raises(RuntimeError, match='missing image'):
-        dataset.max_refetch = 2
-        dataset[0]
 
 
 def test_names_that_are_no_utf8_or_very_long_are_shown_escaped_and_read(root):

@@ -1,0 +1,98 @@
+"""Pairs in parquet files."""
+
+import pickle
+import sys
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from pair_zoo import LOAD_SAFELY, make, write, write_parquet
+
+
+def test_parquet_is_read_by_columns(root, monkeypatch):
+    monkeypatch.setattr('pgseg_mm.datasets.pairs.pair_files.BATCH_ROWS', 2)
+    read = []
+    batches = pyarrow.parquet.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pyarrow.parquet.ParquetFile,
+        'iter_batches',
+        lambda self, **kwargs: read.append(kwargs['columns']) or batches(self, **kwargs),
+    )
+    name = write_parquet(
+        root,
+        title=['a cat', None, 'a dog', '  '],
+        width=[8, 8, 8, 8],
+        filepath=['cat.png', 'cat.png', 'dog.png', 'dog.png'],
+    )
+    dataset = make(root, name, image_key='filepath', caption_key='title')
+
+    assert read == [['filepath', 'title']]
+    assert [dataset[n]['caption'] for n in range(2)] == ['a cat', 'a dog']
+    assert dataset[1]['img_path'] == f'{root}/images/dog.png'
+    assert dataset[1]['ann_row'] == 'row 3'
+    assert dataset.left_out == {f'{root}/pairs.parquet': {'empty caption': 2}}
+
+
+def test_a_wrong_parquet_file_is_refused(root):
+    with pytest.raises(ValueError, match=r"no column 'image', only .*'path'.*set image_key"):
+        make(root, write_parquet(root, path=['cat.png'], caption=['a cat']))
+    with pytest.raises(ValueError, match="row 1: column 'caption' is 3 of type int"):
+        make(root, write_parquet(root, image=['cat.png'], caption=[3]))
+    with pytest.raises(ValueError, match='cannot be read as Parquet'):
+        make(root, write(root, 'a.parquet', 'no parquet'))
+
+
+def test_parquet_without_pyarrow_says_what_to_install(root, monkeypatch):
+    name = write_parquet(root, image=['cat.png'], caption=['a cat'])
+    monkeypatch.setitem(sys.modules, 'pyarrow', None)
+    with pytest.raises(ImportError, match=r'pgseg-mm\[data\]'):
+        make(root, name)
+
+
+PICTURE = 'cat.png'
+
+
+def struct_rows(root):
+    image = (root / 'images' / PICTURE).read_bytes()
+    return [
+        dict(bytes=image, path='inside.png'),
+        dict(bytes=None, path=PICTURE),
+        dict(bytes=image, path=None),
+    ]
+
+
+@pytest.mark.parametrize('statistics', [True, False])
+@pytest.mark.parametrize('kind', ['struct', 'bytes', 'large bytes'])
+def test_images_that_lie_in_parquet_are_read(root, kind, statistics):
+    rows = struct_rows(root)
+    if kind != 'struct':
+        binary = pyarrow.binary() if kind == 'bytes' else pyarrow.large_binary()
+        rows = pyarrow.array([row['bytes'] or rows[0]['bytes'] for row in rows], binary)
+    table = pyarrow.table(dict(image=rows, caption=['a', 'b', 'c']))
+    pyarrow.parquet.write_table(
+        table, root / 'a.parquet', row_group_size=2, write_statistics=statistics
+    )
+    dataset = pickle.loads(pickle.dumps(make(root, 'a.parquet', pipeline=LOAD_SAFELY)))
+
+    items = [dataset[n] for n in (2, 0, 1)]
+    assert [item['caption'] for item in items] == ['c', 'a', 'b']
+    assert all(item['img'].shape == (6, 8, 3) for item in items)
+    assert not {'img_bytes', 'img_row'} & items[0].keys()
+    if kind == 'struct':
+        assert items[1]['img_path'] == f'{root}/a.parquet#inside.png'
+        assert items[2]['img_path'] == f'{root}/images/cat.png'
+
+
+def test_an_image_that_is_broken_in_parquet_is_named(root):
+    name = write_parquet(root, image=[b'x', None], caption=['a', 'b'])
+    with pytest.raises(ValueError, match='row 2: the image path is empty'):
+        make(root, name)
+    name = write_parquet(root, image=[b'x'], caption=['a'])
+    with pytest.raises(ValueError, match=r'a?.parquet#row 1 \(row 1 of .* cannot be read'):
+        make(root, name, pipeline=LOAD_SAFELY, skip_broken=False)[0]
+
+
+def test_captions_of_numbers_are_empty_or_refused_in_parquet(root):
+    with pytest.raises(ValueError, match='left out: 2 empty caption'):
+        make(root, write_parquet(root, image=['a', 'b'], caption=[float('nan'), None]))
