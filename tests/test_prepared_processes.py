@@ -1,0 +1,71 @@
+"""What other tests rely on: a prepared process tells as much as a fresh interpreter."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from prepared_processes import ROOT, RunningPython, run_python, run_ranks
+
+
+def test_exit_status_and_what_is_said(tmp_path):
+    (tmp_path / 'beside.py').write_text('WORD = "found"')
+    script = tmp_path / 'script.py'
+    script.write_text('import sys, beside\nprint(sys.argv[1], beside.WORD)\nsys.exit("bad")')
+    done = run_python([script, 'one'])
+    assert (done.returncode, done.stdout, done.stderr) == (1, 'one found\n', 'bad\n')
+    assert run_python(['-c', 'import sys; sys.exit(3)']).returncode == 3
+    failed = run_python(['-c', '1 / 0'])
+    assert failed.returncode == 1 and 'ZeroDivisionError' in failed.stderr
+    assert run_python(['-c', 'import os; os.kill(os.getpid(), 9)']).returncode == -9
+
+
+def test_folder_environment_and_path_are_those_given(tmp_path):
+    (tmp_path / 'lib').mkdir()
+    (tmp_path / 'lib' / 'given.py').write_text('print("given")')
+    env = {**os.environ, 'PYTHONPATH': str(tmp_path / 'lib'), 'WORD': 'w'}
+    code = 'import given, os, sys; print(os.getcwd(), os.environ["WORD"], sys.path)'
+    done = run_python(['-c', code], cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == 'given' and second.startswith(f'{tmp_path} w ')
+    assert str(ROOT / 'tests') not in second and str(ROOT / 'tools') not in second
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the peak is read from /proc')
+def test_each_has_random_numbers_and_memory_of_its_own():
+    draw = ['-c', 'import numpy; print(numpy.random.randint(2**31))']
+    assert run_python(draw).stdout != run_python(draw).stdout
+    peak = 'print([l for l in open("/proc/self/status") if l.startswith("VmHWM")][0].split()[1])'
+    small, large = (
+        int(run_python(['-c', f'used = b"x" * {size}\n{peak}']).stdout) for size in (1, 300 * 2**20)
+    )
+    assert 250 * 2**10 < large - small < 350 * 2**10
+
+
+def test_ranks_know_each_other(tmp_path):
+    script = tmp_path / 'rank.py'
+    script.write_text(
+        'import os, torch, torch.distributed as dist\n'
+        'dist.init_process_group("gloo")\n'
+        'value = torch.tensor(dist.get_rank() + 1)\n'
+        'dist.all_reduce(value)\n'
+        'print(os.environ["LOCAL_RANK"], value.item())\n'
+    )
+    done = run_ranks([script], 2, os.environ)
+    assert [rank.stdout for rank in done] == ['0 3\n', '1 3\n'], done
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_it_and_time_is_limited(tmp_path, number):
+    code = 'import time; print("on", flush=True); time.sleep(60)'
+    running = RunningPython(['-c', code], tmp_path / 'out', tmp_path / 'err')
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.wait(1)
+    assert running.poll() is None
+    running.send_signal(number)
+    assert running.wait(20) != 0
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_python(['-c', code], timeout=1)
