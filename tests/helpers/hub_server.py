@@ -10,6 +10,7 @@ import json
 import re
 import threading
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -35,7 +36,7 @@ class Model:
     def commit(self) -> str:
         digest = hashlib.sha1()
         for name, content in sorted(self.files.items()):
-            digest.update(name.encode() + content)
+            digest.update(f'{name} {git_hash(content)} '.encode())
         return digest.hexdigest()
 
 
@@ -58,6 +59,12 @@ def is_large(name: str) -> bool:
     return name.endswith(('.bin', '.safetensors', '.pth'))
 
 
+@lru_cache
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@lru_cache
 def git_hash(content: bytes) -> str:
     return hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
 
@@ -147,8 +154,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 content = model.files[sibling['rfilename']]
                 sibling |= {'size': len(content), 'blobId': git_hash(content)}
                 if is_large(sibling['rfilename']):
-                    sha256 = hashlib.sha256(content).hexdigest()
-                    sibling['lfs'] = {'sha256': sha256, 'size': len(content), 'pointerSize': 134}
+                    lfs = {'sha256': sha256(content), 'size': len(content), 'pointerSize': 134}
+                    sibling['lfs'] = lfs
         card = {} if model.license is None else {'cardData': {'license': model.license}}
         return {
             'id': name,
@@ -167,7 +174,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not is_large(file):
             return self._send(content, headers)
         headers |= {
-            'X-Linked-ETag': f'"{hashlib.sha256(content).hexdigest()}"',
+            'X-Linked-ETag': f'"{sha256(content)}"',
             'X-Linked-Size': str(len(content)),
             # by another name, as large files lie on another host
             'Location': f'{self.hub.url.replace("127.0.0.1", "localhost")}/large/{name}/{file}',
