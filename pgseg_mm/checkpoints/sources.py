@@ -37,7 +37,7 @@ from .mm_checkpoint import save_mm
 from .published import PublishedModel, hub_source, near_names, published_models
 from .release import release_to_mm
 
-CONVERTER = 1
+CONVERTER = 2
 """Goes up when the same source is converted to another checkpoint, so that it is made again."""
 CHECKPOINT_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.safetensors')
 HALVES = (torch.float16, torch.bfloat16)
