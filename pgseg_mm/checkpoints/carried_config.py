@@ -123,7 +123,7 @@ def _values(text: Any) -> Mapping[str, Any]:
     if skipped:
         print_log(
             f'Of the config in the checkpoint {len(skipped)} statements are code, which is not '
-            f'run: {first_of(skipped, 3, "; ")}',
+            f'run: {first_of(skipped, 3)}',
             logger='current',
             level=logging.WARNING,
         )

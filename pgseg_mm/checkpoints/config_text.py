@@ -6,7 +6,7 @@ import ast
 from typing import Any, NamedTuple
 
 from pgseg_mm import limits
-from pgseg_mm.messages import quoted, shown
+from pgseg_mm.messages import shown
 from pgseg_mm.serialization.loading import CheckpointError
 
 
@@ -16,7 +16,7 @@ class ConfigText(NamedTuple):
     values: dict[str, Any]
     """What is assigned, of plain values."""
     skipped: tuple[str, ...]
-    """Beginnings of what only running it would understand; it was not run."""
+    """Lines that only running them would understand; they were not run."""
 
 
 def read_config_text(text: Any) -> ConfigText:
@@ -40,14 +40,16 @@ def read_config_text(text: Any) -> ConfigText:
     try:
         for statement in ast.parse(text).body:
             names = _names(statement)
+            for name in names:
+                values.pop(name, None)
             try:
-                value = _literal(statement.value) if names else None  # type: ignore[attr-defined]
+                value = _literal(getattr(statement, 'value', None)) if names else None
             except ValueError:
                 names = []
-            if not names:
-                line = text.splitlines()[statement.lineno - 1].strip()
-                skipped.append(f'line {statement.lineno}, {quoted(line)}')
-            values.update(dict.fromkeys(names, value))
+            if names:
+                values.update(dict.fromkeys(names, value))
+            else:
+                skipped.append(f'line {statement.lineno}')
     except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else type(error).__name__
         raise CheckpointError(f'the config cannot be read ({shown(reason)})') from error
@@ -61,7 +63,7 @@ def _names(statement: ast.stmt) -> list[str]:
     return [target.id for target in statement.targets if isinstance(target, ast.Name)]
 
 
-def _literal(node: ast.expr) -> Any:
+def _literal(node: Any) -> Any:
     """Value of literals and ``dict(...)`` calls of them.
 
     Raises:
