@@ -42,9 +42,10 @@ class PGSegInferencer:
     arrays, as OpenCV, mmcv and mmseg's ``MMSegInferencer`` have them; pictures are RGB.
 
     Args:
-        model: Path of a config, a config, or a :class:`PGSeg`, of which neither classes nor
-            threshold nor mode are changed.
-        weights: Checkpoint; a model may do without.
+        model: A checkpoint that carries its config, such as the name of a published model,
+            ``'hf-hub:owner/name'`` or the file of a training; or path of a config, a config, or a
+            :class:`PGSeg`, of which neither classes nor threshold nor mode are changed.
+        weights: Checkpoint for a config; a model may do without.
         device: Where to run it, such as ``'cpu'`` or ``'cuda:0'``. By default an accelerator if
             there is one; a model stays where it is.
         trust: Whether to run code that the checkpoint may hold; without it such files are read for
@@ -61,6 +62,7 @@ class PGSegInferencer:
         ValueError: There are no weights for the model of a config, or the config has no model.
 
     Examples:
+        >>> inferencer = PGSegInferencer('groupvit-gcc-yfcc')
         >>> inferencer = PGSegInferencer('config.py', 'checkpoint.pth')
         >>> result = inferencer('image.jpg', classes=['dog', 'red car', 'grass'])[0]
         >>> result.mask.shape, result.areas

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DefaultScope
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import MODELS
 from torch import nn
 
+from pgseg_mm.checkpoints.architecture import architecture_of_model
+from pgseg_mm.checkpoints.carried_config import config_of
 from pgseg_mm.checkpoints.fitting import load_fitting
-from pgseg_mm.cli.config_files import read_config_file
+from pgseg_mm.checkpoints.mm_checkpoint import META_KEY, architecture_of
+from pgseg_mm.cli.config_files import CONFIG_SUFFIXES, read_config_file
 from pgseg_mm.models import PGSeg
-from pgseg_mm.serialization.loading import load_checkpoint
+from pgseg_mm.serialization.loading import Checkpoint, CheckpointError, load_checkpoint
 
 ModelSource = Any
-"""Path of a config, a config (``Config`` or ``ConfigDict``), or a model."""
+"""Path of a config, a config (``Config`` or ``ConfigDict``), a model, or a checkpoint: whatever
+:func:`.locate` takes and no config is called."""
 
 
 def load_model(
@@ -34,8 +41,8 @@ def load_model(
     """Build a model, if need be, and load its weights.
 
     Args:
-        model: Path of a config, a config, or a model.
-        weights: Checkpoint; a model may do without.
+        model: Path of a config, a config, a model, or a checkpoint that carries its config.
+        weights: Checkpoint; a model may do without, and it is left out where it is the first.
         device: Where to run it. By default an accelerator if there is one; a model stays where it
             is.
         trust: Whether to run code that the checkpoint may hold.
@@ -51,13 +58,12 @@ def load_model(
         TypeError: The model is not a PGSeg.
         ValueError: There are no weights for the model of a config, or the config has no model.
     """
+    cfg: Config | ConfigDict
     if isinstance(model, nn.Module):
         built = model.module if is_model_wrapper(model) else model
         cfg = getattr(built, 'cfg', None) or ConfigDict()
     else:
-        cfg = as_config(model)
-        if weights is None:
-            raise ValueError('The model of a config needs weights: give a checkpoint as weights.')
+        cfg, weights = config_and_weights(model, weights, trust)
         built = build_model(cfg)
         device = device or get_device()
     if not isinstance(built, PGSeg):
@@ -68,6 +74,42 @@ def load_model(
     if weights is not None:
         load_weights(built, weights, trust, allow_partial)
     return built if device is None else built.to(device), cfg
+
+
+def config_and_weights(
+    config: ModelSource = None, weights: str | PathLike[str] | None = None, trust: bool = False
+) -> tuple[Config | ConfigDict, str | PathLike[str]]:
+    """Config and checkpoint of what was given, of which one may be enough.
+
+    A config that is given wins. Where none is, it is the one that the checkpoint carries.
+
+    Args:
+        config: Path of a config, a config, or a checkpoint, if it is the only one given; ``None``
+            for the config that ``weights`` carry.
+        weights: Checkpoint: whatever :func:`.locate` takes.
+        trust: Whether to run code that the checkpoint may hold; that of its config is never run.
+
+    Returns:
+        The config and the checkpoint.
+
+    Raises:
+        FileNotFoundError: There is no such config or checkpoint.
+        CheckpointError: The checkpoint cannot be read, or carries no config to be used unasked.
+        TypeError: This is neither a path nor a config.
+        ValueError: There are no weights for the model of a config, or the config has no model.
+    """
+    if weights is None and is_checkpoint(config):
+        config, weights = None, config
+    if weights is None:
+        if config is not None:
+            as_config(config)
+        raise ValueError('The model of a config needs weights: give a checkpoint as weights.')
+    return config_of(weights, trust) if config is None else as_config(config), weights
+
+
+def is_checkpoint(source: Any) -> bool:
+    """Whether the only thing that was given is a checkpoint, and not a config."""
+    return isinstance(source, (str, PathLike)) and Path(source).suffix not in CONFIG_SUFFIXES
 
 
 def as_config(config: str | PathLike[str] | Config | ConfigDict) -> Config | ConfigDict:
@@ -126,7 +168,30 @@ def load_weights(
     """
     checkpoint = load_checkpoint(str(path), trust)
     load_fitting(model, checkpoint.state_dict, path, 'predict', allow_partial)
+    _warn_of_other_settings(model, checkpoint, path)
     meta = checkpoint.extras.get('meta')
     dataset_meta = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
     if isinstance(dataset_meta, Mapping):
         model.dataset_meta = dict(dataset_meta)
+
+
+def _warn_of_other_settings(
+    model: BaseSegmentor, checkpoint: Checkpoint, path: str | PathLike[str]
+) -> None:
+    """Say where a config that was given differs from the checkpoint's in what no shape tells."""
+    meta = checkpoint.extras.get('meta')
+    if not isinstance(meta, Mapping) or not ('cfg' in meta or META_KEY in meta):
+        return
+    try:
+        told, _ = architecture_of(checkpoint)
+        own = architecture_of_model(model, 'the config')
+    except CheckpointError:
+        return  # of another kind than those that are converted
+    told = replace(own, num_heads=told.num_heads, assign_scale=told.assign_scale)
+    if differences := told.differences(own):
+        print_log(
+            f'{path} is of a model with {" and ".join(differences)}, as the config says that was '
+            'given; that is taken',
+            logger='current',
+            level=logging.WARNING,
+        )

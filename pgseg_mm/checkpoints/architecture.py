@@ -266,9 +266,22 @@ def model_of_config(path: str) -> tuple[BaseModule, Architecture]:
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmseg')
     with torch.random.fork_rng(devices=[]), scope:
         model = MODELS.build(cfg.model)
+    return model, architecture_of_model(model, path)
+
+
+def architecture_of_model(model: nn.Module, path: str) -> Architecture:
+    """Architecture of one of our models.
+
+    Args:
+        model: The model.
+        path: Its config, for messages.
+
+    Raises:
+        CheckpointError: If it is no PGSeg.
+    """
     shapes = shapes_of(model)
     try:
-        backbone = model.backbone
+        backbone: Any = model.backbone
         heads = [stage.blocks[0].attn.num_heads for stage in backbone.stages]
         assign = backbone.stages[0].grouping.assign
         grid = backbone.grid_size
@@ -276,7 +289,7 @@ def model_of_config(path: str) -> tuple[BaseModule, Architecture]:
         raise CheckpointError(
             f'the model of {path} is no PGSeg: it has no PGSegViT as its backbone'
         ) from error
-    text_blocks = getattr(getattr(model, 'text_encoder', None), 'blocks', None)
+    text_blocks: Any = getattr(getattr(model, 'text_encoder', None), 'blocks', None)
     side = backbone.patch_size
     architecture = infer_architecture(
         shapes.get,
@@ -285,4 +298,4 @@ def model_of_config(path: str) -> tuple[BaseModule, Architecture]:
         (grid[0] * side, grid[1] * side),
     )
     scale = round(assign.scale * architecture.embed_dims[0] ** 0.5, 9)
-    return model, replace(architecture, assign_scale=scale)
+    return replace(architecture, assign_scale=scale)

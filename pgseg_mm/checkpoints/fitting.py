@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from pgseg_mm.messages import first_of
 from pgseg_mm.serialization.loading import CheckpointError, check_state_dict
+
+from .architecture import infer_architecture, shapes_of
 
 Purpose = Literal['predict', 'begin', 'resume']
 """What the weights are for: to predict with, to begin a training with, or to go on with one."""
@@ -25,6 +28,11 @@ TRAINING_ONLY = (
 """Entries that prediction can do without."""
 COUNTERS = '.num_batches_tracked'
 """Entries of batch norm that compute nothing, and that old checkpoints lack."""
+PARTS = {
+    'text_encoder.': ('vocab_size', 'context_length', 'text_'),
+    'decode_head.image_projector.': ('output_dims', 'hidden_channels'),
+}
+"""What is told of an architecture by the entries of a part."""
 MIN_SHARE = 0.5
 """Share of the backbone that weights must have to begin a training with."""
 CONVERTERS = (
@@ -107,7 +115,10 @@ def load_fitting(
         refused = _share(model, fit) < MIN_SHARE
     told = _describe(fit._replace(missing=missing), model)
     if refused and not allow_partial:
-        raise CheckpointError(f'{where} does not fit the model: {told}{_advice(entries, purpose)}')
+        raise CheckpointError(
+            f'{where} does not fit the model: {told}{_differences(model, entries)}'
+            f'{_advice(entries, purpose)}'
+        )
     _log(fit, told, missing, where)
     return fit
 
@@ -140,6 +151,26 @@ def _describe(fit: Fit, model: nn.Module) -> str:
             f'{len(fit.mismatched)} entries are of another shape: {first_of(fit.mismatched, 3)}'
         )
     return ' and '.join(parts) or 'nothing is missing'
+
+
+def _differences(model: nn.Module, entries: Mapping[str, Tensor]) -> str:
+    """How the models differ that the weights are of and are for, as far as shapes tell."""
+    found = {name: tuple(value.shape) for name, value in entries.items()}
+    try:
+        # heads are not in the shapes, and the size of images is in one that is named anyway
+        theirs, ours = (
+            infer_architecture(shapes.get, img_size=(1, 1)) for shapes in (found, shapes_of(model))
+        )
+    except CheckpointError:
+        return ''  # of another code base, or another backbone
+    theirs = replace(theirs, num_heads=ours.num_heads, text_heads=ours.text_heads)
+    absent = {part for part in PARTS if not any(name.startswith(part) for name in found)}
+    told = [
+        difference
+        for difference in theirs.differences(ours)
+        if not any(difference.startswith(PARTS[part]) for part in absent)
+    ]
+    return f'; its model has {first_of(told)}' if told else ''
 
 
 def _advice(entries: Mapping[str, Tensor], purpose: Purpose) -> str:

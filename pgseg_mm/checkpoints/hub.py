@@ -13,11 +13,19 @@ from typing import Any, NamedTuple
 
 from mmengine.logging import print_log
 
+from pgseg_mm import limits
 from pgseg_mm.messages import first_line, shown
 from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.locating import HUB
 
-from .hugging_face import CONFIG_NAME, WEIGHTS, find_weights, shard_names
+from .hugging_face import (
+    CONFIG_NAME,
+    CONFIG_TEXT_NAME,
+    WEIGHTS,
+    find_weights,
+    is_own_format,
+    shard_names,
+)
 from .kept import READ_BYTES, cache_failures, cache_folder, locked
 from .published import near_names, published_models, published_on_hub
 
@@ -25,6 +33,7 @@ REPOSITORY = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*', re.ASCII)
 REVISION = re.compile(r'\w[\w./-]*', re.ASCII)
 SHA256 = re.compile(r'[0-9a-f]{64}')
 """The hub keeps a large file under its SHA-256."""
+MAX_TEXT_BYTES = 4 * limits.CONFIG_TEXT_CHARACTERS
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 NAMING_HEADERS = ('ETag', 'X-Linked-ETag', 'X-Repo-Commit')
@@ -87,21 +96,27 @@ def download(model: HubModel) -> Path:
         lock = cache_folder() / model.repository.replace('/', '--')
         with cache_failures(), locked(lock), _hub_failures(model), _checked_headers():
             if not _is_complete(folder):  # another process may have been faster
-                _download_weights(model, folder.name)
+                _download_weights(model, folder)
     return folder
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether the weights of a snapshot are there, with all their shards."""
+    """Whether the weights of a snapshot are there, with all shards and what goes with them."""
     weights = find_weights(folder)
     if weights is None:
         return False
-    return all((folder / name).is_file() for name in shard_names(weights))
+    return all((folder / name).is_file() for name in [*shard_names(weights), *_beside(folder)])
 
 
-def _download_weights(model: HubModel, commit: str) -> None:
+def _beside(folder: Path) -> list[str]:
+    """What else is needed of a model than config.json and weights."""
+    return [CONFIG_TEXT_NAME] if is_own_format(folder) else []
+
+
+def _download_weights(model: HubModel, folder: Path) -> None:
     import huggingface_hub as hub
 
+    commit = folder.name
     about = hub.HfApi().model_info(model.repository, revision=commit, files_metadata=True)
     sizes = {item.rfilename: item.size or 0 for item in about.siblings or []}
     first = next((name for name in WEIGHTS if name in sizes), None)
@@ -115,9 +130,11 @@ def _download_weights(model: HubModel, commit: str) -> None:
         return Path(hub.hf_hub_download(model.repository, name, revision=commit))
 
     path = download(first) if first.endswith('.json') else None
-    names = [first] if path is None else shard_names(path)
+    names = [*_beside(folder), *([first] if path is None else shard_names(path))]
     if absent := [name for name in names if name not in sizes]:
         raise HubError(f'{model} lacks files that its {first} names: {", ".join(absent[:3])}')
+    if sizes.get(CONFIG_TEXT_NAME, 0) > MAX_TEXT_BYTES and CONFIG_TEXT_NAME in names:
+        raise HubError(f'{model} has a {CONFIG_TEXT_NAME} of {sizes[CONFIG_TEXT_NAME]} bytes')
     _announce(model, sum(sizes[name] for name in names), _card_license(about))
     for name in names:
         download(name)
@@ -239,22 +256,28 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         found = found.__cause__ or found.__context__
 
 
+def status_of(error: BaseException) -> int | None:
+    """Status of the hub's answer that an error came from, if it came from one."""
+    found = (
+        getattr(getattr(cause, 'response', None), 'status_code', None) for cause in _chain(error)
+    )
+    return next((status for status in found if status is not None), None)
+
+
 def _refused(model: HubModel, error: BaseException, where: str) -> str | None:
-    for cause in _chain(error):
-        status = getattr(getattr(cause, 'response', None), 'status_code', None)
-        if status in (401, 403):
-            return (
-                f'{where} refuses {model} ({status}): log in with hf auth login, or set HF_TOKEN '
-                'to a token that may read it'
-            )
-    return None
+    if (status := status_of(error)) not in (401, 403):
+        return None
+    return (
+        f'{where} refuses {model} ({status}): log in with hf auth login, or set HF_TOKEN to a '
+        'token that may read it'
+    )
 
 
 def _unreachable(model: HubModel, error: BaseException, where: str) -> str:
     return (
-        f'{model} is not on this disk and {where} cannot be asked ({_reason(error)}); look at the '
-        'network, HF_ENDPOINT and HF_HUB_OFFLINE, or download the model elsewhere and give its '
-        'folder'
+        f'{model} is not on this disk and {where} cannot be asked ({reason_of(error)}); look at '
+        'the network, HF_ENDPOINT and HF_HUB_OFFLINE, or download the model elsewhere and give '
+        'its folder'
     )
 
 
@@ -271,7 +294,7 @@ def _failure(model: HubModel, error: BaseException, where: str) -> str:
             f'({first_line(error)}); set HF_HOME to a folder with room that you may write to'
         )
     return (
-        f'{model} could not be downloaded from {where} ({_reason(error)}); run this again, files '
+        f'{model} could not be downloaded from {where} ({reason_of(error)}); run this again, files '
         'that are complete are not downloaded again'
     )
 
@@ -287,7 +310,7 @@ def _hub_names() -> list[str]:
     return [model.hub for model in published_models().values() if model.hub]
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """What was the beginning of a failure."""
     *_, first = _chain(error)
     return f'{type(first).__name__}: {first_line(first)}' if str(first) else type(first).__name__

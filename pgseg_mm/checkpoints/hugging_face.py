@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pgseg_mm import limits
+from pgseg_mm.messages import quoted
 from pgseg_mm.serialization.loading import (
     Checkpoint,
     CheckpointError,
@@ -24,7 +25,10 @@ from .names import hugging_face_names
 from .release import check_origin, fold_assign_scale, folded_note
 
 CONFIG_NAME = 'config.json'
+CONFIG_TEXT_NAME = 'config.py'
 WEIGHTS_NAME = 'model.safetensors'
+OWN_TYPE, THEIR_TYPE = 'pgseg', 'groupvit'
+"""``model_type`` in ``config.json`` of folders in this project's format, and of transformers'."""
 _WHOLE = (WEIGHTS_NAME, 'pytorch_model.bin')
 _INDEX = '.index.json'
 WEIGHTS = tuple(f'{name}{kind}' for name in _WHOLE for kind in ('', _INDEX))
@@ -50,10 +54,11 @@ def load_hugging_face(path: str | Path, trust: bool = False) -> tuple[Checkpoint
     if not path.is_dir():
         return load_checkpoint(path, trust), {}
     config_path = path / CONFIG_NAME
-    config = _read_json(config_path) if config_path.is_file() else {}
-    if config.get('model_type', 'groupvit') != 'groupvit':
+    config = read_object(config_path) if config_path.is_file() else {}
+    if config.get('model_type', THEIR_TYPE) not in (THEIR_TYPE, OWN_TYPE):
         raise CheckpointError(
-            f'{config_path} is that of a model of type {config["model_type"]!r}, expected groupvit'
+            f'{config_path} is that of a model of type {quoted(config["model_type"])}, expected '
+            f'{THEIR_TYPE} or {OWN_TYPE}'
         )
     weights = find_weights(path)
     if weights is None:
@@ -74,6 +79,16 @@ def find_weights(folder: Path) -> Path | None:
     return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
 
 
+def is_own_format(folder: Path) -> bool:
+    """Whether a folder is in this project's format, where a config lies beside the weights.
+
+    Raises:
+        CheckpointError: If its ``config.json`` is no JSON.
+    """
+    path = folder / CONFIG_NAME
+    return path.is_file() and read_object(path).get('model_type') == OWN_TYPE
+
+
 def shard_names(weights: Path) -> list[str]:
     """Names of the files that make up weights, in the folder of :func:`find_weights`' result.
 
@@ -82,7 +97,7 @@ def shard_names(weights: Path) -> list[str]:
     """
     if not weights.name.endswith(_INDEX):
         return [weights.name]
-    names = _read_json(weights).get('weight_map')
+    names = read_object(weights).get('weight_map')
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f'{weights} has no weight_map from entries to files')
     for name in set(names.values()):
@@ -91,7 +106,13 @@ def shard_names(weights: Path) -> list[str]:
     return sorted(set(names.values()))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object that another program wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it is too large or no JSON object.
+    """
     try:
         if path.stat().st_size > limits.STATE_FILE_BYTES:
             raise ValueError(f'it has more than {limits.STATE_FILE_BYTES} bytes')
@@ -218,7 +239,7 @@ def hugging_face_config(architecture: Architecture) -> dict[str, Any]:
     height, breadth = a.img_size
     return {
         'architectures': ['GroupViTModel'],
-        'model_type': 'groupvit',
+        'model_type': THEIR_TYPE,
         'projection_dim': a.output_dims,
         'projection_intermediate_dim': a.hidden_channels,
         'vision_config': {

@@ -1,6 +1,5 @@
 """This project's own checkpoints: what converted ones carry, and what trained ones tell."""
 
-import ast
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgseg_mm import limits
 from pgseg_mm.serialization.loading import Checkpoint, CheckpointError, write_atomically
 
 from ..version import __version__
 from .architecture import Architecture, infer_architecture
+from .config_text import read_config_text
 from .conversion import Conversion
+from .published_config import published_config
 from .release import check_origin
 
 META_KEY = 'pgseg_mm'
@@ -22,7 +22,7 @@ META_KEY = 'pgseg_mm'
 
 
 def save_mm(path: str | Path, conversion: Conversion, source: str, keys: list[str]) -> None:
-    """Write a converted checkpoint as mmengine loads it.
+    """Write a converted checkpoint as mmengine loads it, with the config that it fits.
 
     Args:
         path: File to write.
@@ -37,7 +37,8 @@ def save_mm(path: str | Path, conversion: Conversion, source: str, keys: list[st
         'inert': conversion.inert,
         'keys': keys,
     }
-    content = {'state_dict': conversion.state_dict, 'meta': {META_KEY: origin}}
+    cfg = published_config(conversion.architecture).pretty_text
+    content = {'state_dict': conversion.state_dict, 'meta': {'cfg': cfg, META_KEY: origin}}
     write_atomically(path, lambda temporary: torch.save(content, temporary))
 
 
@@ -77,7 +78,7 @@ def architecture_of(checkpoint: Checkpoint) -> tuple[Architecture, str]:
     if noted is not None:
         told = infer_architecture(shape_of, noted.num_heads, noted.text_heads, noted.img_size)
         return replace(told, assign_scale=noted.assign_scale), 'as the converter noted'
-    model = _mapping(_literal_assignment(meta.get('cfg'), 'model'))
+    model = _model_of(meta.get('cfg'))
     backbone = _mapping(model.get('backbone'))
     if not backbone:
         return infer_architecture(shape_of), 'taken as width / 64: weights do not tell them'
@@ -96,34 +97,13 @@ def architecture_of(checkpoint: Checkpoint) -> tuple[Architecture, str]:
     return replace(told, assign_scale=float(scale)), "from the checkpoint's config"
 
 
+def _model_of(text: Any) -> Mapping:
+    """The model of a config's text, empty if that is none."""
+    try:
+        return _mapping(read_config_text(text).values.get('model'))
+    except CheckpointError:
+        return {}  # what weights do not tell is taken as published, and the report says so
+
+
 def _mapping(value: Any) -> Mapping:
     return value if isinstance(value, Mapping) else {}
-
-
-def _literal_assignment(text: Any, name: str) -> Any:
-    """What the last ``name = ...`` in a config's text assigns, if it is made of literals."""
-    if not isinstance(text, str) or len(text) > limits.CONFIG_TEXT_CHARACTERS:
-        return None
-    try:
-        body = ast.parse(text).body
-        for statement in reversed(body):
-            if isinstance(statement, ast.Assign) and any(
-                isinstance(target, ast.Name) and target.id == name for target in statement.targets
-            ):
-                return _literal(statement.value)
-    except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError):
-        return None  # no text, or one that only running it would understand
-    return None
-
-
-def _literal(node: ast.expr) -> Any:
-    """Value of literals and ``dict(...)`` calls of them."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
-        result = dict(*map(_literal, node.args))
-        return result | {str(item.arg): _literal(item.value) for item in node.keywords}
-    if isinstance(node, ast.Dict) and None not in node.keys:
-        keys = [_literal(key) for key in node.keys if key is not None]
-        return dict(zip(keys, map(_literal, node.values), strict=True))
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_literal(item) for item in node.elts]
-    return ast.literal_eval(node)

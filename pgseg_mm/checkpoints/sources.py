@@ -27,17 +27,20 @@ from . import hub
 from .conversion import Conversion
 from .hugging_face import (
     CONFIG_NAME,
+    CONFIG_TEXT_NAME,
     find_weights,
     hugging_face_to_mm,
+    is_own_format,
     load_hugging_face,
     shard_names,
 )
 from .kept import kept, locked
 from .mm_checkpoint import save_mm
+from .own_folder import own_meta
 from .published import PublishedModel, hub_source, near_names, published_models
 from .release import release_to_mm
 
-CONVERTER = 1
+CONVERTER = 2
 """Goes up when the same source is converted to another checkpoint, so that it is made again."""
 CHECKPOINT_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.safetensors')
 HALVES = (torch.float16, torch.bfloat16)
@@ -164,17 +167,21 @@ def _files(folder: Path) -> list[Path]:
     names = [] if weights is None else shard_names(weights)
     shards = [folder / name for name in names if name != getattr(weights, 'name', None)]
     files = [config] if config.is_file() else []
+    files += [folder / CONFIG_TEXT_NAME] if is_own_format(folder) else []
     files += [weights] if weights is not None else []
-    if absent := [shard.name for shard in shards if not shard.is_file()]:
-        raise CheckpointError(f'{folder} lacks {first_of(absent, 3)}, which its index names')
-    return files + shards
+    files += shards
+    if absent := [file.name for file in files if not file.is_file()]:
+        raise CheckpointError(f'{folder} lacks {first_of(absent, 3)}, which it should have')
+    return files
 
 
 def convert_folder(folder: Path, source: str, path: Path) -> None:
-    """Write the model of a folder in this project's format, in single precision at least.
+    """Write the model of a folder in this project's format.
+
+    What is converted has single precision at least; entries of our own stay as they are.
 
     Args:
-        folder: As ``save_pretrained`` leaves it.
+        folder: As ``save_pretrained`` leaves it, or :func:`.own_folder.save_own_folder`.
         source: What the model is called in messages.
         path: File to write.
 
@@ -182,11 +189,15 @@ def convert_folder(folder: Path, source: str, path: Path) -> None:
         CheckpointError: If it is another model than a GroupViT, or lacks entries.
     """
     checkpoint, config = load_hugging_face(folder)
-    entries = {name: _widened(value) for name, value in checkpoint.state_dict.items()}
+    entries = checkpoint.state_dict
     if any(name.startswith(OWN) for name in entries):
-        content = {'state_dict': entries}
+        meta = own_meta(folder, config) if is_own_format(folder) else {}
+        content = {'state_dict': entries, 'meta': meta}
         write_atomically(path, lambda temporary: torch.save(content, temporary))
         return
+    if is_own_format(folder):
+        raise CheckpointError(f'{source} has no entries of this project, such as {OWN}...')
+    entries = {name: _widened(value) for name, value in entries.items()}
     conversion = _conversion(entries, config)
     report = conversion.report
     if not report.complete:
