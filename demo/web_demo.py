@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pgseg_mm import limits
 from pgseg_mm.apis import PGSegInferencer, Segmentation, parse_words
+from pgseg_mm.apis.model_choice import add_model_choice, choose_config
 from pgseg_mm.cli.launch import add_model_options, find_device, read_model_config, require_port
 from pgseg_mm.visualization.colours import Colours, class_colours, separate
 from pgseg_mm.visualization.panels import fit_size
@@ -25,6 +26,7 @@ os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # before gradio is imported
 
 import gradio as gr  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
+from web_examples import connect_examples, example_buttons  # noqa: E402
 from web_guard import Guard, Listeners, checks_of  # noqa: E402
 from web_hosts import Hosts  # noqa: E402
 from web_uploads import NoRoomError, UploadFolder  # noqa: E402
@@ -48,12 +50,15 @@ CSS = """
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Describe the command line.
+
+    Args:
+        command: Name of the command that this is; then the model is an option.
+    """
+    parser = argparse.ArgumentParser(prog=command, description=__doc__)
     add = parser.add_argument
-    add('config', help='config file, or name of an installed one')
-    add('checkpoint', help='checkpoint file')
+    add_model_choice(parser, named=command is not None)
     add('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0 lets others in')
     add(
         '--allowed-hosts',
@@ -227,6 +232,7 @@ def build_page(
                     info='the higher, the more background', interactive=True, visible=False,
                 )  # fmt: skip
                 button = gr.Button('Segment', variant='primary', elem_id='segment')
+                examples = example_buttons()
             with gr.Column(scale=3):
                 segments = gr.Image(
                     label='segments', format='png', buttons=BUTTONS, elem_id='segments'
@@ -246,12 +252,9 @@ def build_page(
                         elem_id='last-stage',
                     )
         background.change(lambda on: gr.update(visible=on), background, threshold)
-        gr.on(
-            [button.click, words.submit],
-            answer,
-            [upload, words, background, threshold],
-            [segments, first, last, found],
-        )
+        inputs, outputs = [upload, words, background, threshold], [segments, first, last, found]
+        gr.on([button.click, words.submit], answer, inputs, outputs)
+        connect_examples(examples, uploads, answer, inputs, outputs)
     return page.queue(max_size=limits.MAX_WEB_QUEUE, default_concurrency_limit=1)
 
 
@@ -282,10 +285,16 @@ def serve(inferencer: PGSegInferencer, uploads: UploadFolder, args: argparse.Nam
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Serve the page until it is interrupted, and remove the uploads then."""
-    parser = build_parser()
+def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
+    """Serve the page until it is interrupted, and remove the uploads then.
+
+    Args:
+        argv: Arguments; those of the process by default.
+        command: As for :func:`build_parser`.
+    """
+    parser = build_parser(command)
     args = parser.parse_args(argv)
+    choose_config(parser, args)
     cfg = read_model_config(parser, args)
     args.device = find_device(parser, args.device)
     require_port(parser, args.host, args.port)
