@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-MIM = ('configs', 'tools', 'model-index.yml')
+MIM = ('configs', 'tools', 'demo', 'model-index.yml')
 
 
 def read_version() -> str:
@@ -32,7 +32,7 @@ def read_readme() -> str:
 
 
 class BuildWithConfigs(build_py):
-    """Puts configs, tools and the index of models into the package's ``.mim``, where mim and
+    """Puts configs, tools, demos and the index of models into the package's ``.mim``, where mim and
     mmengine look for them: as copies, or as links where the package is installed editable.
     """
 
@@ -67,9 +67,11 @@ setup(
     license='Apache-2.0',
     keywords='semantic segmentation, open vocabulary, zero-shot, vision-language, OpenMMLab',
     packages=find_packages(include=['pgseg_mm*']),
+    py_modules=['pgseg_command'],
+    entry_points={'console_scripts': ['pgseg = pgseg_command:main']},
     package_data={'pgseg_mm': ['text/vocabularies/*.txt']},
     cmdclass={'build_py': BuildWithConfigs},
-    python_requires='>=3.10,<3.13',
+    python_requires='>=3.10,<3.15',
     install_requires=read_requirements('runtime'),
     # Two stacks provide mmengine, mmcv, mmseg and mmpretrain, and overwrite each other's files:
     # neither is required outright, the user picks one.

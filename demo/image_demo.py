@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from pgseg_mm.apis import PGSegInferencer, Segmentation
 from pgseg_mm.apis.inferencer import MAX_PIXELS
+from pgseg_mm.apis.model_choice import add_model_choice, choose_config
 from pgseg_mm.cli.arguments import add_model_options, find_device
-from pgseg_mm.cli.checkpoint_sources import SOURCES
 from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.cli.run_configs import read_model_config
 from pgseg_mm.messages import shown
@@ -20,13 +20,20 @@ from pgseg_mm.messages import shown
 MAX_SHOWN_CLASSES = 6
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Describe the command line.
+
+    Args:
+        command: Name of the command that this is; then it takes several images, and the model is
+            an option.
+    """
+    parser = argparse.ArgumentParser(prog=command, description=__doc__)
     add = parser.add_argument
-    add('img', help='image, or folder of images')
-    add('config', help='config file, or name of an installed one')
-    add('checkpoint', help=SOURCES)
+    if command is None:
+        add('img', help='image, or folder of images')
+    else:
+        add('img', nargs='+', metavar='IMAGE', help='image, or folder of images')
+    add_model_choice(parser, named=command is not None)
     words = parser.add_mutually_exclusive_group()
     words.add_argument(
         '--texts', help="what to look for, such as 'dog . red car . grass', or with commas"
@@ -41,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
         '--out-dir',
         type=Path,
         default=Path('outputs'),
-        help='folder for pictures (vis) and masks (pred), unless --out-file is given (outputs)',
+        help='folder for pictures (vis), masks (pred) and areas.csv, unless --out-file is given '
+        '(%(default)s)',
     )
     add(
         '--background',
@@ -128,20 +136,28 @@ def segment_files(args: argparse.Namespace, cfg: Config) -> int:
     return failed
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; the exit status is 1 if an image failed."""
-    parser = build_parser()
+def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
+    """Run the command; the exit status is 1 if an image failed, and 2 if none could be tried.
+
+    Args:
+        argv: Arguments; those of the process by default.
+        command: As for :func:`build_parser`.
+    """
+    parser = build_parser(command)
     args = parser.parse_args(argv)
+    if isinstance(args.img, list) and len(args.img) == 1:
+        (args.img,) = args.img
+    choose_config(parser, args)
     cfg = read_model_config(parser, args)
     args.device = find_device(parser, args.device)
-    if args.out_file is not None and Path(args.img).is_dir():
-        parser.error('--out-file is for a single image; use --out-dir for a folder')
+    if args.out_file is not None and (isinstance(args.img, list) or Path(args.img).is_dir()):
+        parser.error('--out-file is for a single image; use --out-dir for several')
     if args.out_file is not None and not can_be_written(args.out_file):
         parser.error(f'--out-file must end in .png, .jpg or the like, got {args.out_file}')
     try:
         failed = segment_files(args, cfg)
     except (OSError, TypeError, ValueError) as error:
-        sys.exit(f'error: {error}')
+        parser.exit(2, f'{parser.prog}: error: {error}\n')
     sys.exit(1 if failed else 0)
 
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from pgseg_mm import limits
 from pgseg_mm.apis import PGSegInferencer, Segmentation, parse_words
+from pgseg_mm.apis.model_choice import add_model_choice, choose_config
 from pgseg_mm.background import is_background
 from pgseg_mm.cli.arguments import add_model_options, find_device, require_port
-from pgseg_mm.cli.checkpoint_sources import SOURCES
 from pgseg_mm.cli.run_configs import read_model_config
 from pgseg_mm.visualization.colours import Colours, class_colours, separate
 from pgseg_mm.visualization.panels import fit_size
@@ -27,6 +27,7 @@ os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # before gradio is imported
 
 import gradio as gr  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
+from web_examples import connect_examples, example_buttons  # noqa: E402
 from web_guard import Guard, Listeners, checks_of  # noqa: E402
 from web_hosts import Hosts  # noqa: E402
 from web_uploads import NoRoomError, UploadFolder  # noqa: E402
@@ -50,12 +51,15 @@ CSS = """
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Describe the command line.
+
+    Args:
+        command: Name of the command that this is; then the model is an option.
+    """
+    parser = argparse.ArgumentParser(prog=command, description=__doc__)
     add = parser.add_argument
-    add('config', help='config file, or name of an installed one')
-    add('checkpoint', help=SOURCES)
+    add_model_choice(parser, named=command is not None)
     add('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0 lets others in')
     add(
         '--allowed-hosts',
@@ -223,10 +227,12 @@ def build_page(
             with gr.Column(scale=2):
                 asked = place_question(inferencer.default_threshold())
                 button = gr.Button('Segment', variant='primary', elem_id='segment')
+                examples = example_buttons()
             with gr.Column(scale=3):
                 given = place_answer()
         asked.background.change(lambda on: gr.update(visible=on), asked.background, asked.threshold)
         gr.on([button.click, asked.words.submit], answer, list(asked), list(given))
+        connect_examples(examples, uploads, answer, list(asked), list(given))
     return page.queue(max_size=limits.MAX_WEB_QUEUE, default_concurrency_limit=1)
 
 
@@ -298,10 +304,16 @@ def serve(inferencer: PGSegInferencer, uploads: UploadFolder, args: argparse.Nam
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Serve the page until it is interrupted, and remove the uploads then."""
-    parser = build_parser()
+def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
+    """Serve the page until it is interrupted, and remove the uploads then.
+
+    Args:
+        argv: Arguments; those of the process by default.
+        command: As for :func:`build_parser`.
+    """
+    parser = build_parser(command)
     args = parser.parse_args(argv)
+    choose_config(parser, args)
     cfg = read_model_config(parser, args)
     args.device = find_device(parser, args.device)
     require_port(parser, args.host, args.port)

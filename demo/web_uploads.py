@@ -73,6 +73,25 @@ class UploadFolder:
             raise NotAnUploadError
         return content
 
+    def add(self, path: Path) -> str:
+        """Copy one of the server's own files here, as if it had been uploaded.
+
+        Args:
+            path: The file.
+
+        Returns:
+            Path of the copy.
+
+        Raises:
+            NoRoomError: There is no room for it.
+        """
+        size = path.stat().st_size
+        self.reserve(size)
+        try:
+            return shutil.copy(path, tempfile.mkdtemp(dir=self.path))
+        finally:
+            self.release(size)
+
     def check(self, path: object) -> None:
         """Refuse what is no regular file in this folder.
 

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from model_zoo import tiny_model, tiny_model_cfg
 from odd_images import picture
 from pages import ROOT, blocks, commands, read_page
+from pgseg_mm.apis.model_choice import DEFAULT_MODEL
 
 DOCS = read_page('docs/inference.md')
 
@@ -57,11 +58,18 @@ def test_commands(place, monkeypatch):
         with pytest.raises(SystemExit) as leaving:
             runpy.run_path(words[1], run_name='__main__')
         assert leaving.value.code == 0
+    names = runpy.run_path(images[0][1])
     assert (place / 'out.png').is_file() and (place / 'outputs/vis/photo.png').is_file()
     assert sorted(path.name for path in (place / 'seen/pred').iterdir()) == ['a.png', 'b.png']
     (pip,) = [words for words in shown if words[0] == 'pip']
     extra = re.search(r'\[(.*)\]', pip[-1])[1]
     assert (ROOT / 'requirements' / f'{extra}.txt').is_file()
+    # tests/test_packaging/test_command.py runs the command
+    named = [words for words in shown if words[0] == 'pgseg']
+    assert [words[1] for words in named] == ['segment', 'web']
+    args = names['build_parser']('pgseg segment').parse_args(named[0][2:])
+    assert (args.img, args.checkpoint, args.config) == (['photo.jpg'], DEFAULT_MODEL, None)
+    assert f'takes a published model, `{DEFAULT_MODEL}`' in DOCS
     # tests/test_demo/test_web_demo.py looks at the page
     (web,) = [words for words in shown if words[1] == 'demo/web_demo.py']
     pytest.importorskip('gradio')

@@ -123,6 +123,8 @@ def write_predictions(cfg: Config, folder: str) -> None:
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
+    if args.wait_time is not None and not args.show:
+        parser.error('--wait-time is how long --show stays on a picture; give --show, too')
     args.config = find_config(parser, args.config)
     if args.checkpoint == 'none':
         args.checkpoint = None

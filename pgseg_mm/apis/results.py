@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -82,7 +83,8 @@ class ResultWriter:
     """Writes masks and pictures, named as their images are, into a folder.
 
     ``pred/NAME.png`` is a mask of class indices, of 16 bits for more than 256 classes;
-    ``vis/NAME.png`` a picture; ``classes.txt`` has a class a line, in the order of the indices.
+    ``vis/NAME.png`` a picture; ``classes.txt`` has a class a line, in the order of the indices;
+    ``areas.csv`` has the share of each image that each of its classes takes.
 
     Args:
         folder: Folder to write to; it is made if need be.
@@ -95,6 +97,7 @@ class ResultWriter:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / 'classes.txt').write_text('\n'.join(classes) + '\n', encoding='utf-8')
         self._used: set[str] = set()
+        self._add_areas('w', [('image', 'class', 'share')])
 
     def write(self, result: Segmentation, picture: NDArray[np.uint8]) -> None:
         """Write an image's mask and picture."""
@@ -103,6 +106,15 @@ class ResultWriter:
         depth = np.uint8 if len(result.classes) <= 256 else np.uint16
         Image.fromarray(result.mask.astype(depth)).save(self.folder / 'pred' / name)
         Image.fromarray(picture).save(self.folder / 'vis' / name)
+        self._add_areas(
+            'a', ((name, words, f'{share:.6f}') for words, share in result.areas.items())
+        )
+
+    def _add_areas(self, mode: str, rows: Iterable[tuple[str, str, str]]) -> None:
+        path = self.folder / 'areas.csv'
+        # names of files may be no Unicode
+        with path.open(mode, encoding='utf-8', errors='surrogateescape', newline='') as file:
+            csv.writer(file).writerows(rows)
 
     def _free_name(self, result: Segmentation) -> str:
         """A file name that no other image of this run has."""

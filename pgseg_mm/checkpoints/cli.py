@@ -26,7 +26,7 @@ from .hugging_face import (
     save_hugging_face,
 )
 from .mm_checkpoint import architecture_of, origin_of, save_mm
-from .release import mm_to_release, release_to_mm
+from .release import has_prototypes, mm_to_release, release_to_mm
 from .release_config import heads_of_release_config
 from .sources import fetch
 
@@ -48,7 +48,20 @@ def convert(
         Exit status: 0 if the result was written, 1 if a partial match was refused, 2 if the input
         cannot be converted.
     """
-    args = _parse(description, argv)
+    return run_converter(converter, build_parser(description).parse_args(argv), folder)
+
+
+def run_converter(converter: Converter, args: argparse.Namespace, folder: bool = False) -> int:
+    """Run a converter; see :func:`convert`.
+
+    Args:
+        converter: Makes of the arguments a conversion and what writes it.
+        args: Arguments of :func:`build_parser`.
+        folder: Whether the result is a folder.
+    """
+    if args.config is not None and not Path(args.config).is_file():
+        print(f'error: config file not found: {args.config}', file=sys.stderr)
+        return 2
     destination = Path(args.dst)
     try:
         args.source = fetch(args.src)
@@ -79,8 +92,18 @@ def convert(
     return 0
 
 
-def _parse(description: str, argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description)
+def build_parser(description: str, command: str | None = None) -> argparse.ArgumentParser:
+    """Describe the command line of a converter.
+
+    Args:
+        description: What it does.
+        command: Its name, if it is not that of the script.
+    """
+    parser = argparse.ArgumentParser(
+        prog=command,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('src', help=f'checkpoint to convert: {SOURCES}')
     parser.add_argument('dst', help='where to write the result; an existing one is replaced')
     parser.add_argument(
@@ -96,10 +119,7 @@ def _parse(description: str, argv: list[str] | None) -> argparse.Namespace:
         action='store_true',
         help='unpickle everything in SRC; this runs any code that it holds',
     )
-    args = parser.parse_args(argv)
-    if args.config is not None and not Path(args.config).is_file():
-        parser.error(f'config file not found: {args.config}')
-    return args
+    return parser
 
 
 def _check_destination(source: Path, destination: Path, folder: bool) -> None:
@@ -135,13 +155,13 @@ def from_release(prototypes: bool) -> Converter:
         model, architecture = model_of_config(args.config) if args.config else (None, None)
         heads = heads_of_release_config(checkpoint.extras.get('config'))
         conversion = release_to_mm(checkpoint.state_dict, heads, model, architecture)
-        has_prototypes = any('.downsample_spatial.' in name for name in checkpoint.state_dict)
-        if prototypes and not has_prototypes:
+        found = has_prototypes(checkpoint.state_dict)
+        if prototypes and not found:
             raise CheckpointError(
                 f'{args.src} has no prototypes (downsample_spatial): it is of GroupViT, use '
                 'groupvit2mm.py'
             )
-        if has_prototypes and not prototypes:
+        if found and not prototypes:
             raise CheckpointError(
                 f'{args.src} has prototypes (downsample_spatial): it is of PGSeg, use pgseg2mm.py'
             )

@@ -1,7 +1,7 @@
 """Conversion from and to the state dicts of PGSeg's and GroupViT's releases."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -170,6 +170,33 @@ _ORIGINS = {
     ),
     'mm': ('backbone.stages.', 'this project', 'use mm2pgseg.py or mm2hf_groupvit.py'),
 }
+
+
+def origin_of_names(names: Collection[str]) -> str:
+    """Which code base a state dict is of.
+
+    Args:
+        names: Names of its entries.
+
+    Returns:
+        ``'release'``, ``'hugging_face'`` or ``'mm'``.
+
+    Raises:
+        CheckpointError: If it is of none of them.
+    """
+    for origin, (prefix, _, _) in _ORIGINS.items():
+        if any(name.startswith(prefix) for name in names):
+            return origin
+    known = ', '.join(title for _, title, _ in _ORIGINS.values())
+    some = ', '.join(list(names)[:3])
+    raise CheckpointError(
+        f'this is no checkpoint of {known}: its {len(names)} entries are {some} ...'
+    )
+
+
+def has_prototypes(names: Collection[str]) -> bool:
+    """Whether a state dict of a release, by its names, is PGSeg's and not GroupViT's."""
+    return any('.downsample_spatial.' in name for name in names)
 
 
 def check_origin(state_dict: Mapping[str, Any], expected: str) -> None:

@@ -104,8 +104,8 @@ class WebServer:
     def segment_number(self) -> int:
         """Number of the function that segments."""
         config = json.loads(self.ask('GET', '/config').body)
-        (number,) = (d['id'] for d in config['dependencies'] if len(d['inputs']) == 4)
-        return number
+        # those behind the examples are the same function
+        return min(d['id'] for d in config['dependencies'] if len(d['inputs']) == 4)
 
     def join(self, data: list[Any], **others: Any) -> Reply:
         """Ask for a segmentation."""

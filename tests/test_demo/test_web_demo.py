@@ -1,4 +1,4 @@
-"""demo/web_demo.py in a real browser without a window."""
+"""``pgseg web`` in a real browser without a window."""
 
 import importlib.util
 import os
@@ -57,11 +57,12 @@ def folder(tmp_path_factory):
 def server(folder):
     """Address of the page; the log of the server is in server.log."""
     port = free_port()
-    words = ['tiny.py', 'tiny.pth', '--port', port, '--device', 'cpu', '--max-file-size', '0.2']
+    model = ['--config', 'tiny.py', '--checkpoint', 'tiny.pth', '--device', 'cpu']
+    words = ['web', *model, '--port', port, '--max-file-size', '0.2']
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'GRADIO_TEMP_DIR': str(folder / 'uploads')}
     with (folder / 'server.log').open('w') as log:
         process = subprocess.Popen(
-            [sys.executable, ROOT / 'demo' / 'web_demo.py', *map(str, words)],
+            [sys.executable, ROOT / 'pgseg_command.py', *map(str, words)],
             cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
     address = f'http://127.0.0.1:{port}/'
@@ -75,7 +76,7 @@ def server(folder):
             time.sleep(0.1)
     yield address
     process.terminate()
-    process.wait(10)
+    process.wait(30)
 
 
 @pytest.fixture(scope='module')
@@ -167,3 +168,16 @@ def test_one_word_alone_is_warned_of(page, folder):
     segment(page, 'dog')
     assert 'One word alone takes every pixel' in toast(page)
     page.locator('#segments img').wait_for()
+
+
+@pytest.mark.parametrize(('number', 'word'), [(0, 'cat'), (1, 'cup of coffee')])
+def test_an_example_is_segmented_by_one_click(page, folder, number, word):
+    page.locator(f'#example-{number}').click()
+    page.locator('#segments img').wait_for()
+    assert page.locator('#upload img').count() == 1
+    assert page.get_by_label('words').input_value().startswith(f'{word} . ')
+    assert word in page.locator('#legend table').inner_text()
+    page.locator('#words textarea, #words input').fill('sky . grass')
+    page.locator('#segment').click()  # it can be segmented again like an upload
+    page.locator('#legend td', has_text='grass').wait_for()
+    assert 'Traceback' not in (folder / 'server.log').read_text()

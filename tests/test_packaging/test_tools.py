@@ -167,6 +167,7 @@ def test_test_hands_its_arguments_to_the_runner(monkeypatch, config, checkpoint)
     [
         (['--tta'], 'tta_model', '--tta needs tta_model in the config'),
         (['--show'], 'default_hooks', 'need a visualization hook'),
+        (['--wait-time', '2'], 'tta_model', '--wait-time is how long --show stays on a picture'),
     ],
 )
 def test_test_refuses_what_the_config_cannot_do(

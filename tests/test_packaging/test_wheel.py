@@ -10,15 +10,17 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from mmengine.config import Config
 from mmengine.hub import get_config
 from modelindex.load_model_index import load
 
-from pgseg_mm.__main__ import main as run_tool
+from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.cli.run_configs import find_config
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = ('configs', 'tools')
+SHIPPED = ('configs', 'tools', 'demo')
 TINY = 'pgseg_mm::pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py'
 NO_WORKERS = [
     f'{split}_dataloader.{setting}'
@@ -53,7 +55,7 @@ def source(tmp_path_factory) -> Path:
     """The checkout without what tests, editors and installations have left in it."""
     source = tmp_path_factory.mktemp('checkout') / 'source'
     ignored = shutil.ignore_patterns('.*', '*.egg-info', 'build', 'dist', 'work_dirs', 'data')
-    for entry in ('pgseg_mm', 'requirements', 'demo', *SHIPPED):
+    for entry in ('pgseg_mm', 'requirements', *SHIPPED):
         shutil.copytree(ROOT / entry, source / entry, ignore=ignored)
     for path in ROOT.glob('*'):
         if path.is_file():
@@ -86,10 +88,14 @@ def test_configs_tools_and_index_are_in_the_wheel(installed):
         assert files_below(mim / folder) == files_below(ROOT / folder)
     assert (mim / 'model-index.yml').read_bytes() == (ROOT / 'model-index.yml').read_bytes()
     assert not list(installed.rglob('__pycache__'))
+    (information,) = installed.glob('pgseg_mm-*.dist-info')
     assert sorted(path.name for path in installed.iterdir()) == [
+        'pgseg_command.py',
         'pgseg_mm',
-        next(installed.glob('pgseg_mm-*.dist-info')).name,
+        information.name,
     ]
+    scripts = (information / 'entry_points.txt').read_text()
+    assert scripts == '[console_scripts]\npgseg = pgseg_command:main\n'
 
 
 def test_installed_package_trains_by_the_name_of_a_config(installed, tmp_path):
@@ -105,6 +111,33 @@ def test_installed_package_trains_by_the_name_of_a_config(installed, tmp_path):
     assert (tmp_path / 'work_dirs' / 'pgseg_tiny-p8_emoji-scenes-64x64' / 'iter_1.pth').is_file()
     for name in ('pgseg_mm', *SHIPPED):  # nothing of the checkout takes part
         assert str(ROOT / name) not in done.stdout + done.stderr
+
+
+def pgseg(installed, place, *arguments, **env) -> subprocess.CompletedProcess:
+    """The command, as its entry point runs it."""
+    program = 'import sys, pgseg_command; sys.argv[0] = "pgseg"; pgseg_command.main()'
+    return python('-c', program, *arguments, cwd=place, PYTHONPATH=installed, **env)
+
+
+def test_installed_command_says_what_there_is(installed, tmp_path):
+    done = pgseg(installed, tmp_path, '--help')
+    assert (done.returncode, done.stderr) == (0, '')
+    assert done.stdout.startswith('usage: pgseg COMMAND')
+    listed = pgseg(installed, tmp_path, 'models', HF_HOME=tmp_path / 'hub', HF_HUB_OFFLINE=1)
+    assert listed.returncode == 0, listed.stderr
+    assert 'groupvit-gcc-yfcc' in listed.stdout and 'non-commercial' in listed.stdout
+
+
+def test_installed_command_segments_a_photograph(installed, tmp_path):
+    photo = installed / 'pgseg_mm' / '.mim' / 'demo' / 'examples' / 'cat.jpg'
+    Config(dict(model=tiny_model_cfg())).dump(tmp_path / 'tiny.py')
+    torch.save(dict(state_dict=tiny_model().state_dict()), tmp_path / 'tiny.pth')
+    model = ('--config', 'tiny.py', '--checkpoint', 'tiny.pth', '--device', 'cpu')
+    done = pgseg(installed, tmp_path, 'segment', photo, '--texts', 'cat . blanket', *model)
+    assert done.returncode == 0, done.stderr
+    for written in ('vis/cat.png', 'pred/cat.png', 'areas.csv'):
+        assert (tmp_path / 'outputs' / written).is_file()
+    assert str(ROOT) not in done.stdout + done.stderr
 
 
 @pytest.fixture(scope='module')
@@ -152,32 +185,6 @@ def test_fresh_environment_trains_and_tests_by_the_name_of_a_config(fresh, tmp_p
         assert str(ROOT) not in done.stdout + done.stderr
     assert (tmp_path / 'mim' / 'iter_1.pth').is_file()
     assert (tmp_path / 'two' / 'iter_1.pth').is_file()
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'message'), [([], 'usage: python -m pgseg_mm TOOL'), (['trian'], 'no tool trian')]
-)
-def test_absent_tool_is_refused(monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr(sys, 'argv', ['pgseg_mm', *arguments])
-    with pytest.raises(SystemExit) as stop:
-        run_tool()
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ('name', 'interpreter', 'file'),
-    [('train', sys.executable, 'train.py'), ('dist_train', 'bash', 'dist_train.sh')],
-)
-def test_tool_takes_over_with_its_arguments(monkeypatch, name, interpreter, file):
-    became: list = []
-    monkeypatch.setattr('pgseg_mm.__main__.TOOLS', ROOT / 'tools')
-    monkeypatch.setattr('os.execvpe', lambda *arguments: became.extend(arguments))
-    monkeypatch.setattr(sys, 'argv', ['pgseg_mm', name, 'a.py', '--resume'])
-    run_tool()
-    command = [interpreter, str(ROOT / 'tools' / file), 'a.py', '--resume']
-    assert became[:2] == [interpreter, command]
-    assert became[2]['PYTHON']
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ def main() -> None:
         model = build_model(cfg)
         load_weights(model, args.checkpoint, args.trust, args.allow_partial)
     except (CheckpointError, FileNotFoundError, ValueError) as error:
-        sys.exit(f'error: {error}')
+        parser.exit(2, f'{parser.prog}: error: {error}\n')
     module = ExportedModel(model, args.argmax).eval()
     metadata = onnx_metadata(cfg.model, class_embeds, model.decode_head.with_background)
     args.out.parent.mkdir(parents=True, exist_ok=True)

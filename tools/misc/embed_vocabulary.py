@@ -8,7 +8,6 @@ threshold and has no embedding. Classes of several words are written to an .npz 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +106,7 @@ def main() -> None:
         load_weights(model, args.checkpoint, args.trust, args.allow_partial)
         words, channels = write_embeds(model.to(args.device), vocabulary, args.out)
     except (CheckpointError, FileNotFoundError, ValueError) as error:
-        sys.exit(f'error: {error}')
+        parser.exit(2, f'{parser.prog}: error: {error}\n')
     background = (
         ', the background left to its threshold' if model.decode_head.with_background else ''
     )

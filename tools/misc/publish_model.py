@@ -10,7 +10,6 @@ texts, for a model that has its class embeddings from a file (projects/text_free
 
 import argparse
 import io
-import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -149,7 +148,7 @@ def main() -> None:
             args.text_free,
         )
     except (CheckpointError, OSError) as error:
-        sys.exit(f'error: {error}')
+        parser.exit(2, f'{parser.prog}: error: {error}\n')
     print(f'{final}: {final.stat().st_size / 2**20:.1f} MiB')
 
 
