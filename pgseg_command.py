@@ -48,6 +48,9 @@ COMMANDS = {
         'convert a checkpoint from another code base, or to one',
         called=True,
     ),
+    'push': Command(
+        'tools/misc/push_to_hub.py', 'give a checkpoint to others: a hub, or a folder', called=True
+    ),
     'train': Command('tools/train.py', 'train a model from a config'),
     'test': Command('tools/test.py', 'evaluate a checkpoint on the test set of a config'),
     'table': Command(

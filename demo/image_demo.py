@@ -11,10 +11,9 @@ from tqdm import tqdm
 
 from pgseg_mm.apis import PGSegInferencer, Segmentation
 from pgseg_mm.apis.inferencer import MAX_PIXELS
-from pgseg_mm.apis.model_choice import add_model_choice, choose_config
+from pgseg_mm.apis.model_choice import add_model_choice, read_chosen_config
 from pgseg_mm.cli.arguments import add_model_options, find_device
 from pgseg_mm.cli.numbers import number_from
-from pgseg_mm.cli.run_configs import read_model_config
 from pgseg_mm.messages import shown
 
 MAX_SHOWN_CLASSES = 6
@@ -147,8 +146,7 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
     args = parser.parse_args(argv)
     if isinstance(args.img, list) and len(args.img) == 1:
         (args.img,) = args.img
-    choose_config(parser, args)
-    cfg = read_model_config(parser, args)
+    cfg = read_chosen_config(parser, args)
     args.device = find_device(parser, args.device)
     if args.out_file is not None and (isinstance(args.img, list) or Path(args.img).is_dir()):
         parser.error('--out-file is for a single image; use --out-dir for several')

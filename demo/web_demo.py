@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from pgseg_mm import limits
 from pgseg_mm.apis import PGSegInferencer, Segmentation, parse_words
-from pgseg_mm.apis.model_choice import add_model_choice, choose_config
+from pgseg_mm.apis.model_choice import add_model_choice, read_chosen_config
 from pgseg_mm.background import is_background
 from pgseg_mm.cli.arguments import add_model_options, find_device, require_port
-from pgseg_mm.cli.run_configs import read_model_config
 from pgseg_mm.visualization.colours import Colours, class_colours, separate
 from pgseg_mm.visualization.panels import fit_size
 from pgseg_mm.visualization.segmentation_picture import ShownImage, group_panels, label_panels
@@ -313,8 +312,7 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
     """
     parser = build_parser(command)
     args = parser.parse_args(argv)
-    choose_config(parser, args)
-    cfg = read_model_config(parser, args)
+    cfg = read_chosen_config(parser, args)
     args.device = find_device(parser, args.device)
     require_port(parser, args.host, args.port)
     try:

@@ -1,11 +1,42 @@
-"""Which model a command line asks for, where it need not name one."""
+"""Which model a command line asks for, where it need not name a config, or need not name any."""
+
+from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
 
+from mmengine.config import Config
+
+from pgseg_mm.checkpoints.carried_config import config_of
+from pgseg_mm.cli.checkpoint_sources import SOURCES, require_checkpoint
+from pgseg_mm.cli.config_files import ConfigError, override
+from pgseg_mm.cli.run_configs import read_model_config
 from pgseg_mm.serialization.loading import CheckpointError
 
 DEFAULT_MODEL = 'groupvit-gcc-yfcc'
 """Name of the published model that is taken where none is given."""
+CONFIG = 'config file, or name of an installed one'
+
+
+class _ModelWords(argparse.Action):
+    """One word is a checkpoint, two are a config and a checkpoint."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        words = list(values or ())
+        if len(words) > 2:
+            parser.error(
+                f'give a checkpoint, or a config and a checkpoint; got {len(words)} words: '
+                f'{" ".join(map(str, words))}'
+            )
+        namespace.config = words[0] if len(words) == 2 else None
+        namespace.checkpoint = words[-1]
 
 
 def add_model_choice(parser: argparse.ArgumentParser, named: bool) -> None:
@@ -13,59 +44,44 @@ def add_model_choice(parser: argparse.ArgumentParser, named: bool) -> None:
 
     Args:
         parser: Parser to extend.
-        named: Whether they are options, both of which may be left out; otherwise they are two
-            positional arguments.
+        named: Whether they are options, both of which may be left out; otherwise they are
+            positional arguments, and the config may be left out.
     """
-    config, checkpoint = 'config file, or name of an installed one', 'checkpoint'
     if named:
         parser.add_argument(
-            '--checkpoint',
-            default=DEFAULT_MODEL,
-            help='checkpoint: a file, or what pgseg models lists (%(default)s)',
-        )
-        parser.add_argument(
-            '--config', help=f"{config}; a published model's own by default"
+            '--checkpoint', default=DEFAULT_MODEL, help=f'{SOURCES} (%(default)s)'
         )  # fmt: skip
+        parser.add_argument('--config', help=f"{CONFIG}; the checkpoint's own by default")
     else:
-        parser.add_argument('config', help=config)
-        parser.add_argument('checkpoint', help=checkpoint)
+        parser.add_argument(
+            'model',
+            nargs='+',
+            action=_ModelWords,
+            metavar=('MODEL', 'CHECKPOINT'),
+            help=f'the checkpoint, or a config and the checkpoint. Config: {CONFIG}; the '
+            f"checkpoint's own by default. Checkpoint: {SOURCES}",
+        )
 
 
-def choose_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Give ``args.config`` a value where it was left out: the config that the checkpoint fits.
+def read_chosen_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:
+    """Config of what was chosen: the one that was given, or the one that the checkpoint carries.
 
-    Leaves with the parser's usage message where none is known.
+    Leaves with the parser's usage message where there is none, or no checkpoint.
 
     Args:
         parser: Parser that reports the error.
-        args: Parsed arguments of :func:`add_model_choice`.
-    """
-    if args.config is not None:
-        return
-    try:
-        args.config = config_of(args.checkpoint)
-    except CheckpointError as error:
-        parser.error(str(error))
-
-
-def config_of(checkpoint: str) -> str:
-    """Config that a checkpoint fits.
-
-    Args:
-        checkpoint: Name of a published model.
+        args: Parsed arguments of :func:`add_model_choice` and
+            :func:`pgseg_mm.cli.arguments.add_model_options`.
 
     Returns:
-        Name of a config, as ``pgseg_mm::FOLDER/FILE.py``.
-
-    Raises:
-        CheckpointError: If it is not known.
+        The config with the settings that were overridden.
     """
-    from pgseg_mm.checkpoints.published import published_models
-
-    models = published_models()
-    if checkpoint not in models:
-        raise CheckpointError(
-            f'which config {checkpoint} fits is not known; give it as --config, or one of the '
-            f'published models as --checkpoint: {", ".join(models)}'
-        )
-    return models[checkpoint].config
+    if args.config is not None:
+        return read_model_config(parser, args)
+    require_checkpoint(parser, args.checkpoint)
+    try:
+        cfg = config_of(args.checkpoint, args.trust)
+        override(cfg, args.cfg_options)
+    except (CheckpointError, ConfigError, OSError) as error:
+        parser.error(str(error))
+    return cfg

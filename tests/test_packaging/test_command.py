@@ -1,6 +1,7 @@
 """The command ``pgseg``."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -129,24 +130,29 @@ def test_segment_writes_picture_mask_and_areas(place, capsys):
         assert shares.keys() <= {'dog', 'grass'} and sum(shares.values()) == pytest.approx(1)
 
 
-def test_published_model_brings_its_config(place, monkeypatch, capsys):
-    """Its name is the default; here a tiny model goes by it."""
-    entry = published.published_models()[model_choice.DEFAULT_MODEL]._replace(config='tiny.py')
-    name = Path(model_choice.DEFAULT_MODEL)
-    monkeypatch.setattr(published, 'published_models', lambda: {str(name): entry})
-    Path('tiny.pth').rename(name)
+def test_the_config_may_be_left_out(place, capsys):
+    """A checkpoint carries it; the name of the default is here that of a file with a small one."""
+    torch.save({'model': release_state(GROUPVIT)}, 'groupvit.pth')
+    assert run('convert', 'groupvit.pth', model_choice.DEFAULT_MODEL) == 0
     assert run('segment', 'a.png', '--texts', 'dog . grass', '--device', 'cpu') == 0
     assert 'a.png: ' in capsys.readouterr().out
+    args = ['a.png', model_choice.DEFAULT_MODEL, '--texts', 'dog . grass', '--device', 'cpu']
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(ROOT / 'demo' / 'image_demo.py'))['main'](args)
+    assert left.value.code == 0 and 'a.png: ' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['segment', 'a.png', '--checkpoint', 'tiny.pth'], 'which config tiny.pth fits is not'),
+        (
+            ['segment', 'a.png', '--checkpoint', 'tiny.pth'],
+            'Give the config that it was trained with',
+        ),
         (['segment', 'a.png', '--texts', 'a,,b', *TINY], 'There is no word between two separators'),
         (['segment', 'absent.png', '--texts', 'a,b', *TINY], 'absent.png does not exist'),
         (['segment', 'a.png', 'b.png', '--out-file', 'c.png', *TINY], 'is for a single image'),
-        (['web', '--checkpoint', 'tiny.pth'], 'which config tiny.pth fits is not known'),
+        (['web', '--checkpoint', 'tiny.pth'], 'tiny.pth cannot be used without a config'),
         (['web', '--config', 'absent.py'], 'config file not found: absent.py'),
         (['convert', 'absent.pth', 'out.pth'], 'absent.pth'),
         (['convert', 'a.png', 'out.pth'], 'a.png'),
