@@ -83,6 +83,8 @@ def save_for_hub(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f'{folder} is there and not empty; give a folder to be made')
     table = None if about.metrics is None else read_benchmark_table(about.metrics)
+    if table is not None and Path(table.checkpoint).name != Path(source).name:
+        _warn(f'{about.metrics} is of {shown(table.checkpoint)}; see that it is the same model')
     checkpoint = load_checkpoint(source, trust)  # type: ignore[arg-type]
     check_origin(checkpoint.state_dict, 'mm')
     check_finite(checkpoint.state_dict)
@@ -242,22 +244,20 @@ def _published(checkpoint: Checkpoint) -> PublishedModel | None:
 
 
 def _terms(about: About, published: PublishedModel | None) -> dict[str, Any]:
-    """Licence and data: as given, or as published."""
+    """Licence, as given or as published, and data."""
     terms: dict[str, Any] = {
         'license': about.license,
         'license_name': about.license_name,
         'license_link': about.license_link,
         'datasets': about.datasets,
     }
-    if published is None:
-        return terms
-    if about.license is None:
+    if published is not None and about.license is None:
         terms |= {
             'license': 'other',
             'license_name': published.license,
             'license_link': published.license_url,
         }
-    return terms | {'datasets': about.datasets or published.data}
+    return terms
 
 
 def _classes(meta: Mapping[str, Any]) -> tuple[str, ...]:
