@@ -10,8 +10,8 @@ from pgseg_mm.cli.config_files import read_config_file
 from pgseg_mm.serialization.loading import CheckpointError
 
 from .architecture import Architecture
+from .published import PACKAGE
 
-PACKAGE = Path(__file__).parents[1]
 BASE = 'configs/_base_'
 
 
