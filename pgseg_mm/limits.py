@@ -35,7 +35,7 @@ CONFIG_ENTRIES = 100_000
 """Entries of the config object in a release's checkpoint, which is read for the number of heads."""
 
 CONFIG_TEXT_CHARACTERS = 2**20
-"""Characters of the config's text in a checkpoint, which is parsed for the number of heads."""
+"""Characters of the config's text in a checkpoint, which is parsed and never run."""
 
 MAX_UNPACKED_ARRAYS = 10**9
 """Bytes of the arrays of an .npz file, beyond twice those of the file."""

@@ -92,15 +92,15 @@ def download(model: HubModel) -> Path:
     with _hub_failures(model), _checked_headers():
         config = hub.hf_hub_download(model.repository, CONFIG_NAME, revision=model.revision)
         folder = Path(config).parent
-    if not _is_complete(folder):
+    if not is_complete(folder):
         lock = cache_folder() / model.repository.replace('/', '--')
         with cache_failures(), locked(lock), _hub_failures(model), _checked_headers():
-            if not _is_complete(folder):  # another process may have been faster
+            if not is_complete(folder):  # another process may have been faster
                 _download_weights(model, folder)
     return folder
 
 
-def _is_complete(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """Whether the weights of a snapshot are there, with all shards and what goes with them."""
     weights = find_weights(folder)
     if weights is None:
@@ -275,7 +275,7 @@ def _refused(model: HubModel, error: BaseException, where: str) -> str | None:
 
 def _unreachable(model: HubModel, error: BaseException, where: str) -> str:
     return (
-        f'{model} is not on this disk and {where} cannot be asked ({reason_of(error)}); look at '
+        f'{model} is not on this disk and {where} cannot be asked ({first_cause(error)}); look at '
         'the network, HF_ENDPOINT and HF_HUB_OFFLINE, or download the model elsewhere and give '
         'its folder'
     )
@@ -294,8 +294,8 @@ def _failure(model: HubModel, error: BaseException, where: str) -> str:
             f'({first_line(error)}); set HF_HOME to a folder with room that you may write to'
         )
     return (
-        f'{model} could not be downloaded from {where} ({reason_of(error)}); run this again, files '
-        'that are complete are not downloaded again'
+        f'{model} could not be downloaded from {where} ({first_cause(error)}); run this again, '
+        'files that are complete are not downloaded again'
     )
 
 
@@ -310,7 +310,7 @@ def _hub_names() -> list[str]:
     return [model.hub for model in published_models().values() if model.hub]
 
 
-def reason_of(error: BaseException) -> str:
-    """What was the beginning of a failure."""
+def first_cause(error: BaseException) -> str:
+    """What was the beginning of a failure, on one line."""
     *_, first = _chain(error)
     return f'{type(first).__name__}: {first_line(first)}' if str(first) else type(first).__name__

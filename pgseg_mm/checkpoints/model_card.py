@@ -95,7 +95,7 @@ class Card:
             f'# {_cell(self.name.removeprefix("hf-hub:"))}\n\n{self._about()}',
             f'## Use\n\n```bash\npip install "pgseg-mm[onedl]"\n```\n\n{self._use()}',
             self._architecture(),
-            _section('Training data', '\n'.join(f'- {_cell(name)}' for name in self.datasets)),
+            _section('Training data', '\n'.join(f'- {_cell(name)}' for name in self._data())),
             self._classes(),
             self._results(),
             self._published_results(),
@@ -103,6 +103,9 @@ class Card:
             _section('Citation', f'```bibtex\n{self._bibtex()}\n```'),
         ]
         return '\n\n'.join(section for section in sections if section) + '\n'
+
+    def _data(self) -> tuple[str, ...]:
+        return self.datasets or (self.published.data if self.published else ())
 
     def _front_matter(self) -> str:
         from huggingface_hub import EvalResult, ModelCardData  # only who pushes pays for it

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from pgseg_mm.serialization.locating import HUB
 
-PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[1]
+ROOTS = (_PACKAGE / '.mim', _PACKAGE.parent)
+"""Where configs/ lies: in an installed package, and in a checkout."""
 METAFILES = 'configs/*/metafile.yml'
 HUB_FILE = re.compile(
     r'https://(?:huggingface\.co|hf\.co)/(?P<repo>[^/]+/[^/]+)/(?:resolve|blob)/(?P<revision>[^/]+)/'
@@ -84,7 +86,7 @@ def published_models() -> Mapping[str, PublishedModel]:
 
 def _metafiles() -> list[Path]:
     """Those of the installed package, or of the repository that it lies in."""
-    for folder in (PACKAGE / '.mim', PACKAGE.parent):
+    for folder in ROOTS:
         if paths := sorted(folder.glob(METAFILES)):
             return paths
     return []

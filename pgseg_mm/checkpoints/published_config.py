@@ -10,8 +10,8 @@ from pgseg_mm.cli.config_files import read_config_file
 from pgseg_mm.serialization.loading import CheckpointError
 
 from .architecture import Architecture
+from .published import ROOTS
 
-PACKAGE = Path(__file__).parents[1]
 BASE = 'configs/_base_'
 
 
@@ -53,7 +53,7 @@ def _is_base_s(key: str) -> bool:
 
 def _find(name: str) -> Path:
     """A config in the installed package, or in the repository that it lies in."""
-    for root in (PACKAGE / '.mim', PACKAGE.parent):
+    for root in ROOTS:
         if (path := root / BASE / name).is_file():
             return path
     raise CheckpointError(f'{BASE}/{name} is not in the package; install pgseg-mm anew')

@@ -21,7 +21,7 @@ from pgseg_mm.serialization.locating import HUB
 
 from .architecture import Architecture
 from .carried_config import config_of
-from .hub import HubError, parse_name, reason_of, status_of
+from .hub import HubError, first_cause, parse_name, status_of
 from .hugging_face import mm_to_hugging_face, save_hugging_face
 from .mm_checkpoint import META_KEY, architecture_of, origin_of
 from .model_card import BenchmarkTable, Card, read_benchmark_table
@@ -29,8 +29,8 @@ from .own_folder import LIBRARY, flat_config, flat_text, save_own_folder
 from .published import PublishedModel, published_models
 from .release import check_origin
 
-Format = Literal['pgseg', 'transformers']
-FORMATS: tuple[Format, ...] = ('pgseg', 'transformers')
+HubFormat = Literal['pgseg', 'transformers']
+HUB_FORMATS: tuple[HubFormat, ...] = ('pgseg', 'transformers')
 
 
 class About(NamedTuple):
@@ -53,7 +53,7 @@ def save_for_hub(
     source: str | PathLike[str],
     folder: str | PathLike[str],
     about: About = NOTHING,
-    format: Format = 'pgseg',
+    format: HubFormat = 'pgseg',
     config: str | PathLike[str] | None = None,
     trust: bool = False,
     name: str | None = None,
@@ -83,9 +83,11 @@ def save_for_hub(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f'{folder} is there and not empty; give a folder to be made')
     table = None if about.metrics is None else read_benchmark_table(about.metrics)
+    if table is not None and Path(table.checkpoint).name != Path(source).name:
+        _warn(f'{about.metrics} is of {shown(table.checkpoint)}; see that it is the same model')
     checkpoint = load_checkpoint(source, trust)  # type: ignore[arg-type]
     check_origin(checkpoint.state_dict, 'mm')
-    check_finite(checkpoint.state_dict)
+    refuse_not_finite(checkpoint.state_dict)
     architecture = _architecture(checkpoint)
     if format == 'transformers':
         write = _transformers_writer(checkpoint, architecture)
@@ -102,7 +104,7 @@ def push(
     source: str | PathLike[str],
     repository: str,
     about: About = NOTHING,
-    format: Format = 'pgseg',
+    format: HubFormat = 'pgseg',
     config: str | PathLike[str] | None = None,
     trust: bool = False,
     private: bool | None = None,
@@ -144,7 +146,7 @@ def push(
     return name
 
 
-def check_finite(state_dict: Mapping[str, Tensor]) -> None:
+def refuse_not_finite(state_dict: Mapping[str, Tensor]) -> None:
     """Refuse weights that nobody could use.
 
     Args:
@@ -201,7 +203,7 @@ def _card(
     checkpoint: Checkpoint,
     architecture: Architecture | None,
     name: str,
-    format: Format,
+    format: HubFormat,
     about: About,
     table: BenchmarkTable | None,
 ) -> Card:
@@ -242,22 +244,20 @@ def _published(checkpoint: Checkpoint) -> PublishedModel | None:
 
 
 def _terms(about: About, published: PublishedModel | None) -> dict[str, Any]:
-    """Licence and data: as given, or as published."""
+    """Licence, as given or as published, and data."""
     terms: dict[str, Any] = {
         'license': about.license,
         'license_name': about.license_name,
         'license_link': about.license_link,
         'datasets': about.datasets,
     }
-    if published is None:
-        return terms
-    if about.license is None:
+    if published is not None and about.license is None:
         terms |= {
             'license': 'other',
             'license_name': published.license,
             'license_link': published.license_url,
         }
-    return terms | {'datasets': about.datasets or published.data}
+    return terms
 
 
 def _classes(meta: Mapping[str, Any]) -> tuple[str, ...]:
@@ -291,10 +291,10 @@ def _upload_failures(repository: str) -> Iterator[None]:
                 'set HF_TOKEN to a token that may write there'
             )
         elif status is not None:
-            message = f'{where} does not take {repository} ({status}, {reason_of(error)})'
+            message = f'{where} does not take {repository} ({status}, {first_cause(error)})'
         else:
             message = (
-                f'{repository} could not be pushed to {where} ({reason_of(error)}); look at the '
+                f'{repository} could not be pushed to {where} ({first_cause(error)}); look at the '
                 'network, HF_ENDPOINT and HF_HUB_OFFLINE, and run this again'
             )
         raise HubError(message) from error

@@ -1,23 +1,29 @@
 """A Hugging Face Hub on the loopback address, with models and with faults.
 
 It answers what ``huggingface_hub`` asks when it downloads: information on a model, HEAD of a file
-with ETag and commit, a redirect to where large files lie, and parts of those.
+with ETag and commit, a redirect to where large files lie, and parts of those; and what it asks when
+it uploads without Xet: a repository, how each file is to go, large files by Git LFS, a commit.
 """
 
 import hashlib
 import http.server
 import json
+import os
 import re
 import threading
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
 from huggingface_hub import constants
 
+from hub_uploads import Uploads, is_large
 from pgseg_mm.checkpoints import hub
+from pgseg_mm.serialization.loading import CheckpointError, load_checkpoint
 
 PIECE = 2**14
 
@@ -54,11 +60,6 @@ class Faults:
     """Status of all answers."""
 
 
-def is_large(name: str) -> bool:
-    """Whether a file is kept under its SHA-256."""
-    return name.endswith(('.bin', '.safetensors', '.pth'))
-
-
 @lru_cache
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
@@ -75,6 +76,8 @@ class HubServer:
     def __init__(self) -> None:
         self.models: dict[str, Model] = {}
         self.faults = Faults()
+        self.writers: dict[str, tuple[str, ...]] = {}
+        """Owners whose repositories a token may write."""
         self.requests: list[str] = []
         """Method and path of each request."""
         self.ranges: list[str] = []
@@ -103,7 +106,7 @@ class HubServer:
         return [path.rpartition('/')[2] for path in self.requests if path.startswith('GET /large/')]
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class _Handler(Uploads, http.server.BaseHTTPRequestHandler):
     hub: HubServer
     protocol_version = 'HTTP/1.1'
 
@@ -121,10 +124,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         path = unquote(parts.path)
         self.hub.requests.append(f'{self.command} {path}')
         if self.hub.faults.status is not None:
-            return self._error(self.hub.faults.status, '')
+            return self.error(self.hub.faults.status, '')
         if found := re.fullmatch(r'/api/models/([^/]+/[^/]+)(?:/revision/(.+))?', path):
             if model := self._model(found[1], found[2] or 'main'):
-                self._send(json.dumps(self._about(found[1], model, parts.query)).encode())
+                self.send(json.dumps(self._about(found[1], model, parts.query)).encode())
             return None
         if found := re.fullmatch(r'/([^/]+/[^/]+)/resolve/([^/]+)/(.+)', path):
             if model := self._model(found[1], found[2]):
@@ -132,19 +135,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return None
         if found := re.fullmatch(r'/large/([^/]+/[^/]+)/(.+)', path):
             content = self.hub.models[found[1]].files[found[2]]
-            return self._send(content[::-1] if self.hub.faults.wrong_bytes else content)
-        return self._error(404, 'RepoNotFound')
+            return self.send(content[::-1] if self.hub.faults.wrong_bytes else content)
+        return self.error(404, 'RepoNotFound')
 
     def _model(self, name: str, revision: str) -> Model | None:
         """A model that this client may see; else the answer is given."""
         model = self.hub.models.get(name)
         if model is None:
-            return self._error(404, 'RepoNotFound')
+            return self.error(404, 'RepoNotFound')
         sent = self.headers.get('Authorization')
         if model.token is not None and sent != f'Bearer {model.token}':
-            return self._error(401, 'GatedRepo')
+            return self.error(401, 'GatedRepo')
         if revision not in (*model.revisions, model.commit):
-            return self._error(404, 'RevisionNotFound')
+            return self.error(404, 'RevisionNotFound')
         return model
 
     def _about(self, name: str, model: Model, query: str) -> dict[str, Any]:
@@ -168,24 +171,27 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _resolve(self, name: str, model: Model, file: str) -> None:
         if file not in model.files:
-            return self._error(404, 'EntryNotFound', {'X-Repo-Commit': model.commit})
+            return self.error(404, 'EntryNotFound', {'X-Repo-Commit': model.commit})
         content = model.files[file]
         headers = {'X-Repo-Commit': model.commit, 'ETag': f'"{git_hash(content)}"'}
         if not is_large(file):
-            return self._send(content, headers)
+            return self.send(content, headers)
         headers |= {
             'X-Linked-ETag': f'"{sha256(content)}"',
             'X-Linked-Size': str(len(content)),
             # by another name, as large files lie on another host
             'Location': f'{self.hub.url.replace("127.0.0.1", "localhost")}/large/{name}/{file}',
         }
-        return self._send(b'', headers, 302)
+        return self.send(b'', headers, 302)
 
-    def _error(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
+    def new_model(self, name: str) -> None:
+        self.hub.models[name] = Model({})
+
+    def error(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
         coded = {'X-Error-Code': code, 'X-Error-Message': HTTPStatus(status).phrase}
-        self._send(b'', {**(headers or {}), **coded}, status)
+        self.send(b'', {**(headers or {}), **coded}, status)
 
-    def _send(self, body: bytes, headers: dict[str, str] | None = None, status: int = 200) -> None:
+    def send(self, body: bytes, headers: dict[str, str] | None = None, status: int = 200) -> None:
         size = len(body)
         headers = {'Accept-Ranges': 'bytes', **(headers or {})} | self.hub.faults.headers
         if (asked := self.headers.get('Range')) and status == 200:
@@ -217,4 +223,19 @@ def use_hub(monkeypatch, url: str, home: object) -> None:
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', f'{home}/hub')
     monkeypatch.setattr(constants, 'HF_TOKEN_PATH', f'{home}/token')
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
+    monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)  # which another server would take
     monkeypatch.delenv('HF_TOKEN', raising=False)
+
+
+def refused(source: object) -> str:
+    """The sentence of a refusal."""
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(source)
+    message = str(error.value)
+    assert len(message) < 500 and '\n' not in message
+    return message
+
+
+def entries() -> list[Path]:
+    """Checkpoints that were converted and are kept."""
+    return list((Path(os.environ['PGSEG_CACHE']) / 'checkpoints').glob('[!.]*.pth'))

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from pgseg_mm.checkpoints.sources import locate
+from pgseg_mm.checkpoints import locate
 from pgseg_mm.serialization.loading import CheckpointError
 
 

@@ -11,7 +11,7 @@ from huggingface_hub import try_to_load_from_cache
 from prettytable import PrettyTable
 
 from pgseg_mm.checkpoints import hub
-from pgseg_mm.checkpoints.hugging_face import CONFIG_NAME, find_weights, shard_names
+from pgseg_mm.checkpoints.hugging_face import CONFIG_NAME
 from pgseg_mm.checkpoints.published import PublishedModel, published_models
 
 BENCHMARKS = ('Pascal VOC 2012', 'Pascal Context', 'COCO-Object')
@@ -35,12 +35,9 @@ def is_on_disk(model: PublishedModel) -> bool:
     """Whether a model of the hub has been downloaded, with all its files; nothing is asked."""
     if model.hub is None:
         return False
-    repository, revision = hub.parse(model.hub)
+    repository, revision = hub.parse_name(model.hub)
     config = try_to_load_from_cache(repository, CONFIG_NAME, revision=revision)
-    weights = find_weights(Path(config).parent) if isinstance(config, str) else None
-    return weights is not None and all(
-        weights.with_name(name).is_file() for name in shard_names(weights)
-    )
+    return isinstance(config, str) and hub.is_complete(Path(config).parent)
 
 
 def tabulate(models: Iterable[PublishedModel]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgseg_mm.checkpoints.push import check_finite
+from pgseg_mm.checkpoints.push import refuse_not_finite
 from pgseg_mm.cli.checkpoint_sources import require_checkpoint
 from pgseg_mm.serialization.loading import (
     Checkpoint,
@@ -63,7 +63,7 @@ def publishable(checkpoint: Checkpoint, which: str, with_config: bool) -> dict[s
         CheckpointError: If a weight is NaN or infinite, or the choice is not there.
     """
     weights = choose_weights(checkpoint, which)
-    check_finite(weights)
+    refuse_not_finite(weights)
     meta = checkpoint.extras.get('meta')
     meta = meta if isinstance(meta, dict) else {}
     kept = {key: meta[key] for key in KEPT_META if key in meta and (with_config or key != 'cfg')}

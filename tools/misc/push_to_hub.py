@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pgseg_mm.checkpoints.push import FORMATS, About, push, save_for_hub
+from pgseg_mm.checkpoints.push import HUB_FORMATS, About, push, save_for_hub
 from pgseg_mm.cli.checkpoint_sources import SOURCES
 from pgseg_mm.cli.config_files import ConfigError
 from pgseg_mm.cli.run_configs import find_config
@@ -39,7 +39,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         metavar='FOLDER',
         help='write a folder instead, and upload nothing',
     )
-    add('--format', choices=FORMATS, default='pgseg', help='what to write (%(default)s)')
+    add('--format', choices=HUB_FORMATS, default='pgseg', help='what to write (%(default)s)')
     add('--config', help="config of the model; the checkpoint's own by default")
     add(
         '--metrics',
