@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
@@ -43,9 +44,16 @@ HOMES = (
 SCOPES = ('mmseg', 'mmengine', 'mmcv')
 ELSEWHERE = ('hf-hub:', 'local-dir:', 'http://', 'https://')
 """What begins a text that would fetch or read something while a model is built."""
-NOT_FOR_PREDICTION = ('init_cfg', 'pretrained', 'class_embed_cache')
-"""Settings of which prediction needs nothing: weights to start from, and a folder of another
-machine."""
+FILES = ('.txt', '.npy', '.npz', '.pt', '.pth', '.json', '.csv')
+NOT_FOR_PREDICTION = (
+    'init_cfg',
+    'pretrained',
+    'class_embed_cache',
+    'backend_args',
+    'file_client_args',
+)
+"""Settings of which prediction needs nothing: weights to start from, a folder of another machine,
+and how images came to it."""
 SIZES = {
     'backbone': {
         'type': 'PGSegViT',
@@ -194,8 +202,13 @@ def _check(part: Any, registry: Registry, where: str, strange: list[str]) -> Non
     elif isinstance(part, (list, tuple)):
         for item in part:
             _check(item, registry, where, strange)
-    elif isinstance(part, str) and part.startswith(ELSEWHERE):
-        raise CheckpointError(f'{where} of its config is {quoted(part)}, which would be fetched')
+    elif isinstance(part, str) and (
+        part.startswith(ELSEWHERE) or part.endswith(FILES) or re.search(r'[/\\]', part)
+    ):
+        raise CheckpointError(
+            f'{where} of its config is {quoted(part)}; nothing is read or fetched for a config '
+            'that nobody gave'
+        )
 
 
 def _home_of(kind: Any, registry: Registry) -> str | None:
@@ -230,7 +243,7 @@ def _pipeline(values: Mapping[str, Any]) -> list[dict[str, Any]]:
         isinstance(step, Mapping) and 'type' in step for step in steps
     ):
         raise CheckpointError('its config has a test_pipeline that is no list of transforms')
-    return [dict(step) for step in steps]
+    return [_plain(step) for step in steps]
 
 
 def _thresholds(values: Any) -> dict[str, float]:

@@ -133,7 +133,15 @@ def test_settings_of_a_training_and_of_its_machine_play_no_part(tmp_path, monkey
     monkeypatch.setenv('PGSEG_CACHE', str(tmp_path / 'cache'))
     model = tiny_model_cfg(class_embed_cache=str(tmp_path / 'elsewhere'))
     model['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint='/nowhere/a.pth')
-    cfg = Config(dict(model=model, work_dir='/nowhere', load_from='/nowhere/b.pth'))
+    load = dict(type='LoadImageFromFile', backend_args=dict(backend='memcached', sys_path='/a'))
+    cfg = Config(
+        dict(
+            model=model,
+            work_dir='/nowhere',
+            load_from='/nowhere/b.pth',
+            test_pipeline=[load, *PIPELINE[1:]],
+        )
+    )
     PGSegInferencer(trained(tmp_path / 'a.pth', cfg))(image(), WORDS)
     assert not (tmp_path / 'elsewhere').exists() and (tmp_path / 'cache').is_dir()
 
@@ -201,7 +209,15 @@ HOSTILE = {
     ),
     'a fetch': (
         lambda t: text_with('text_encoder=dict(', "text_encoder=dict(name='hf-hub:a/b', "),
-        'would be fetched',
+        'nothing is read or fetched',
+    ),
+    'a file': (
+        lambda t: text_with("type='PGSeg')", f"vocabulary={t!r}, type='PGSeg')"),
+        'nothing is read or fetched',
+    ),
+    'a file of embeddings': (
+        lambda t: text_with("type='PGSegHead'", "class_embeds='a.npz', type='PGSegHead'"),
+        'nothing is read or fetched',
     ),
     'code': (lambda t: f"model = __import__('os').mkdir({t!r})", 'no model of plain values'),
     'a call': (lambda t: text_with("type='PGSegHead'", f'type=exec({t!r})'), 'no model of plain'),

@@ -28,6 +28,7 @@ from tool_runs import refusal, run_tool
 
 ROOT = Path(__file__).parents[2]
 KINDS = ('path', 'address', 'hub', 'folder', 'name')
+PRETTY_TEXT = Config.__dict__['pretty_text']
 CLASSES = ['background', 'dog', 'grass', 'sky', 'car']
 
 
@@ -120,6 +121,19 @@ def leaving(status: int = 0):
 def inferencer(place: Place, source: str, out: Path, monkeypatch) -> Any:
     (result,) = PGSegInferencer(str(place.config), source, 'cpu').stream(place.image, 'dog . sky')
     return result.mask
+
+
+def inferencer_without_config(place: Place, source: str, out: Path, monkeypatch) -> Any:
+    (result,) = PGSegInferencer(source, device='cpu').stream(place.image, 'dog . sky')
+    return result.mask
+
+
+def push_to_folder(place: Place, source: str, out: Path, monkeypatch) -> Any:
+    monkeypatch.setattr(Config, 'pretty_text', PRETTY_TEXT)
+    with leaving():
+        run_tool(monkeypatch, 'tools/misc/push_to_hub.py', source, '--to-folder', out / 'pushed')
+    assert 'PGSegViT' in (out / 'pushed' / 'config.py').read_text()
+    return load_file(out / 'pushed' / 'model.safetensors')
 
 
 def load_from(place: Place, source: str, out: Path, monkeypatch) -> Any:
@@ -224,6 +238,7 @@ def onnx_export(place: Place, source: str, out: Path, monkeypatch) -> Any:
 
 PLACES: list[Callable[[Place, str, Path, Any], Any]] = [
     inferencer,
+    inferencer_without_config,
     load_from,
     init_cfg,
     test_tool,
@@ -231,6 +246,7 @@ PLACES: list[Callable[[Place, str, Path, Any], Any]] = [
     sweep,
     embed_vocabulary,
     publish_model,
+    push_to_folder,
     converter,
     onnx_export,
     image_demo,

@@ -246,6 +246,10 @@ def test_command_lines(at_hub, trained, tmp_path, capsys):
     assert main([str(trained), NAME, '--license', 'mit', '--datasets', 'cc3m', 'cc12m']) == 0
     assert f"PGSegInferencer('hf-hub:{NAME}')" in capsys.readouterr().out
     assert card_of(at_hub.models[NAME].files)[0]['datasets'] == ['cc3m', 'cc12m']
+    about = ['--metrics', str(table(tmp_path)), '--license-name', 'Mine']
+    assert main([str(trained), '--to-folder', str(tmp_path / 'pushed'), *about]) == 0
+    front, _ = card_of(files_of(tmp_path / 'pushed'))
+    assert front['license'] == 'other' and front['metrics'] == ['mean_iou', 'accuracy']
     for words, said in (
         ([str(trained)], 'owner/name or --to-folder'),
         ([str(trained), 'name'], 'write hf-hub:owner/name'),

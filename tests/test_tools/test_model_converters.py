@@ -47,6 +47,7 @@ def test_documented_commands(run, tmp_path):
     assert {Path(command[1]).stem for command in shown} == {
         *(path.stem for path in TOOLS.glob('*.py')),
         'check_parity',
+        'push_to_hub',
     }
     torch.save({'model': release_state(TWO_STAGES)}, tmp_path / 'pgseg.pth')
     torch.save({'model': release_state(GROUPVIT)}, tmp_path / 'groupvit.pth')
