@@ -9,4 +9,4 @@ def unformatted() -> AbstractContextManager:
 
     The text is the same Python. To lay it out takes most of the time of a run of the tests.
     """
-    return mock.patch('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
+    return mock.patch('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (f'{text}\n', True))
