@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from checkpoint_zoo import release_state
+from groupvits import files_of, small_groupvit, write_folder
+from hub_server import HubServer, Model, use_hub
 from odd_images import picture
 from pages import ROOT, blocks, commands, read_page, section
-from pgseg_mm.checkpoints import Architecture
 
 README = read_page('README.md')
 INSTALL = read_page('docs/install.md')
@@ -72,21 +71,44 @@ def blocks_of(text: str, number: int) -> str:
 
 
 def test_segmenting_a_photo(tmp_path, monkeypatch):
-    """With the published model's size and weights that were made up, from the release's format."""
-    for name in ('configs', 'demo', 'tools'):
-        (tmp_path / name).symlink_to(ROOT / name)
+    """A small GroupViT goes by the published name; the hub is there for the first time only."""
     monkeypatch.chdir(tmp_path)
-    torch.save({'model': release_state(Architecture())}, 'pgseg.pth')
     picture().save('photo.jpg')
     text = section(README, 'Segment a photo with your own words')
-    for command in commands(text):
-        subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
-    assert [path.name for path in Path('outputs/vis').iterdir()] == ['photo.png']
+    install, segment = commands(text)
+    assert install[:2] == ['pip', 'install'] and segment[0] == 'pgseg'
+    folder = write_folder(small_groupvit(), tmp_path / 'model', 'safetensors')
+    with HubServer() as server:
+        server.models = {'nvidia/groupvit-gcc-yfcc': Model(files_of(folder))}
+        use_hub(monkeypatch, server.url, tmp_path / 'home')
+        variables = {
+            'HF_ENDPOINT': server.url,
+            'HF_HOME': str(tmp_path / 'home'),
+            'PGSEG_CACHE': str(tmp_path / 'cache'),
+            'PYTHONPATH': str(ROOT),
+        }
+        first = run_pgseg(segment, variables)
+        assert "NVIDIA's" in first.stdout + first.stderr  # its licence
+        written = {path: path.read_bytes() for path in Path('outputs').rglob('*.*')}
+        assert {path.name for path in written} >= {'photo.png', 'areas.csv', 'classes.txt'}
+    again = run_pgseg(segment, variables)  # the server is gone
+    assert "NVIDIA's" not in again.stdout + again.stderr
+    assert written == {path: path.read_bytes() for path in Path('outputs').rglob('*.*')}
+    monkeypatch.setenv('PGSEG_CACHE', variables['PGSEG_CACHE'])
     (snippet,) = blocks(text, 'python')
     names: dict = {}
     exec(snippet, names)
     assert names['result'].mask.shape == (30, 40)
-    assert names['result'].classes == ('background', 'dog', 'red apple', 'grass')
+    assert names['result'].classes == ('dog', 'grass', 'frisbee')
+
+
+def run_pgseg(command: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess:
+    """Run what the command ``pgseg`` runs."""
+    command = [sys.executable, '-m', 'pgseg_command', *command[1:]]
+    env = os.environ | variables
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, f'{done.stdout[-2000:]}\n{done.stderr[-2000:]}'
+    return done
 
 
 def test_make_targets_and_extras_exist():
@@ -106,5 +128,5 @@ def test_make_targets_and_extras_exist():
 def test_commands_of_other_kinds_have_tests_elsewhere(page):
     """CI makes the environment; tests/test_packaging/test_wheel.py runs what the wheel brings."""
     for words in commands(read_page(page)):
-        known = words[0] in ('make', 'pip', 'mim') or words[:3] == ['python', '-m', 'pgseg_mm']
+        known = words[0] in ('make', 'pip', 'mim', 'pgseg')
         assert known or (page == 'README.md' and words[0] == 'python'), words
