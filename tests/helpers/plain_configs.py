@@ -9,4 +9,8 @@ def unformatted() -> AbstractContextManager:
 
     The text is the same Python. To lay it out takes most of the time of a run of the tests.
     """
-    return mock.patch('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (f'{text}\n', True))
+
+    def as_written(text: str, **_: object) -> tuple[str, bool]:
+        return f'{text.rstrip()}\n', True  # it ends a line, as laid out text does
+
+    return mock.patch('yapf.yapflib.yapf_api.FormatCode', as_written)
