@@ -9,9 +9,8 @@ import pytest
 from mmengine.config import Config
 
 import contracts
-from killed_runs import make_pairs, write_config
+from killed_runs import make_pairs, train, write_config
 from pgseg_mm.apis import PGSegInferencer
-from tool_runs import run_tool
 
 FOLDER = contracts.FILE.parent
 SMALLER = (
@@ -78,19 +77,11 @@ def test_keys_of_weights(known, config):
     assert contracts.weight_shapes(config) == expected
 
 
-def test_an_older_checkpoint_is_resumed(checkpoint, config, known, monkeypatch):
+def test_an_older_checkpoint_is_resumed(checkpoint, config, known):
     work_dir = checkpoint.parent
     options = (*SMALLER, 'randomness.seed=3', 'default_hooks.logger.interval=1')
-    run_tool(
-        monkeypatch,
-        'tools/train.py',
-        config,
-        '--work-dir',
-        work_dir,
-        '--resume',
-        '--cfg-options',
-        *options,
-    )
+    done = train(config, work_dir, '--resume', '--cfg-options', *options)
+    assert done.returncode == 0, done.stderr[-2000:]
     (log,) = work_dir.glob('*/vis_data/scalars.json')
     steps = {str(line['step']): line for line in map(json.loads, log.read_text().splitlines())}
     assert steps.keys() == EXPECTED['losses'].keys()

@@ -16,6 +16,8 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from modelindex.load_model_index import load
 
+from groupvits import files_of, small_groupvit, write_folder
+from hub_server import HubServer, Model
 from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.cli.run_configs import find_config
 
@@ -105,11 +107,15 @@ def test_installed_package_trains_by_the_name_of_a_config(installed, tmp_path):
     assert done.returncode == 0, done.stderr
     settings = ['train_cfg.max_iters=1', 'train_dataloader.batch_size=8', *NO_WORKERS]
     training = ('-m', 'pgseg_mm', 'train', TINY, '--cfg-options', *settings)
-    assert f'\npython {" ".join(training[:4])}\n' in (ROOT / 'docs/install.md').read_text()
+    assert f'\npgseg {" ".join(training[2:4])}\n' in (ROOT / 'docs/install.md').read_text()
     done = python(*training, cwd=tmp_path, PYTHONPATH=installed)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'work_dirs' / 'pgseg_tiny-p8_emoji-scenes-64x64' / 'iter_1.pth').is_file()
-    for name in ('pgseg_mm', *SHIPPED):  # nothing of the checkout takes part
+    assert_not_of_the_checkout(done)
+
+
+def assert_not_of_the_checkout(done: subprocess.CompletedProcess) -> None:
+    for name in ('pgseg_mm', *SHIPPED):  # the environment may lie in it
         assert str(ROOT / name) not in done.stdout + done.stderr
 
 
@@ -137,7 +143,7 @@ def test_installed_command_segments_a_photograph(installed, tmp_path):
     assert done.returncode == 0, done.stderr
     for written in ('vis/cat.png', 'pred/cat.png', 'areas.csv'):
         assert (tmp_path / 'outputs' / written).is_file()
-    assert str(ROOT) not in done.stdout + done.stderr
+    assert_not_of_the_checkout(done)
 
 
 @pytest.fixture(scope='module')
@@ -231,3 +237,27 @@ def test_index_lists_every_metafile_and_they_list_files_that_exist(monkeypatch):
     for model in index.models:
         assert Path(model.config).is_file(), model.name
         assert model.in_collection in collections
+
+
+def test_fresh_environment_segments_a_photograph_by_a_published_name(fresh, tmp_path):
+    """The two commands of the README; the hub is there for the first time only."""
+    shutil.copy(ROOT / 'demo' / 'examples' / 'cat.jpg', tmp_path / 'photo.jpg')
+    folder = write_folder(small_groupvit(), tmp_path / 'model', 'safetensors')
+    command = [str(fresh.with_name('pgseg')), 'segment', 'photo.jpg', '--texts', 'cat . blanket']
+    written = ('vis/photo.png', 'pred/photo.png', 'areas.csv')
+    with HubServer() as server:
+        server.models = {'nvidia/groupvit-gcc-yfcc': Model(files_of(folder))}
+        env = {
+            **os.environ,
+            'HF_ENDPOINT': server.url,
+            'HF_HOME': str(tmp_path / 'home'),
+            'PGSEG_CACHE': str(tmp_path / 'cache'),
+        }
+        first = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    contents = [(tmp_path / 'outputs' / name).read_bytes() for name in written]
+    shutil.rmtree(tmp_path / 'outputs')
+    again = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert contents == [(tmp_path / 'outputs' / name).read_bytes() for name in written]
+    assert_not_of_the_checkout(first)
