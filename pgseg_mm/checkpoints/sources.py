@@ -127,7 +127,7 @@ def _published(name: str) -> Path:
 def _how_to_get(model: PublishedModel) -> str:
     return (
         f'no program may fetch the weights of {model.name}: the authors link them on {model.page}. '
-        'Once they are on your disk, run python -m pgseg_mm model_converters/pgseg2mm '
+        'Once they are on your disk, run pgseg convert '
         f'DOWNLOADED.pth {model.name}.pth, and give {model.name}.pth'
     )
 

@@ -112,7 +112,7 @@ def test_weights_that_no_program_may_fetch_say_what_to_do(tmp_path, monkeypatch)
         locate('pgseg-gcc-redcaps')
     message = str(refused.value)
     assert published_models()['pgseg-gcc-redcaps'].page in message
-    command = 'python -m pgseg_mm model_converters/pgseg2mm DOWNLOADED.pth pgseg-gcc-redcaps.pth'
+    command = 'pgseg convert DOWNLOADED.pth pgseg-gcc-redcaps.pth'
     assert command in message and len(message) < 400
 
 

@@ -50,6 +50,7 @@ def run(monkeypatch, tool, *arguments):
 def config(tmp_path, monkeypatch):
     path = tmp_path / 'tiny.py'
     path.write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)  # folders for results are made there
     monkeypatch.setattr('mmengine.runner.Runner', FakeRunner)
     monkeypatch.setenv('LOCAL_RANK', '0')
     return path
