@@ -27,7 +27,7 @@ fuzz: $(VENV)/.installed ## attack what reads files and requests, e.g. ARGS="sha
 lint: $(VENV)/.installed ## check style, formatting and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy pgseg_mm
+	$(RUN) -m mypy pgseg_mm pgseg_command.py
 
 gpu-check: $(VENV)/.installed ## prove training and prediction on a GPU, in 8 minutes; writes docs/benchmarks/gpu.md
 	$(RUN) -m benchmarks.gpu_check $(ARGS)

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlparse
@@ -17,6 +19,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from groupvits import files_of, small_groupvit, write_folder
+from hub_server import HubServer, Model
 from model_zoo import lively_model, tiny_model_cfg
 from odd_images import BROKEN, odd_image, picture
 
@@ -53,30 +57,38 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope='module')
-def server(folder):
-    """Address of the page; the log of the server is in server.log."""
+@contextmanager
+def serving(folder: Path, *arguments: str, **variables: str) -> Iterator[str]:
+    """Address of the page of ``pgseg web``; the log of the server is in server.log."""
     port = free_port()
-    model = ['--config', 'tiny.py', '--checkpoint', 'tiny.pth', '--device', 'cpu']
-    words = ['web', *model, '--port', port, '--max-file-size', '0.2']
-    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'GRADIO_TEMP_DIR': str(folder / 'uploads')}
+    words = ['web', *arguments, '--device', 'cpu', '--port', str(port)]
+    uploads = {'PYTHONPATH': str(ROOT), 'GRADIO_TEMP_DIR': str(folder / 'uploads')}
     with (folder / 'server.log').open('w') as log:
         process = subprocess.Popen(
-            [sys.executable, ROOT / 'pgseg_command.py', *map(str, words)],
-            cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT,
+            [sys.executable, ROOT / 'pgseg_command.py', *words],
+            cwd=folder, env=os.environ | uploads | variables, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
     address = f'http://127.0.0.1:{port}/'
     opener = build_opener(ProxyHandler({}))
-    for _ in range(600):
-        try:
-            opener.open(address, timeout=5).close()
-            break
-        except (URLError, OSError):
-            assert process.poll() is None, (folder / 'server.log').read_text()
-            time.sleep(0.1)
-    yield address
-    process.terminate()
-    process.wait(30)
+    try:
+        for _ in range(600):
+            try:
+                opener.open(address, timeout=5).close()
+                break
+            except (URLError, OSError):
+                assert process.poll() is None, (folder / 'server.log').read_text()
+                time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope='module')
+def server(folder):
+    model = ['--config', 'tiny.py', '--checkpoint', 'tiny.pth']
+    with serving(folder, *model, '--max-file-size', '0.2') as address:
+        yield address
 
 
 @pytest.fixture(scope='module')
@@ -89,14 +101,19 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def page(browser, server):
+def opened(browser, address: str):
     """The page, and in ``page.asked`` the machines that it asked for something."""
     page = browser.new_page(viewport=dict(width=1280, height=1100))
     page.set_default_timeout(WAIT)
     page.asked = set()
     page.on('request', lambda request: page.asked.add(urlparse(request.url)))
-    page.goto(server)
+    page.goto(address)
+    return page
+
+
+@pytest.fixture
+def page(browser, server):
+    page = opened(browser, server)
     yield page
     page.close()
 
@@ -181,3 +198,31 @@ def test_an_example_is_segmented_by_one_click(page, folder, number, word):
     page.locator('#segment').click()  # it can be segmented again like an upload
     page.locator('#legend td', has_text='grass').wait_for()
     assert 'Traceback' not in (folder / 'server.log').read_text()
+
+
+def test_the_published_model_is_fetched_by_its_name(browser, tmp_path):
+    """``pgseg web`` alone, with a small model at the hub, and again when the hub is gone."""
+    picture(96, 128).save(tmp_path / 'scene.png')
+    weights = write_folder(small_groupvit(), tmp_path / 'model', 'safetensors')
+    variables = {'HF_HOME': str(tmp_path / 'home'), 'PGSEG_CACHE': str(tmp_path / 'cache')}
+    legends = []
+    with HubServer() as hub:
+        hub.models = {'nvidia/groupvit-gcc-yfcc': Model(files_of(weights))}
+        with serving(tmp_path, **variables, HF_ENDPOINT=hub.url) as address:
+            legends.append(legend(browser, address, tmp_path / 'scene.png'))
+        asked = len(hub.requests)
+    assert asked
+    with serving(tmp_path, **variables, HF_ENDPOINT=hub.url) as address:
+        legends.append(legend(browser, address, tmp_path / 'scene.png'))
+    assert legends[0] == legends[1] and 'dog' in legends[0]
+
+
+def legend(browser, address: str, image: Path) -> str:
+    """Classes and areas that the page shows for an image."""
+    page = opened(browser, address)
+    upload(page, image)
+    segment(page, 'dog . grass')
+    page.locator('#legend table').wait_for()
+    text = page.locator('#legend table').inner_text()
+    page.close()
+    return text
