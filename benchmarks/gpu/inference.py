@@ -21,6 +21,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
+from pgseg_mm.models.inference import window_scores
 from pgseg_mm.models.segmentors import pgseg as pgseg_module
 
 from ..groupvit_peer import PEER, load_peer
@@ -222,7 +223,7 @@ def where_the_time_goes(stage: Stage, folder: Path, number: int) -> Piece:
         (model.backbone, 'forward', 'encoder'),
         (model.decode_head, 'assign_pixels', 'groups of pixels and classes of groups'),
         (model.decode_head, 'classify_groups', 'groups of pixels and classes of groups'),
-        (pgseg_module, 'stitch', 'stitching'),
+        (window_scores, 'stitch', 'stitching'),
         (pgseg_module, 'mean_class_map', 'resizing and argmax'),
         (runner.test_evaluator, 'process', 'metric'),
     ]
