@@ -17,6 +17,7 @@ from runpy import run_module, run_path
 import pgseg_mm
 from pages import CODE, ROOT, blocks, read_page
 from pages import prose as without_blocks
+from pgseg_command import COMMANDS
 
 PACKAGE = ROOT / 'pgseg_mm'
 FORMULAS, DESIGN, INDEX = (ROOT / 'docs' / f'{name}.md' for name in ('method', 'design', 'README'))
@@ -209,7 +210,9 @@ def python_command(words: list[str]) -> list[str] | None:
     """
     words = list(dropwhile(re.compile(r'[A-Z_]+=|(?:python|bash)$').match, words))
     if words[:2] == ['-m', 'pgseg_mm']:
-        return [f'tools/{words[2]}.py', *words[3:]]
+        words = ['pgseg', *words[2:]]
+    if words[0] == 'pgseg':
+        return of_pgseg(words[1:])
     if words[0] == '-m' and re.match(r'benchmarks\.[a-z]', words[1]):
         return words[1:]
     launcher = Path(words[0]).name
@@ -217,6 +220,19 @@ def python_command(words: list[str]) -> list[str] | None:
         tool, own = LAUNCHED[launcher]
         return [tool, *(word for i, word in enumerate(words[1:]) if i not in own)]
     return words if re.match(r'(tools|demo)/.*\.py$', words[0]) else None
+
+
+def of_pgseg(words: list[str]) -> list[str] | None:
+    """Script that ``pgseg`` runs as it is, with its arguments.
+
+    None for what is a command only, whose tests are in tests/test_packaging/test_command.py.
+    """
+    if not words or not re.match('[a-z]', words[0]):
+        return None
+    command = COMMANDS.get(words[0])
+    if command is not None and command.called:
+        return None
+    return [command.script if command else f'tools/{words[0]}.py', *words[1:]]
 
 
 class Understood(BaseException):
