@@ -144,8 +144,7 @@ class Card:
         if self.architecture is not None:
             kind = 'PGSeg' if self.architecture.prototypes else 'GroupViT'
         return (
-            f'{kind} for [pgseg-mm](https://pypi.org/project/pgseg-mm/): segments images by any '
-            'words.'
+            f"{kind} for pgseg-mm (`pip install 'pgseg-mm[onedl]'`): segments images by any words."
         )
 
     def _use(self) -> str:

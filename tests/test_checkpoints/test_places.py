@@ -153,11 +153,8 @@ def init_cfg(place: Place, source: str, out: Path, monkeypatch) -> Any:
     return model.backbone.state_dict()
 
 
-def test_tool(place: Place, source: str, out: Path, monkeypatch) -> Any:
+def evaluation_tool(place: Place, source: str, out: Path, monkeypatch) -> Any:
     return run_test_tool(place.config, source, out).metrics
-
-
-test_tool.__test__ = False  # pytest, this is a place
 
 
 def table(place: Place, source: str, out: Path, monkeypatch) -> Any:
@@ -241,7 +238,7 @@ PLACES: list[Callable[[Place, str, Path, Any], Any]] = [
     inferencer_without_config,
     load_from,
     init_cfg,
-    test_tool,
+    evaluation_tool,
     table,
     sweep,
     embed_vocabulary,

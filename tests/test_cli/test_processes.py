@@ -1,18 +1,11 @@
-import argparse
 import socket
 
 import pytest
 import torch.distributed as torch_dist
 from mmengine.config import Config
 
-from pgseg_mm.cli import arguments, processes, run_configs
-
-
-def parse(*given):
-    parser = argparse.ArgumentParser()
-    parser.add_argument('config')
-    arguments.add_launch_arguments(parser)
-    return parser.parse_args(given)
+from launch_arguments import parse
+from pgseg_mm.cli import processes, run_configs
 
 
 @pytest.fixture(autouse=True)
