@@ -312,9 +312,9 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
     """
     parser = build_parser(command)
     args = parser.parse_args(argv)
+    require_port(parser, args.host, args.port)
     cfg = read_chosen_config(parser, args)
     args.device = find_device(parser, args.device)
-    require_port(parser, args.host, args.port)
     try:
         inferencer = PGSegInferencer(
             cfg,
