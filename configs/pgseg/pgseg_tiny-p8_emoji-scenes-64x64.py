@@ -4,6 +4,12 @@ _base_ = [
     '../_base_/schedules/adamw.py',
     '../_base_/default_runtime.py',
 ]
+# Scenes pasted into scenes: captions then have a place, and names stay with their groups
+# (docs/tiny_model.md)
+model = dict(
+    data_preprocessor=dict(batch_augments=dict(augments=[dict(type='PasteImages')], probs=[0.7])),
+    decode_head=dict(loss_contrastive=dict(type='RegionTextContrast')),
+)
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3, betas=(0.9, 0.98)))
 # The training ends on the way down the cosine: at lower rates the loss still falls, but the names
 # of neighbouring groups blend (docs/tiny_model.md)

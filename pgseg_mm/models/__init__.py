@@ -1,6 +1,7 @@
 """PGSeg's models, registered in mmseg's MODELS."""
 
 from .backbones import OpenCLIPGroupViT, PGSegViT
+from .batch_augments import MosaicImages, PasteImages, RandomBatchAugment
 from .classifiers import PGSegClassifier
 from .data_preprocessor import PGSegDataPreProcessor
 from .decode_heads import PGSegHead
@@ -12,7 +13,12 @@ from .layers import (
     ReleaseTextPrototypes,
     TextPrototypes,
 )
-from .losses import ImageTextContrastiveLoss, MultiLabelContrastiveLoss, NPRLoss
+from .losses import (
+    ImageTextContrastiveLoss,
+    MultiLabelContrastiveLoss,
+    NPRLoss,
+    RegionTextContrast,
+)
 from .segmentors import PGSeg, PGSegTTAModel
 from .text_encoders import OpenCLIPTextEncoder, PGSegTextTransformer, TextFeatures
 
@@ -21,6 +27,7 @@ __all__ = [
     'GroupFeatures',
     'ImageTextContrastiveLoss',
     'LearnedGrouping',
+    'MosaicImages',
     'MultiLabelContrastiveLoss',
     'NPRLoss',
     'NonLearnablePrototypes',
@@ -33,6 +40,9 @@ __all__ = [
     'PGSegTTAModel',
     'PGSegTextTransformer',
     'PGSegViT',
+    'PasteImages',
+    'RandomBatchAugment',
+    'RegionTextContrast',
     'ReleaseTextPrototypes',
     'TextFeatures',
     'TextPrototypes',

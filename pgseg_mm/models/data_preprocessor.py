@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pgseg_mm.text.tokenizer import trim_padding
 
-from ..models.inference.finite_images import check_finite
+from .batch_augments import RandomBatchAugment
+from .inference.finite_images import check_finite
 
 
 @MODELS.register_module()
@@ -28,6 +29,9 @@ class PGSegDataPreProcessor(BaseDataPreprocessor):
             but zeros, which a text encoder can restore. The length kept is a multiple of 8, so that
             the shapes of successive batches seldom differ.
         non_blocking: Whether to copy pinned memory to the device asynchronously.
+        batch_augments: Arguments of :class:`RandomBatchAugment`, which joins images in training,
+            such as ``dict(augments=[dict(type='PasteImages')], probs=[0.5])``. The loss must be one
+            of regions, such as :class:`RegionTextContrast`.
 
     Raises:
         ValueError: ``mean`` or ``std`` does not have three values, or ``std`` is not positive.
@@ -43,6 +47,7 @@ class PGSegDataPreProcessor(BaseDataPreprocessor):
         bgr_to_rgb: bool = True,
         trim_text: bool = True,
         non_blocking: bool = False,
+        batch_augments: dict | None = None,
     ) -> None:
         super().__init__(non_blocking=non_blocking)
         if len(mean) != 3 or len(std) != 3:
@@ -54,6 +59,9 @@ class PGSegDataPreProcessor(BaseDataPreprocessor):
             raise ValueError(f'std must be positive, got {tuple(std)}.')
         self.bgr_to_rgb = bgr_to_rgb
         self.trim_text = trim_text
+        self.batch_augments = (
+            None if batch_augments is None else RandomBatchAugment(**batch_augments)
+        )
         self.register_buffer('mean', torch.tensor(mean).float().view(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).float().view(3, 1, 1), persistent=False)
 
@@ -69,7 +77,9 @@ class PGSegDataPreProcessor(BaseDataPreprocessor):
         Returns:
             ``inputs``, normalised RGB of shape ``(B, 3, H, W)``, or a list of ``(3, H_i, W_i)``
             where the sizes differ; ``data_samples``, a list or None; ``tokens``, int64 of shape
-            ``(B, L')`` or ``(B, 1 + K, L')`` with L' <= L, if the batch has captions.
+            ``(B, L')`` or ``(B, 1 + K, L')`` with L' <= L, if the batch has captions; and in
+            training with ``batch_augments`` ``regions``, where the captions belong in the joined
+            images, which may be fewer or more, and of another size.
 
         Raises:
             KeyError: ``data`` has no ``inputs``.
@@ -86,6 +96,8 @@ class PGSegDataPreProcessor(BaseDataPreprocessor):
         data = self.cast_data(data)
         data['inputs'] = self._normalise(data['inputs'])
         data.setdefault('data_samples', None)
+        if training and self.batch_augments is not None:
+            data['inputs'], data['regions'] = self.batch_augments(data['inputs'])
         return data
 
     def _check_images(

@@ -91,6 +91,19 @@ model = dict(
     ),
 )
 """
+REGIONS = """
+model['data_preprocessor'] = dict(
+    batch_augments=dict(
+        augments=[dict(type='PasteImages', grid=4, sizes=(1, 2)), dict(type='MosaicImages')],
+        probs=[0.4, 0.3],
+    )
+)
+model['decode_head']['loss_contrastive'] = dict(type='RegionTextContrast')
+"""
+PUBLISHED = """
+model['data_preprocessor'] = dict(batch_augments=None)
+model['decode_head']['loss_contrastive'] = dict(type='ImageTextContrastiveLoss')
+"""
 
 
 def make_pairs(folder: Path) -> Path:
@@ -120,9 +133,17 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def write_config(
-    path: Path, data: Path, workers: int, by_epoch: bool, shards: bool = False
+    path: Path,
+    data: Path,
+    workers: int,
+    by_epoch: bool,
+    shards: bool = False,
+    regions: bool = True,
 ) -> Path:
-    """A config in which everything that is random, or has a state of its own, is live."""
+    """A config in which everything that is random, or has a state of its own, is live.
+
+    With ``regions`` images are joined; without, the contrast is the published one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / 'killer.py').write_text(KILLER)
     loop = dict(type='ResumableIterLoop', max_iters=16)
@@ -133,7 +154,7 @@ def write_config(
         f"""
 _base_ = {str(CONFIG)!r}
 custom_imports = dict(imports=['pgseg_mm', 'killer'], allow_failed_imports=False)
-{MODEL}train_pipeline = [
+{MODEL}{REGIONS if regions else PUBLISHED}train_pipeline = [
     dict(type='{'DecodeImage' if shards else 'LoadImageFromFile'}'),
     dict(type='mmpretrain.RandomResizedCrop', scale=32, crop_ratio_range=(0.3, 1.0)),
     dict(type='RandomFlip', prob=0.5),

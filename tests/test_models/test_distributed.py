@@ -4,7 +4,13 @@ import torch
 
 from distributed import WORLD_SIZE, on_two_ranks
 from pgseg_mm.models.layers import NonLearnablePrototypes, SyncBatchNorm
-from pgseg_mm.models.losses import ImageTextContrastiveLoss, MultiLabelContrastiveLoss, NPRLoss
+from pgseg_mm.models.layers.regions import RegionLayout
+from pgseg_mm.models.losses import (
+    ImageTextContrastiveLoss,
+    MultiLabelContrastiveLoss,
+    NPRLoss,
+    RegionTextContrast,
+)
 
 
 def batch(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -111,6 +117,44 @@ def test_multi_label_contrast_is_exact_over_the_global_batch(tmp_path):
     for name in ('loss', 'scale'):
         torch.testing.assert_close(sum(r[name] for r in ranks) / WORLD_SIZE, one[name])
     for name in ('images', 'prompts'):  # DDP averages over ranks
+        joined = torch.cat([r[name] for r in ranks]) / WORLD_SIZE
+        torch.testing.assert_close(joined, one[name])
+
+
+def region_contrast(
+    groups: torch.Tensor, texts: torch.Tensor, captions: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Contrast of the halves of images that have two groups, half of each everywhere."""
+    labels = torch.tensor([[0, 1]])
+    assignment = torch.tensor([[0.8, 0.3], [0.2, 0.7]])[None, :, None].expand(len(groups), 2, 1, 2)
+    loss = RegionTextContrast()
+    regions = loss.embed_regions(groups, assignment, RegionLayout(labels, captions))
+    value = loss(regions, texts, captions.flatten())
+    value.backward()
+    return {
+        'loss': value.detach(),
+        'scale': loss.logit_scale.grad,
+        'groups': groups.grad,
+        'texts': texts.grad,
+    }
+
+
+def run_regions(rank: int, groups: torch.Tensor, texts: torch.Tensor, captions: torch.Tensor):
+    return region_contrast(local(groups, rank), local(texts, rank), captions)
+
+
+def test_region_contrast_is_exact_over_the_global_batch(tmp_path):
+    groups, texts = batch(6, 2, 5), batch(4, 5, seed=1)
+    captions = torch.tensor([[0, 1], [1, 0], [1, 1]])  # of three images and two texts a rank
+    ranks = on_two_ranks(run_regions, groups, texts, captions, folder=tmp_path)
+    one = region_contrast(
+        groups.clone().requires_grad_(),
+        texts.clone().requires_grad_(),
+        torch.cat([captions, captions + 2]),
+    )
+    for name in ('loss', 'scale'):
+        torch.testing.assert_close(sum(r[name] for r in ranks) / WORLD_SIZE, one[name])
+    for name in ('groups', 'texts'):  # DDP averages over ranks
         joined = torch.cat([r[name] for r in ranks]) / WORLD_SIZE
         torch.testing.assert_close(joined, one[name])
 

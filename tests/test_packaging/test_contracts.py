@@ -39,7 +39,11 @@ def checkpoint(tmp_path):
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     path = write_config(
-        tmp_path / 'config.py', make_pairs(tmp_path / 'pairs'), workers=0, by_epoch=False
+        tmp_path / 'config.py',
+        make_pairs(tmp_path / 'pairs'),
+        workers=0,
+        by_epoch=False,
+        regions=False,
     )
     monkeypatch.syspath_prepend(path.parent)
     return path

@@ -8,13 +8,12 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import GroupFeatures, ProjectionMLP
-from ..losses import NPRPairs
-from ..text_encoders import TextFeatures
 from .class_embeds import load_class_embeds
+from .image_text_losses import ImageTextLosses
 
 
 @MODELS.register_module()
-class PGSegHead(BaseDecodeHead):
+class PGSegHead(ImageTextLosses, BaseDecodeHead):
     """Groups and class embeddings to masks; owns the projectors and losses of PGSeg.
 
     The number of classes follows the vocabulary, and no entry of a checkpoint depends on it. In
@@ -34,7 +33,8 @@ class PGSegHead(BaseDecodeHead):
             affinity stays below this value, or below the largest affinity of the window if that is
             smaller (docs/method.md, 4.3).
         top_classes: Number of classes that the whole image admits.
-        loss_contrastive: Config of the image-text loss; its temperature scales class scores, too.
+        loss_contrastive: Config of the image-text loss, :class:`ImageTextContrastiveLoss` or
+            :class:`RegionTextContrast`; its temperature scales class scores, too.
         loss_multi_label: Config of GroupViT's contrast of images and noun prompts, or ``None``; it
             shares the temperature of ``loss_contrastive``.
         loss_npr: Config of the NPR loss on all grouping stages, or ``None``.
@@ -90,18 +90,13 @@ class PGSegHead(BaseDecodeHead):
             if text_channels is None
             else self._projector('text_channels', text_channels, hidden_channels)
         )
-        self.loss_contrastive = MODELS.build(loss_contrastive)
-        self.loss_multi_label = None if loss_multi_label is None else MODELS.build(loss_multi_label)
-        self.loss_npr = None if loss_npr is None else MODELS.build(loss_npr)
-        self.text_prototypes: nn.Module | None = None
-        if text_prototypes is not None:
-            if self.loss_npr is None:
-                raise ValueError(
-                    'text_prototypes needs loss_npr, whose matching, temperature and schedule it '
-                    'shares; for T-NPR alone set loss_npr=dict(loss_weight=0)'
-                )
-            widths = {'embed_dims': in_channels, 'text_dims': text_channels}
-            self.text_prototypes = MODELS.build({**widths, **text_prototypes})
+        self._build_losses(
+            loss_contrastive,
+            loss_multi_label,
+            loss_npr,
+            text_prototypes,
+            widths={'embed_dims': in_channels, 'text_dims': text_channels},
+        )
         # no buffers: EMA and DDP copy those between models that may have other classes
         self.class_embeds = torch.empty(0, channels)
         self.class_index = torch.empty(0, dtype=torch.long)
@@ -198,96 +193,6 @@ class PGSegHead(BaseDecodeHead):
             )
         return super().loss(inputs, batch_data_samples, train_cfg)
 
-    def start_npr(self, features: GroupFeatures) -> list[NPRPairs]:
-        """Begin to match groups and prototypes of B images, so that it goes on beside other work.
-
-        Raises:
-            ValueError: If NPR is on and the backbone makes no prototypes.
-        """
-        self._check_features(features)
-        if self.loss_npr is None:
-            return []
-        if not features.prototypes:
-            raise ValueError(
-                'loss_npr needs the prototypes of the backbone; configure its prototypes or '
-                'set loss_npr=None'
-            )
-        return [
-            self.loss_npr.start(centres, prototypes)
-            for centres, prototypes in zip(features.centres, features.prototypes, strict=True)
-        ]
-
-    def loss_image_text(
-        self,
-        features: GroupFeatures,
-        text: TextFeatures,
-        npr_pairs: list[NPRPairs] | None = None,
-        prompts: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Losses of a batch of image-text pairs.
-
-        Args:
-            features: Groups of B images.
-            text: Features of their B captions.
-            npr_pairs: What :meth:`start_npr` returned for the groups, if it was called before.
-            prompts: (B, K, C) end-token features of the captions' noun prompts, for
-                ``loss_multi_label``.
-
-        Returns:
-            Named losses, and the temperatures and the mean number of groups that win a patch for
-            the log.
-
-        Raises:
-            ValueError: If there is no text projector, NPR is on and the backbone makes no
-                prototypes, or there is one of prompts and ``loss_multi_label`` without the other.
-        """
-        if self.text_projector is None:
-            raise ValueError('image-text pairs need text_channels, the width of the text encoder')
-        pairs = self.start_npr(features) if npr_pairs is None else list(npr_pairs)
-        names = [f'loss_npr_{stage}' for stage in range(len(pairs))]
-        if self.loss_npr is not None and self.text_prototypes is not None:
-            weight = self.text_prototypes.loss_weight
-            compared = self.text_prototypes(features.centres[-1], *text)
-            pairs.append(self.loss_npr.start(*compared, loss_weight=weight))
-            names.append('loss_npr_text')
-        losses = self._contrast(features, text, prompts)
-        if self.loss_npr is not None:
-            losses.update(zip(names, self.loss_npr.finish(pairs), strict=True))
-            losses['npr_temperature'] = self.loss_npr.temperature
-        for stage, usage in enumerate(features.group_usage()):
-            losses[f'group_usage_{stage}'] = usage
-        return losses
-
-    def _contrast(
-        self, features: GroupFeatures, text: TextFeatures, prompts: Tensor | None
-    ) -> dict[str, Tensor]:
-        """Losses between images and their captions and prompts."""
-        assert self.text_projector is not None
-        if prompts is not None and self.loss_multi_label is None:
-            raise ValueError(
-                f'the batch has {prompts.shape[1]} prompts beside each caption, but no loss uses '
-                'them; set loss_multi_label=dict(type="MultiLabelContrastiveLoss") in the head, or '
-                'take NounPrompts out of the training pipeline'
-            )
-        if prompts is None and self.loss_multi_label is not None:
-            raise ValueError(
-                'loss_multi_label needs prompts, but the batch has captions only; put NounPrompts '
-                'before TokenizeCaption in the training pipeline, or set loss_multi_label=None'
-            )
-        images = self.image_projector(features.tokens.mean(dim=1))
-        texts = text.eot[:, None]
-        if prompts is not None:  # one batch for the batch norm of the projector
-            texts = torch.cat([texts, prompts], dim=1)
-        texts = self.text_projector(texts)
-        losses = {
-            'loss_contrastive': self.loss_contrastive(images, texts[:, 0]),
-            'temperature': self.loss_contrastive.temperature,
-        }
-        if self.loss_multi_label is not None:
-            scale = self.loss_contrastive.scale
-            losses['loss_multi_label'] = self.loss_multi_label(images, texts[:, 1:], scale)
-        return losses
-
     def classify_images(self, features: GroupFeatures) -> Tensor:
         """Similarity of whole images and classes, scaled by the temperature.
 
@@ -298,8 +203,7 @@ class PGSegHead(BaseDecodeHead):
             (B, K) logits; foreground classes only.
         """
         self._check_features(features)
-        embeds = self.image_projector(features.tokens.mean(dim=1))
-        return self._class_logits(F.normalize(embeds, dim=-1).float())
+        return self._class_logits(self.embed_images(features))
 
     def classify_groups(
         self, features: GroupFeatures, thresholds: Sequence[float] | None = None
@@ -315,11 +219,8 @@ class PGSegHead(BaseDecodeHead):
             for each of several thresholds.
         """
         self._check_features(features)
-        tokens = features.tokens
-        embeds = self.image_projector(torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1))
-        logits = self._class_logits(F.normalize(embeds, dim=-1).float())
-        image_logits, group_logits = logits[:, :1], logits[:, 1:]
-        best = image_logits.topk(min(self.top_classes, logits.shape[-1]), dim=-1).indices
+        image_logits, group_logits = self._image_and_group_logits(features)
+        best = image_logits.topk(min(self.top_classes, image_logits.shape[-1]), dim=-1).indices
         admitted = torch.zeros_like(image_logits, dtype=torch.bool).scatter(-1, best, True)
         narrowed = group_logits.masked_fill(~admitted, float('-inf'))
         affinity = group_logits.softmax(dim=-1) * narrowed.softmax(dim=-1)
@@ -331,6 +232,16 @@ class PGSegHead(BaseDecodeHead):
         limits = largest.minimum(affinity.new_tensor(thresholds))
         background = affinity.amax(dim=-1, keepdim=True) < limits
         return torch.cat([background.to(affinity.dtype), affinity], dim=-1)
+
+    def _image_and_group_logits(self, features: GroupFeatures) -> tuple[Tensor, Tensor]:
+        """Class logits of whole images (B, 1, K) and of their groups (B, G, K)."""
+        tokens = features.tokens
+        if self.contrasts_regions:
+            embeds = F.normalize(self.image_projector(tokens), dim=-1).float()
+            return self.classify_images(features)[:, None], self._class_logits(embeds)
+        embeds = self.image_projector(torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1))
+        logits = self._class_logits(F.normalize(embeds, dim=-1).float())
+        return logits[:, :1], logits[:, 1:]
 
     def assign_pixels(
         self, features: GroupFeatures, size: tuple[int, int], stage: int = -1

@@ -4,6 +4,7 @@ from .contrastive_loss import ImageTextContrastiveLoss
 from .matching import PendingMatch, match_prototypes, start_matching
 from .multi_label_contrastive_loss import MultiLabelContrastiveLoss
 from .npr_loss import NPRLoss, NPRPairs
+from .region_text_contrast import RegionTextContrast
 from .temperature import LearnedTemperature
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     'NPRLoss',
     'NPRPairs',
     'PendingMatch',
+    'RegionTextContrast',
     'match_prototypes',
     'start_matching',
 ]

@@ -50,15 +50,21 @@ class ImageTextContrastiveLoss(LearnedTemperature):
         return self.loss_weight * contrast(image_embeds, text_embeds[:, None], self.scale)
 
 
-def contrast(image_embeds: Tensor, text_embeds: Tensor, scale: Tensor) -> Tensor:
+def contrast(
+    image_embeds: Tensor, text_embeds: Tensor, scale: Tensor, captions: Tensor | None = None
+) -> Tensor:
     """Symmetric contrast over the global batch, in float32 at least (docs/method.md, 3.1, 3.2).
 
-    An image's K texts share its target equally; the target of each text is its image.
+    An image's K texts share its target equally; the targets of each text are its images, or
+    regions of images, which share it equally, too.
 
     Args:
-        image_embeds: (B, D), not normalised. B must be the same on every rank.
-        text_embeds: (B, K, D), not normalised; row i belongs to image i.
+        image_embeds: (M, D), not normalised, of images or regions. M must be the same on every
+            rank.
+        text_embeds: (B, K, D), not normalised.
         scale: Inverse temperature, a scalar.
+        captions: (M,) row of the texts that belongs to each image; ``None`` if row i belongs to
+            image i. Each row belongs to an image.
 
     Returns:
         Mean of both directions' cross-entropies, of this rank's rows.
@@ -66,16 +72,44 @@ def contrast(image_embeds: Tensor, text_embeds: Tensor, scale: Tensor) -> Tensor
     with torch.autocast(image_embeds.device.type, enabled=False):
         images = F.normalize(at_least_float32(image_embeds), dim=-1)
         texts = F.normalize(at_least_float32(text_embeds), dim=-1)
-        gathered = gather_with_grad(torch.cat([images[:, None], texts], dim=1))
-        all_images, all_texts = gathered[:, 0], gathered[:, 1:]
-        rows = torch.arange(len(images), device=images.device)
-        target = rows + get_rank() * len(images)
-        shared = all_texts.new_zeros(len(images), *all_texts.shape[:2])
-        shared[rows, target] = 1 / texts.shape[1]
-        image_to_text = F.cross_entropy(
-            scale * images @ all_texts.flatten(0, 1).T, shared.flatten(1)
-        )
-        text_to_image = F.cross_entropy(
-            scale * texts.flatten(0, 1) @ all_images.T, target.repeat_interleave(texts.shape[1])
-        )
+        if captions is None:
+            return _contrast_pairs(images, texts, scale)
+        return _contrast_regions(images, texts, scale, captions)
+
+
+def _contrast_pairs(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """Contrast of images (B, D) and their texts (B, K, D), normalised."""
+    gathered = gather_with_grad(torch.cat([images[:, None], texts], dim=1))
+    all_images, all_texts = gathered[:, 0], gathered[:, 1:]
+    rows = torch.arange(len(images), device=images.device)
+    target = rows + get_rank() * len(images)
+    shared = all_texts.new_zeros(len(images), *all_texts.shape[:2])
+    shared[rows, target] = 1 / texts.shape[1]
+    image_to_text = F.cross_entropy(scale * images @ all_texts.flatten(0, 1).T, shared.flatten(1))
+    text_to_image = F.cross_entropy(
+        scale * texts.flatten(0, 1) @ all_images.T, target.repeat_interleave(texts.shape[1])
+    )
     return (image_to_text + text_to_image) / 2
+
+
+def _contrast_regions(regions: Tensor, texts: Tensor, scale: Tensor, captions: Tensor) -> Tensor:
+    """Contrast of regions (M, D) and the texts (B, K, D) that ``captions`` names, normalised."""
+    all_regions, all_texts = gather_with_grad(regions), gather_with_grad(texts)
+    (num_regions, _), (num_texts, per_text, _) = regions.shape, texts.shape
+    rows = torch.arange(num_regions, device=regions.device)
+    belongs = regions.new_zeros(num_texts, num_regions)
+    belongs[captions, rows] = 1
+    # regions and texts of other ranks never belong together
+    to_texts = regions.new_zeros(num_regions, *all_texts.shape[:2])
+    first = get_rank() * num_texts
+    to_texts[:, first : first + num_texts] = belongs.T[..., None] / per_text
+    to_regions = regions.new_zeros(num_texts, len(all_regions))
+    first = get_rank() * num_regions
+    to_regions[:, first : first + num_regions] = belongs / belongs.sum(dim=1, keepdim=True)
+    region_to_text = F.cross_entropy(
+        scale * regions @ all_texts.flatten(0, 1).T, to_texts.flatten(1)
+    )
+    text_to_region = F.cross_entropy(
+        scale * texts.flatten(0, 1) @ all_regions.T, to_regions.repeat_interleave(per_text, dim=0)
+    )
+    return (region_to_text + text_to_region) / 2

@@ -25,6 +25,22 @@ def check_text_widths(head: nn.Module, encoder: nn.Module) -> None:
             )
 
 
+def check_regions(preprocessor: nn.Module, head: nn.Module) -> None:
+    """Refuse joined images for a head that contrasts whole images.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if getattr(preprocessor, 'batch_augments', None) is None:
+        return
+    if not getattr(head, 'contrasts_regions', False):
+        raise ValueError(
+            'data_preprocessor.batch_augments joins images, but the loss of the head knows no '
+            "regions; set decode_head.loss_contrastive=dict(type='RegionTextContrast'), or "
+            'batch_augments=None'
+        )
+
+
 def check_train_cfg(train_cfg: dict | None) -> dict:
     """The settings of a training as a dict of its own.
 

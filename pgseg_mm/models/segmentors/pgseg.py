@@ -27,8 +27,9 @@ from ..inference.window_scores import score_windows
 from ..layers import GroupFeatures
 from ..layers.dist import all_reduce_sum
 from ..layers.micro_batches import in_micro_batches
+from ..layers.regions import RegionLayout
 from ..text_encoders import TextFeatures
-from .checks import check_test_cfg, check_text_widths, check_train_cfg
+from .checks import check_regions, check_test_cfg, check_text_widths, check_train_cfg
 
 WINDOW_BATCH = 8
 """Windows that are encoded at a time."""
@@ -90,6 +91,7 @@ class PGSeg(BaseSegmentor):
         self.text_encoder = MODELS.build(text_encoder)
         self.decode_head = MODELS.build(decode_head)
         check_text_widths(self.decode_head, self.text_encoder)
+        check_regions(self.data_preprocessor, self.decode_head)
         self.align_corners = self.decode_head.align_corners
         self.templates = get_templates(templates)
         self.embedding_cache = (
@@ -206,6 +208,7 @@ class PGSeg(BaseSegmentor):
         data_samples: list[SegDataSample] | None = None,
         tokens: Tensor | None = None,
         mode: str = 'tensor',
+        regions: RegionLayout | None = None,
     ):
         """Entry of mmengine's Runner; see mmseg's :class:`BaseSegmentor`.
 
@@ -215,9 +218,11 @@ class PGSeg(BaseSegmentor):
             tokens: (B, L) token ids of the captions, or (B, 1 + K, L) with those of K prompts
                 behind each caption's, for ``mode='loss'``.
             mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
+            regions: For ``mode='loss'``, where the captions belong in images that the data
+                preprocessor has joined.
         """
         if mode == 'loss':
-            return self.loss(inputs, data_samples, tokens)
+            return self.loss(inputs, data_samples, tokens, regions)
         return super().forward(inputs, data_samples, mode)
 
     def extract_feat(self, inputs: Tensor | list[Tensor]) -> GroupFeatures:
@@ -229,6 +234,7 @@ class PGSeg(BaseSegmentor):
         inputs: Tensor | list[Tensor],
         data_samples: list[SegDataSample] | None = None,
         tokens: Tensor | None = None,
+        regions: RegionLayout | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a batch of image-text pairs (docs/method.md, 3)."""
         if tokens is None:
@@ -237,10 +243,12 @@ class PGSeg(BaseSegmentor):
                 'ImageTextDataset with TokenizeCaption and PackImageTextInputs'
             )
         size = self.train_cfg.get('micro_batch_size')
+        if size is not None:  # of joined images, which may be larger, as many as have its pixels
+            size = max(size * len(inputs) // len(tokens), 1)
         features = self.backbone(inputs) if size is None else self.backbone(inputs, size)
         npr_pairs = self.decode_head.start_npr(features)  # is matched while the text is encoded
         captions, prompts = self._encode_texts(tokens)
-        return self.decode_head.loss_image_text(features, captions, npr_pairs, prompts)
+        return self.decode_head.loss_image_text(features, captions, npr_pairs, prompts, regions)
 
     def _encode_texts(self, tokens: Tensor) -> tuple[TextFeatures, Tensor | None]:
         """Features of the captions, and (B, K, C) end-token features of their prompts, if any."""

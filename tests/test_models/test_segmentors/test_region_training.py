@@ -1,0 +1,186 @@
+"""PGSeg learns from joined images: by regions, with all that a training may have."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.logging import MessageHub
+from mmengine.registry import DefaultScope
+
+from model_zoo import tiny_model, tiny_model_cfg
+from pgseg_mm.models.batch_augments.random_augment import STEP_SEED
+from pgseg_mm.text import tokenize
+
+CAPTIONS = ['a dog', 'a cat on grass', 'two birds', 'a red fox', 'the sky', 'a car', 'mud', 'a bee']
+PASTES = dict(augments=[dict(type='PasteImages', grid=4, sizes=(2,))], probs=[1.0])
+MOSAICS = dict(augments=[dict(type='MosaicImages')], probs=[1.0])
+
+
+@pytest.fixture(autouse=True)
+def step_seed():
+    hub = MessageHub.get_instance('region-training')
+    hub.update_info(STEP_SEED, 3, resumed=False)
+    yield
+    hub.runtime_info.pop(STEP_SEED)
+
+
+def region_model(augments=PASTES, prompts=False, texts=True, backbone=None, **kwargs):
+    cfg = tiny_model_cfg()
+    cfg.pop('type')
+    cfg['data_preprocessor']['batch_augments'] = augments
+    cfg['backbone'].update(gumbel=False, drop_path_rate=0.0, **(backbone or {}))
+    cfg['decode_head']['loss_contrastive'] = {'type': 'RegionTextContrast'}
+    if prompts:
+        cfg['decode_head']['loss_multi_label'] = {'type': 'MultiLabelContrastiveLoss'}
+    if texts:
+        cfg['decode_head']['text_prototypes'] = {
+            'type': 'TextPrototypes',
+            'num_prototypes': 3,
+            'hidden_channels': 16,
+        }
+    return tiny_model(**cfg, **kwargs).train()
+
+
+def pairs(prompts: bool = False, number: int = 8) -> dict[str, torch.Tensor]:
+    images = torch.rand(number, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    tokens = tokenize(CAPTIONS[:number], context_length=16)
+    if prompts:
+        of_prompts = tokenize(['a photo of a dog', 'a photo of grass'], context_length=16)
+        tokens = torch.cat([tokens[:, None], of_prompts.expand(number, -1, -1)], dim=1)
+    return dict(inputs=images * 255, tokens=tokens)
+
+
+def step(model, **kwargs) -> dict[str, torch.Tensor]:
+    """Losses and gradients of one training step."""
+    torch.manual_seed(2)
+    batch = model.data_preprocessor(pairs(**kwargs), training=True)
+    batch['inputs'] = batch['inputs'].to(next(model.parameters()).dtype)
+    losses = model(**batch, mode='loss')
+    model.parse_losses(losses)[0].backward()
+    out = {name: value.detach() for name, value in losses.items()}
+    return out | {f'grad {name}': p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize('augments', [PASTES, MOSAICS], ids=['pastes', 'mosaics'])
+@pytest.mark.parametrize('prompts', [False, True], ids=['captions', 'prompts'])
+def test_every_parameter_learns_with_all_losses_in_two_stages(augments, prompts):
+    found = step(region_model(augments, prompts), prompts=prompts)
+    names = {'loss_contrastive', 'loss_npr_0', 'loss_npr_1', 'loss_npr_text'}
+    assert {n for n in found if n.startswith('loss')} == names | (
+        {'loss_multi_label'} if prompts else set()
+    )
+    assert all(value is not None and value.isfinite().all() for value in found.values())
+    assert found['grad backbone.patch_embed.weight'].abs().max() > 0
+
+
+def test_the_contrast_is_that_of_the_regions_as_they_were_joined():
+    model = region_model(texts=False)
+    batch = model.data_preprocessor(pairs(), training=True)
+    assert batch['regions'].num_regions == 2
+    losses = copy.deepcopy(model)(**batch, mode='loss')
+    head = model.decode_head
+    features = model.backbone(batch['inputs'])
+    regions = head.loss_contrastive.embed_regions(
+        head.image_projector(features.tokens), features.patch_assignment(), batch['regions']
+    )
+    texts = head.text_projector(model.text_encoder(batch['tokens']).eot)
+    expected = head.loss_contrastive(regions, texts, batch['regions'].captions.flatten())
+    torch.testing.assert_close(losses['loss_contrastive'], expected)
+
+
+@pytest.mark.parametrize('augments', [PASTES, MOSAICS], ids=['pastes', 'mosaics'])
+@pytest.mark.parametrize('size', [1, 4])
+def test_micro_batches_have_the_losses_and_gradients_of_the_whole(augments, size):
+    whole = step(region_model(augments).double())
+    pieces = step(region_model(augments, train_cfg=dict(micro_batch_size=size)).double())
+    for name, value in whole.items():
+        torch.testing.assert_close(pieces[name], value, atol=1e-8, rtol=1e-6, msg=name)
+
+
+def test_mosaics_come_in_smaller_micro_batches_of_as_many_pixels():
+    model = region_model(MOSAICS, train_cfg=dict(micro_batch_size=4))
+    sizes = []
+    model.backbone.patch_embed.register_forward_pre_hook(
+        lambda _, args: sizes.append(args[0].shape)
+    )
+    step(model)
+    assert sizes[:2] == [(1, 3, 64, 64), (1, 3, 64, 64)]
+
+
+def test_recomputed_activations_change_nothing():
+    whole, recomputed = step(region_model()), step(region_model(backbone=dict(with_cp=True)))
+    for name, value in whole.items():
+        torch.testing.assert_close(recomputed[name], value, msg=name)
+
+
+def test_half_precision_comes_near():
+    whole = step(region_model())
+    model = region_model()
+    batch = model.data_preprocessor(pairs(), training=True)
+    torch.manual_seed(2)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        losses = model(**batch, mode='loss')
+    assert losses['loss_contrastive'].dtype == torch.float32
+    torch.testing.assert_close(
+        losses['loss_contrastive'].detach(), whole['loss_contrastive'], atol=0.05, rtol=0.05
+    )
+
+
+def test_a_batch_that_stays_whole_is_contrasted_by_its_projected_groups():
+    never = dict(augments=[dict(type='PasteImages')], probs=[0.0])
+    joined, plain = (step(region_model(x, texts=False).double()) for x in (never, None))
+    for name, value in plain.items():
+        torch.testing.assert_close(joined[name], value, msg=name)
+
+
+def test_words_of_all_captions_of_an_image_are_its_text_prototypes():
+    model = region_model(MOSAICS)
+    seen = []
+    model.decode_head.text_prototypes.register_forward_hook(lambda _, args, out: seen.append(args))
+    texts = []
+    model.text_encoder.register_forward_hook(lambda _, args, out: texts.append(out))
+    batch = model.data_preprocessor(pairs(), training=True)
+    model(**batch, mode='loss')
+    ((centres, _, tokens, mask),) = seen
+    captions = batch['regions'].captions
+    assert len(centres) == len(tokens) == len(captions) == 2
+    length = batch['tokens'].shape[1]
+    for region in range(4):
+        part = tokens[1, region * length : (region + 1) * length]
+        torch.testing.assert_close(part, texts[0].tokens[captions[1, region]])
+    assert mask[1].sum() == texts[0].mask[captions[1]].sum()
+
+
+def test_evaluation_and_images_without_a_caption_stay_as_they_are():
+    model = region_model()
+    assert 'regions' not in model.data_preprocessor(pairs(), training=False)
+
+
+def test_a_loss_that_knows_no_regions_is_refused_when_the_model_is_built():
+    cfg = tiny_model_cfg()
+    cfg['data_preprocessor']['batch_augments'] = PASTES
+    cfg.pop('type')
+    with (
+        DefaultScope.overwrite_default_scope('mmseg'),
+        pytest.raises(ValueError, match="set decode_head.loss_contrastive=dict.type='RegionText"),
+    ):
+        tiny_model(**cfg)
+
+
+def test_a_head_that_is_handed_regions_and_knows_none_says_so():
+    model = tiny_model().train()
+    batch = region_model().data_preprocessor(pairs(), training=True)
+    with pytest.raises(ValueError, match='ImageTextContrastiveLoss, which knows no regions'):
+        model(**batch, mode='loss')
+
+
+def test_an_image_embedding_is_the_mean_of_the_projected_groups():
+    model = region_model().eval()
+    features = model.backbone(torch.rand(2, 3, 32, 32))
+    head = model.decode_head
+    groups = torch.nn.functional.normalize(head.image_projector(features.tokens), dim=-1)
+    expected = torch.nn.functional.normalize(groups.mean(dim=1), dim=-1)
+    torch.testing.assert_close(head.embed_images(features), expected)
+    head.set_class_embeds(torch.randn(5, 20))
+    image_logits, _ = head._image_and_group_logits(features)
+    torch.testing.assert_close(image_logits[:, 0], head.classify_images(features))
