@@ -13,6 +13,7 @@ from .transforms import (
     TokenizeCaption,
 )
 from .zero_shot.coco_object import COCOObjectDataset
+from .zero_shot.davis import DAVISMainObjectDataset
 from .zero_shot.imagenet_s import (
     ImageNetS50Dataset,
     ImageNetS300Dataset,
@@ -22,6 +23,7 @@ from .zero_shot.lvis import LVISDataset
 
 __all__ = [
     'COCOObjectDataset',
+    'DAVISMainObjectDataset',
     'DecodeImage',
     'ImageNetS300Dataset',
     'ImageNetS50Dataset',
