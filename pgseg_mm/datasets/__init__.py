@@ -1,6 +1,7 @@
 """Data sets and transforms of training and evaluation, registered with mmseg."""
 
 from .pairs.image_text import ImageTextDataset
+from .pairs.image_text_retrieval import ImageTextRetrievalDataset
 from .pairs.web_image_text import WebImageTextDataset
 from .sampling.samplers import ResumableSampler
 from .sampling.seeded_dataset import SeededDataset
@@ -29,6 +30,7 @@ __all__ = [
     'ImageNetS50Dataset',
     'ImageNetSDataset',
     'ImageTextDataset',
+    'ImageTextRetrievalDataset',
     'LVISDataset',
     'LoadWideAnnotations',
     'NounPrompts',

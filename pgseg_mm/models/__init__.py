@@ -13,6 +13,7 @@ from .layers import (
     TextPrototypes,
 )
 from .losses import ImageTextContrastiveLoss, MultiLabelContrastiveLoss, NPRLoss
+from .retrievers import PGSegRetriever
 from .segmentors import PGSeg, PGSegTTAModel
 from .text_encoders import OpenCLIPTextEncoder, PGSegTextTransformer, TextFeatures
 
@@ -30,6 +31,7 @@ __all__ = [
     'PGSegClassifier',
     'PGSegDataPreProcessor',
     'PGSegHead',
+    'PGSegRetriever',
     'PGSegTTAModel',
     'PGSegTextTransformer',
     'PGSegViT',

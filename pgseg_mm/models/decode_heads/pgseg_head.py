@@ -288,6 +288,12 @@ class PGSegHead(BaseDecodeHead):
             losses['loss_multi_label'] = self.loss_multi_label(images, texts[:, 1:], scale)
         return losses
 
+    def embed_images(self, features: GroupFeatures) -> Tensor:
+        """Embeddings (B, D) of B whole images, normalised, as they are compared with captions."""
+        self._check_features(features)
+        embeds = self.image_projector(features.tokens.mean(dim=1))
+        return F.normalize(embeds, dim=-1).float()
+
     def classify_images(self, features: GroupFeatures) -> Tensor:
         """Similarity of whole images and classes, scaled by the temperature.
 
@@ -297,9 +303,7 @@ class PGSegHead(BaseDecodeHead):
         Returns:
             (B, K) logits; foreground classes only.
         """
-        self._check_features(features)
-        embeds = self.image_projector(features.tokens.mean(dim=1))
-        return self._class_logits(F.normalize(embeds, dim=-1).float())
+        return self._class_logits(self.embed_images(features))
 
     def classify_groups(
         self, features: GroupFeatures, thresholds: Sequence[float] | None = None
