@@ -20,6 +20,6 @@ param_scheduler = [
 ]
 train_cfg = dict(type='ResumableIterLoop', max_iters=2000, val_interval=500)
 default_hooks = dict(
-    checkpoint=dict(interval=2000, save_best='mIoU', max_keep_ckpts=1),
+    checkpoint=dict(interval=2000, save_best='mIoU_labelled', max_keep_ckpts=1),
     logger=dict(interval=20),
 )
