@@ -36,8 +36,8 @@ class ImageTextRetrievalMetric(BaseMetric):
     first that is its own is its rank; for each caption (``t2i``) all images, and the place of its
     own. ``R@k`` is the percentage of ranks up to k. Candidates that are equally alike, to six
     decimals, count as if they stood in random order: recall and rank are the expected ones. So a
-    model that embeds everything alike gets chance, not all or nothing, which is why this is not
-    mmpretrain's ``RetrievalRecall``. Images and captions of all ranks are compared.
+    model that embeds everything alike has the recall of chance, not all or nothing, which is why
+    this is not mmpretrain's ``RetrievalRecall``. Images and captions of all ranks are compared.
 
     Args:
         topk: The k of ``R@k``.

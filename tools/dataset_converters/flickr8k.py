@@ -93,7 +93,7 @@ def read_lines(path: Path) -> list[str]:
         ) from error
     except UnicodeDecodeError as error:
         raise AnnotationError(f'{path} is not UTF-8: {error}') from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line for line in text.split('\n') if line.strip()]
 
 
 def read_splits(root: Path) -> dict[str, list[str]]:
@@ -107,7 +107,7 @@ def read_splits(root: Path) -> dict[str, list[str]]:
     home: dict[str, str] = {}
     for split in SPLITS:
         path = root / f'Flickr_8k.{split}Images.txt'
-        splits[split] = list(dict.fromkeys(read_lines(path)))
+        splits[split] = list(dict.fromkeys(line.strip() for line in read_lines(path)))
         if not splits[split]:
             raise AnnotationError(f'{path} names no photograph')
         for name in splits[split]:
