@@ -1,6 +1,7 @@
 """Data sets and transforms of training and evaluation, registered with mmseg."""
 
 from .pairs.image_text import ImageTextDataset
+from .pairs.image_text_retrieval import ImageTextRetrievalDataset
 from .pairs.web_image_text import WebImageTextDataset
 from .sampling.samplers import ResumableSampler
 from .sampling.seeded_dataset import SeededDataset
@@ -13,6 +14,7 @@ from .transforms import (
     TokenizeCaption,
 )
 from .zero_shot.coco_object import COCOObjectDataset
+from .zero_shot.davis import DAVISMainObjectDataset
 from .zero_shot.imagenet_s import (
     ImageNetS50Dataset,
     ImageNetS300Dataset,
@@ -22,11 +24,13 @@ from .zero_shot.lvis import LVISDataset
 
 __all__ = [
     'COCOObjectDataset',
+    'DAVISMainObjectDataset',
     'DecodeImage',
     'ImageNetS300Dataset',
     'ImageNetS50Dataset',
     'ImageNetSDataset',
     'ImageTextDataset',
+    'ImageTextRetrievalDataset',
     'LVISDataset',
     'LoadWideAnnotations',
     'NounPrompts',

@@ -19,6 +19,7 @@ from .losses import (
     NPRLoss,
     RegionTextContrast,
 )
+from .retrievers import PGSegRetriever
 from .segmentors import PGSeg, PGSegTTAModel
 from .text_encoders import OpenCLIPTextEncoder, PGSegTextTransformer, TextFeatures
 
@@ -37,6 +38,7 @@ __all__ = [
     'PGSegClassifier',
     'PGSegDataPreProcessor',
     'PGSegHead',
+    'PGSegRetriever',
     'PGSegTTAModel',
     'PGSegTextTransformer',
     'PGSegViT',

@@ -9,10 +9,13 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmseg.apis import inference_model, init_model
+from mmseg.registry import DATASETS, MODELS
 from PIL import Image
 
 from model_zoo import tiny_model_cfg
 from pgseg_mm.engine import VocabularyHook
+from pgseg_mm.engine.preflight.words import check_words
+from pgseg_mm.errors import PreflightError
 
 CLASSES = ['dog', 'grass', 'sky']
 EVAL_PIPELINE = [
@@ -205,6 +208,37 @@ def test_weights_swapped_by_ema_are_embedded_anew(data_root, tmp_path):
     for used, fresh in embeds:
         torch.testing.assert_close(used, fresh)
     assert not torch.allclose(embeds[0][0], embeds[1][0])
+
+
+def test_a_retriever_is_trained_and_validated_without_words(data_root, tmp_path):
+    cfg = config(data_root, tmp_path / 'retriever')
+    cfg.model.type = 'PGSegRetriever'
+    cfg.val_dataloader.dataset = dict(
+        type='ImageTextRetrievalDataset',
+        data_root=str(data_root),
+        ann_file='train.jsonl',
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='mmpretrain.PackInputs', algorithm_keys=('text',)),
+        ],
+    )
+    cfg.val_evaluator = dict(type='ImageTextRetrievalMetric', topk=(1, 8))
+    cfg.default_hooks.checkpoint.update(save_best='retrieval/i2t_R@1', rule='greater')
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.message_hub.get_scalar('val/retrieval/i2t_R@8').current() == 100
+    assert list(Path(runner.work_dir).glob('best_retrieval_i2t_R@1_iter_*.pth'))
+
+
+def test_only_a_model_that_names_classes_is_asked_for_words(data_root, tmp_path):
+    dataset = DATASETS.build(config(data_root, tmp_path).train_dataloader.dataset)
+    segmentor, retriever = (
+        MODELS.build({**tiny_model_cfg(), 'type': name}) for name in ('PGSeg', 'PGSegRetriever')
+    )
+    for hooks in ([], [VocabularyHook()]):
+        check_words(retriever, hooks, dataset, 'test')
+        with pytest.raises(PreflightError, match='needs words|names no classes'):
+            check_words(segmentor, hooks, dataset, 'test')
 
 
 def test_refuses_a_vocabulary_that_does_not_exist():

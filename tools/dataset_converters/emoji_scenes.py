@@ -24,10 +24,10 @@ from emoji_scene_render import Composer, SceneSettings, openmoji_folder, openmoj
 from emoji_scene_words import MAX_CLASSES, MIN_CLASSES, TEMPLATE_WORDS, SceneVocabulary
 from PIL import Image
 from tqdm import tqdm
+from wrong_pairs import shuffle
 
 TRAIN, VAL = 0, 1  # the split's place in the random seeds
 SPLIT_NAMES = ('train', 'val')
-SHUFFLE_STREAM = 4
 SCENES_AT_A_TIME = 25  # that a process makes
 OWN_FILES = (
     'captions_train.jsonl',
@@ -69,15 +69,6 @@ def write_scenes(job: tuple[int, int, int], settings: SceneSettings, out_dir: Pa
             kind = np.uint8 if settings.num_classes <= 255 else np.uint16
             Image.fromarray(scene.labels.astype(kind)).save(out_dir / 'annotations/val' / name)
     return captions
-
-
-def shuffle(captions: Sequence[str], seed: int) -> list[str]:
-    """Give every image the caption of another one: a permutation that is one single cycle."""
-    order = np.random.default_rng([seed, SHUFFLE_STREAM]).permutation(len(captions))
-    moved = list(captions)
-    for source, target in zip(order, np.roll(order, -1), strict=True):
-        moved[target] = captions[source]
-    return moved
 
 
 ATTRIBUTION_PAGE = """# Attribution

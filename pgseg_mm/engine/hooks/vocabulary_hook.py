@@ -91,7 +91,7 @@ class VocabularyHook(Hook):
 
 def takes_words(model: Any) -> bool:
     """Whether a model must be told what to look for."""
-    return hasattr(model, 'set_vocabulary')
+    return hasattr(model, 'set_vocabulary') and getattr(model, 'needs_words', True)
 
 
 def metainfo_of(dataset: Any) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from ..losses import NPRPairs, RegionTextContrast
 from ..text_encoders import TextFeatures
 
 
-class ImageTextLosses(nn.Module):
+class ImageTextLosses:
     """The losses of a head that learns from image-text pairs: contrast, NPR and T-NPR.
 
     A head that has groups inherits from it and calls :meth:`_build_losses`.
@@ -19,6 +19,15 @@ class ImageTextLosses(nn.Module):
 
     image_projector: nn.Module
     text_projector: nn.Module | None
+    loss_contrastive: Any
+
+    @staticmethod
+    def _check_features(features: GroupFeatures) -> None:
+        if not isinstance(features, GroupFeatures):
+            raise TypeError(
+                "PGSegHead needs GroupFeatures; give the backbone out_type='groups' (got "
+                f'{type(features).__name__})'
+            )
 
     def _build_losses(
         self,
@@ -40,7 +49,7 @@ class ImageTextLosses(nn.Module):
         Raises:
             ValueError: If T-NPR is on without NPR.
         """
-        self.loss_contrastive: Any = MODELS.build(loss_contrastive)
+        self.loss_contrastive = MODELS.build(loss_contrastive)
         self.loss_multi_label = None if loss_multi_label is None else MODELS.build(loss_multi_label)
         self.loss_npr = None if loss_npr is None else MODELS.build(loss_npr)
         self.text_prototypes: Any = None
@@ -186,6 +195,7 @@ class ImageTextLosses(nn.Module):
         Returns:
             (B, D), normalised, in float32 at least.
         """
+        self._check_features(features)
         if self.contrasts_regions:
             embeds = self.loss_contrastive.embed_regions(
                 self.image_projector(features.tokens), features.patch_assignment()

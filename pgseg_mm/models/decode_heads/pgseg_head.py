@@ -202,7 +202,6 @@ class PGSegHead(ImageTextLosses, BaseDecodeHead):
         Returns:
             (B, K) logits; foreground classes only.
         """
-        self._check_features(features)
         return self._class_logits(self.embed_images(features))
 
     def classify_groups(
@@ -294,11 +293,3 @@ class PGSegHead(ImageTextLosses, BaseDecodeHead):
             return words
         classes = words.new_full((*words.shape[:-1], num_classes), float('-inf'))
         return classes.scatter_reduce(-1, self.class_index.expand_as(words), words, 'amax')
-
-    @staticmethod
-    def _check_features(features: GroupFeatures) -> None:
-        if not isinstance(features, GroupFeatures):
-            raise TypeError(
-                "PGSegHead needs GroupFeatures; give the backbone out_type='groups' (got "
-                f'{type(features).__name__})'
-            )

@@ -21,6 +21,7 @@ SIZES = dict(
     imagenet_s300=301,
     imagenet_s919=920,
     lvis=1204,
+    davis2016=16,
 )
 WITH_BACKGROUND = {
     'voc21',
@@ -30,8 +31,10 @@ WITH_BACKGROUND = {
     'imagenet_s300',
     'imagenet_s919',
     'lvis',
+    'davis2016',
 }
-WITH_SYNONYMS = {name for name in SIZES if name != 'lvis' and not name.startswith('imagenet')}
+WITHOUT_SYNONYMS = {'davis2016', 'lvis', 'imagenet_s50', 'imagenet_s300', 'imagenet_s919'}
+WITH_SYNONYMS = SIZES.keys() - WITHOUT_SYNONYMS
 
 VOC_WORDS = dict(diningtable='table', pottedplant='plant', tvmonitor='monitor')
 CONTEXT_WORDS = dict(aeroplane='airplane', pottedplant='plant', tvmonitor='monitor')
@@ -56,7 +59,8 @@ STUFF_WORDS = {
 
 
 def test_all_benchmarks_have_a_file_and_no_file_is_without_a_test():
-    expected = {*SIZES, *(f'{name}_synonyms' for name in WITH_SYNONYMS)}
+    synonyms = {f'{name}_synonyms' for name in WITH_SYNONYMS}
+    expected = {*SIZES, *synonyms, 'davis2016_surroundings'}
     assert {path.stem for path in SHIPPED.glob('*.txt')} == expected
 
 

@@ -20,7 +20,7 @@ WIDE = {
 
 @pytest.mark.parametrize(
     ('dataset', 'vocabulary', 'number'),
-    [('COCOObjectDataset', 'coco_object', 81)]
+    [('COCOObjectDataset', 'coco_object', 81), ('DAVISMainObjectDataset', 'davis2016', 16)]
     + [(dataset, vocabulary, number) for dataset, (vocabulary, number, _) in WIDE.items()],
 )
 def test_classes_are_those_of_the_vocabulary(dataset, vocabulary, number):

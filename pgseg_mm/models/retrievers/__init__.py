@@ -1,0 +1,5 @@
+"""Retrievers."""
+
+from .pgseg_retriever import PGSegRetriever
+
+__all__ = ['PGSegRetriever']
