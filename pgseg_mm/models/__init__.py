@@ -13,7 +13,7 @@ from .layers import (
     TextPrototypes,
 )
 from .losses import ImageTextContrastiveLoss, MultiLabelContrastiveLoss, NPRLoss
-from .segmentors import PGSeg, PGSegTTAModel
+from .segmentors import OpenVocabSegmentor, PGSeg, PGSegTTAModel
 from .text_encoders import OpenCLIPTextEncoder, PGSegTextTransformer, TextFeatures
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     'NonLearnablePrototypes',
     'OpenCLIPGroupViT',
     'OpenCLIPTextEncoder',
+    'OpenVocabSegmentor',
     'PGSeg',
     'PGSegClassifier',
     'PGSegDataPreProcessor',
