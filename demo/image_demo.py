@@ -63,11 +63,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         help="score of the background, 0 to 1; the config's by default",
     )
     add_naming(parser)
-    add(
-        '--pamr',
-        action=argparse.BooleanOptionalAction,
-        help='refine segments by the edges of the image; by default if the config does',
-    )
+    add('--pamr', action=argparse.BooleanOptionalAction, help='refine segments by edges')
     add('--groups', action='store_true', help='draw the groups of the first and last stage, too')
     add('--batch-size', type=number_from(1), default=1, help='images at a time')
     add(

@@ -28,7 +28,7 @@ class PixelRules(NamedTuple):
     """A refinement of the scores by the image."""
 
 
-PLAIN = PixelRules()
+PLAIN_RULES = PixelRules()
 """The largest score wins."""
 
 
@@ -65,7 +65,7 @@ def mean_pieces(
 
 
 def mean_logits(
-    views: Sequence[ImageScores], size: tuple[int, int], rules: PixelRules = PLAIN
+    views: Sequence[ImageScores], size: tuple[int, int], rules: PixelRules = PLAIN_RULES
 ) -> Tensor:
     """Dense scores (K, height, width) of several views of an image; probabilities by a rule."""
     pieces = mean_pieces(views, size, rules.pamr)
@@ -77,7 +77,7 @@ def mean_logits(
 def classify_pixels(
     views: Sequence[ImageScores],
     size: tuple[int, int],
-    rules: PixelRules = PLAIN,
+    rules: PixelRules = PLAIN_RULES,
     class_scores: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Best class of each pixel by the mean of several views' scores.
