@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from pgseg_mm.apis import PGSegInferencer, Segmentation
 from pgseg_mm.apis.inferencer import MAX_PIXELS
-from pgseg_mm.apis.model_choice import add_model_choice, read_chosen_config
+from pgseg_mm.apis.model_choice import add_model_choice, add_naming, read_chosen_config
 from pgseg_mm.cli.arguments import add_model_options, find_device
 from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.messages import shown
@@ -62,6 +62,8 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         type=number_from(0, 1, float),
         help="score of the background, 0 to 1; the config's by default",
     )
+    add_naming(parser)
+    add('--pamr', action=argparse.BooleanOptionalAction, help='refine segments by edges')
     add('--groups', action='store_true', help='draw the groups of the first and last stage, too')
     add('--batch-size', type=number_from(1), default=1, help='images at a time')
     add(
@@ -118,6 +120,8 @@ def segment_files(args: argparse.Namespace, cfg: Config) -> int:
         threshold=args.threshold,
         batch_size=args.batch_size,
         groups=args.groups,
+        naming=args.naming,
+        pamr=args.pamr,
         pictures=args.out_file is not None,
         out_dir=None if args.out_file else args.out_dir,
         progress=True,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pgseg_mm import limits
 from pgseg_mm.apis import PGSegInferencer, Segmentation, parse_words
-from pgseg_mm.apis.model_choice import add_model_choice, read_chosen_config
+from pgseg_mm.apis.model_choice import add_model_choice, add_naming, read_chosen_config
 from pgseg_mm.background import is_background
 from pgseg_mm.cli.arguments import add_model_options, find_device, require_port
 from pgseg_mm.visualization.colours import Colours, class_colours, separate
@@ -76,6 +76,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         metavar='MB',
         help='largest upload (%(default)g)',
     )
+    add_naming(parser)
     add_model_options(parser)
     return parser
 
@@ -102,9 +103,9 @@ def segment(
             image,
             classes,
             background=background,
-            threshold=threshold if background else None,
+            threshold=(threshold or None) if background else None,
             scores='classes',
-            groups=True,
+            groups=inferencer.model.makes_groups,
         )[0]
     except ValueError as error:
         message = html.escape(str(error))
@@ -152,15 +153,15 @@ def shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def draw_answer(image: NDArray[np.uint8], result: Segmentation) -> tuple[Any, ...]:
-    """Segments with names, groups of the first and last stage, and the legend."""
-    assert result.mask is not None and result.groups is not None
-    shown = ShownImage(image, {'prediction': result.mask}, result.groups)
+    """Segments with names, groups of the first and last stage, if there are any, and the legend."""
+    assert result.mask is not None
+    shown = ShownImage(image, {'prediction': result.mask}, result.groups or {})
     size = fit_size(image.shape[:2], PICTURE_SIDE, SHORTEST_PICTURE_SIDE)
     present = [result.classes.index(name) for name in result.areas]
     colours = separate(class_colours(result.classes), present)
     names = {label: result.classes[label] for label in present}
     segments = label_panels(shown, size, colours, names)['prediction']
-    groups = list(group_panels(shown, size).values())
+    groups = list(group_panels(shown, size).values()) if result.groups else [None]
     return segments, groups[0], groups[-1], legend(result, colours)
 
 
@@ -314,6 +315,8 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
     args = parser.parse_args(argv)
     require_port(parser, args.host, args.port)
     cfg = read_chosen_config(parser, args)
+    if args.naming is not None:
+        cfg.model.decode_head.naming = args.naming
     args.device = find_device(parser, args.device)
     try:
         inferencer = PGSegInferencer(

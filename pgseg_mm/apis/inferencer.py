@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from typing import Any, Literal
 
@@ -44,7 +44,8 @@ class PGSegInferencer:
     Args:
         model: A checkpoint that carries its config, such as the name of a published model,
             ``'hf-hub:owner/name'`` or the file of a training; or path of a config, a config, or a
-            :class:`PGSeg`, of which neither classes nor threshold nor mode are changed.
+            :class:`PGSeg` or other :class:`OpenVocabSegmentor`, of which neither classes nor
+            threshold nor mode are changed.
         weights: Checkpoint for a config; a model may do without.
         device: Where to run it, such as ``'cpu'`` or ``'cuda:0'``. By default an accelerator if
             there is one; a model stays where it is.
@@ -58,7 +59,7 @@ class PGSegInferencer:
     Raises:
         FileNotFoundError: There is no such config or checkpoint.
         CheckpointError: The checkpoint cannot be read, or does not fit the model.
-        TypeError: The model is not a PGSeg.
+        TypeError: The model is no PGSeg or other open-vocabulary segmentor.
         ValueError: There are no weights for the model of a config, or the config has no model.
 
     Examples:
@@ -124,6 +125,8 @@ class PGSegInferencer:
         batch_size: int = 1,
         scores: Literal['classes', 'dense'] | None = None,
         groups: bool = False,
+        naming: str | None = None,
+        pamr: bool | Mapping[str, Any] | None = None,
         pictures: bool = False,
         out_dir: str | PathLike[str] | None = None,
         progress: bool = False,
@@ -143,13 +146,18 @@ class PGSegInferencer:
                 checkpoint.
             background: Whether a class 'background' comes first, which takes what is like none of
                 the words. By default it does if the words name it, or if there is a ``threshold``.
-            threshold: Score from 0 to 1 below which a pixel is background. By default what the
+            threshold: Score from 0 to 1 below which a pixel is background, for a model with a
+                ``decision`` its probability or constant score. By default what the
                 config has for this vocabulary in ``background_thresholds`` or for its model, else
                 0.95, which suits some 20 classes; it should be the lower, the more there are.
             batch_size: Images, of any sizes, that go through the model at a time.
             scores: ``'classes'`` adds the mean score of each class, ``'dense'`` that of each class
                 in each pixel.
             groups: Whether to add the groups of the first and the last stage.
+            naming: How groups get their classes, ``'affinity'``, ``'logits'`` or ``'mixture'``; by
+                default as the model says. See :class:`PGSegHead`.
+            pamr: Whether to refine the scores by the edges of the image, or a dict with
+                ``num_iters`` and ``dilations``; by default as the model says.
             pictures: Whether to add a picture: image, segments and names, and groups if asked for.
             out_dir: Folder for masks and pictures; see :class:`ResultWriter`.
             progress: Whether to show how far it has got, for more than one image.
@@ -165,7 +173,7 @@ class PGSegInferencer:
         """
         words, threshold = self._words(classes, vocabulary, background, threshold)
         batches, number = in_batches(images, batch_size)
-        view = self._views.get(words, threshold, scores, groups)
+        view = self._views.get(words, threshold, scores, groups, naming, pamr)
         writer = None if out_dir is None else ResultWriter(out_dir, words.names)
         request = Request(view, words.names, pictures, writer, raises=is_single(images))
         return self._run(batches, number, request, progress)
@@ -185,7 +193,7 @@ class PGSegInferencer:
         _check_threshold(threshold, words)
         _warn_of_a_single_class(words)
         if words.has_background and threshold is None:
-            threshold = self.default_threshold(vocabulary)
+            threshold = self.default_threshold(vocabulary) or None
         return words, threshold
 
     def _run(
@@ -210,7 +218,18 @@ class PGSegInferencer:
             print_log(summarise(done, failures), logger='current', level=logging.WARNING)
 
     def default_threshold(self, vocabulary: Any = None) -> float:
-        """Threshold of the background where none is given; see :meth:`stream`."""
+        """Threshold of the background where none is given; see :meth:`stream`.
+
+        Args:
+            vocabulary: Name of a vocabulary whose threshold the config may have.
+
+        Returns:
+            The threshold; 0 where a ``decision`` of the model finds no pixel to be background but
+            by its words.
+        """
+        decision = self.model.decision
+        if decision is not None:
+            return decision.threshold or 0.0
         published = (self.cfg.get('background_thresholds') or {}).get(str(vocabulary))
         return published or self.model.decode_head.background_threshold or DEFAULT_THRESHOLD
 

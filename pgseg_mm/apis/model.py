@@ -23,7 +23,7 @@ from pgseg_mm.checkpoints.carried_config import config_of
 from pgseg_mm.checkpoints.fitting import load_fitting
 from pgseg_mm.checkpoints.mm_checkpoint import META_KEY, architecture_of
 from pgseg_mm.cli.config_files import CONFIG_SUFFIXES, read_config_file
-from pgseg_mm.models import PGSeg
+from pgseg_mm.models import OpenVocabSegmentor
 from pgseg_mm.serialization.loading import Checkpoint, CheckpointError, load_checkpoint
 
 ModelSource = Any
@@ -37,7 +37,7 @@ def load_model(
     device: str | None,
     trust: bool,
     allow_partial: bool = False,
-) -> tuple[PGSeg, Config | ConfigDict]:
+) -> tuple[OpenVocabSegmentor, Config | ConfigDict]:
     """Build a model, if need be, and load its weights.
 
     Args:
@@ -55,7 +55,7 @@ def load_model(
     Raises:
         FileNotFoundError: There is no such config or checkpoint.
         CheckpointError: The checkpoint cannot be read, or does not fit the model.
-        TypeError: The model is not a PGSeg.
+        TypeError: The model is no PGSeg or other open-vocabulary segmentor.
         ValueError: There are no weights for the model of a config, or the config has no model.
     """
     cfg: Config | ConfigDict
@@ -66,7 +66,7 @@ def load_model(
         cfg, weights = config_and_weights(model, weights, trust)
         built = build_model(cfg)
         device = device or get_device()
-    if not isinstance(built, PGSeg):
+    if not isinstance(built, OpenVocabSegmentor):
         raise TypeError(
             'PGSegInferencer asks a model for words, so it needs a PGSeg, got '
             f"{type(built).__name__}; mmseg's MMSegInferencer takes other models."

@@ -11,7 +11,7 @@ from mmseg.registry import TRANSFORMS
 
 from pgseg_mm.cli.benchmark_data import leaf_datasets
 from pgseg_mm.cli.parts import type_name
-from pgseg_mm.models import PGSeg
+from pgseg_mm.models import OpenVocabSegmentor
 
 RESIZE = 'ResizeAnyShape'
 LOADERS = ('LoadImageFromFile', 'DecodeImage')
@@ -30,7 +30,7 @@ class Pipeline(NamedTuple):
     """Whether ``prepare`` takes float."""
 
 
-def make_pipeline(cfg: Config | ConfigDict, model: PGSeg) -> Pipeline:
+def make_pipeline(cfg: Config | ConfigDict, model: OpenVocabSegmentor) -> Pipeline:
     """The transforms of a config's test set, without those that load label maps.
 
     Images are read by :class:`DecodeImage`. If nothing resizes them, they are brought to the size
@@ -61,7 +61,7 @@ def make_pipeline(cfg: Config | ConfigDict, model: PGSeg) -> Pipeline:
     )
 
 
-def _resize(model: PGSeg) -> dict[str, Any]:
+def _resize(model: OpenVocabSegmentor) -> dict[str, Any]:
     if model.test_cfg['mode'] == 'slide':
         side = min(to_2tuple(model.test_cfg['crop_size']))
     else:

@@ -10,7 +10,7 @@ import torch
 from mmseg.structures import SegDataSample
 from numpy.typing import NDArray
 
-from pgseg_mm.models import PGSeg
+from pgseg_mm.models import OpenVocabSegmentor
 from pgseg_mm.visualization import draw_segmentation, groups_of
 
 from .results import ResultWriter, Segmentation
@@ -34,7 +34,7 @@ class LoadedImage(NamedTuple):
 class Request(NamedTuple):
     """What is asked for of each image."""
 
-    view: PGSeg
+    view: OpenVocabSegmentor
     """The model with the classes."""
     classes: tuple[str, ...]
     pictures: bool

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from pgseg_mm.models import PGSeg
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pgseg_mm.models import OpenVocabSegmentor
+from pgseg_mm.models.inference.pamr import as_pamr
 from pgseg_mm.text.vocabulary import Vocabulary
 from pgseg_mm.text.words import with_background
 
@@ -18,18 +23,24 @@ class ModelViews:
         model: The model, which notices nothing of its views.
     """
 
-    def __init__(self, model: PGSeg) -> None:
+    def __init__(self, model: OpenVocabSegmentor) -> None:
         self.model = model
-        self._kept: dict[tuple, PGSeg] = {}
+        self._kept: dict[tuple, OpenVocabSegmentor] = {}
 
     @property
-    def kept(self) -> tuple[PGSeg, ...]:
+    def kept(self) -> tuple[OpenVocabSegmentor, ...]:
         """The views of the last calls, the latest at the end."""
         return tuple(self._kept.values())
 
     def get(
-        self, words: Vocabulary, threshold: float | None, scores: str | None, groups: bool
-    ) -> PGSeg:
+        self,
+        words: Vocabulary,
+        threshold: float | None,
+        scores: str | None,
+        groups: bool,
+        naming: str | None = None,
+        pamr: bool | Mapping[str, Any] | None = None,
+    ) -> OpenVocabSegmentor:
         """The model with these classes and settings.
 
         Args:
@@ -37,22 +48,29 @@ class ModelViews:
             threshold: Threshold of the background, which is class 0; ``None`` without one.
             scores: ``'classes'``, ``'dense'`` or ``None``.
             groups: Whether it adds groups to its results.
+            naming: How groups get their classes; ``None`` as the model says.
+            pamr: Whether, or with which settings, scores are refined; ``None`` as the model says.
 
         Raises:
-            ValueError: If ``scores`` is something else.
+            ValueError: If a setting is faulty.
         """
         if scores not in SCORES:
             raise ValueError(f"scores must be 'classes', 'dense' or None, got {scores!r}.")
-        key = (words, threshold, scores, groups)
+        naming = naming or getattr(self.model.decode_head, 'naming', None)
+        refined = as_pamr(self.model.test_cfg.get('pamr') if pamr is None else pamr)
+        key = (words, threshold, scores, groups, naming, refined)
         view = self._kept.pop(key, None)
         if view is None:
             same = (view for view in reversed(self.kept) if _alike(view.vocabulary, words))
             view = next(same, self.model).with_classes(
                 words,
                 threshold,
+                naming,
                 seg_logits=scores == 'dense',
                 class_scores=scores == 'classes',
                 groups=groups,
+                pamr=None if refined is None else asdict(refined),
+                decision=self.model.test_cfg.get('decision'),
             )
         else:
             view.set_vocabulary(words)  # notices text weights that have moved

@@ -20,7 +20,7 @@ from .losses import (
     RegionTextContrast,
 )
 from .retrievers import PGSegRetriever
-from .segmentors import PGSeg, PGSegTTAModel
+from .segmentors import OpenVocabSegmentor, PGSeg, PGSegTTAModel
 from .text_encoders import OpenCLIPTextEncoder, PGSegTextTransformer, TextFeatures
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     'NonLearnablePrototypes',
     'OpenCLIPGroupViT',
     'OpenCLIPTextEncoder',
+    'OpenVocabSegmentor',
     'PGSeg',
     'PGSegClassifier',
     'PGSegDataPreProcessor',

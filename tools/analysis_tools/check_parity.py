@@ -1,4 +1,4 @@
-"""Compare this project's model with numbers that the authors' release produced.
+"""Compare this project's models with numbers that public reference code produced.
 
 Each file names a size and seeds. Weights and images follow from the seeds (parity_rules.py), the
 weights go through the converter, and every number in the file is computed again: in float64 on the
@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from mmengine.utils import to_2tuple
 from torch import Tensor
 
+import clip_parity_postprocess
 import parity_rules
+from parity_maps import ClassMap, Given
 from pgseg_mm.checkpoints import release_shapes, release_to_mm
 from pgseg_mm.checkpoints.release_config import architecture_of_release_config
 from pgseg_mm.serialization.loading import CheckpointError
@@ -54,15 +56,6 @@ class Comparison(NamedTuple):
     """Largest absolute difference; for maps, the number of entries that differ."""
     passed: bool
     remark: str = ''
-
-
-class ClassMap(NamedTuple):
-    """Class of each pixel, and where another one would be as good."""
-
-    labels: Tensor
-    """(1, H, W)."""
-    gaps: Callable[[Tensor], Tensor]
-    """How much worse the classes of another map score, zero where groups tie; (1, H, W)."""
 
 
 class ReleaseModel:
@@ -223,8 +216,8 @@ class ReleaseModel:
         return least
 
 
-def compare(key: str, stored: np.ndarray, model: ReleaseModel, tolerance: float) -> Comparison:
-    """Compare one stored array with what our model computes."""
+def compare(key: str, stored: np.ndarray, model: Any, tolerance: float) -> Comparison:
+    """Compare one stored array with what a model, such as :class:`ReleaseModel`, computes."""
     if key == 'class_embed':  # given, not computed; it also acts on every class map
         off = float(np.abs(np.linalg.norm(stored.astype(float), axis=-1) - 1).max())
         return Comparison(key, off, off <= UNIT_LENGTH_TOLERANCE, 'given; off unit length')
@@ -232,6 +225,9 @@ def compare(key: str, stored: np.ndarray, model: ReleaseModel, tolerance: float)
     if value is None:
         return Comparison(key, float('nan'), False, 'unknown key: not compared')
     tie = TIES[model.place['dtype']]
+    if isinstance(value, Given):
+        passed = bool(np.isin(stored, value.known.numpy()).all())
+        return Comparison(key, 0, passed, 'given')
     if isinstance(value, ClassMap):
         return compare_map(key, stored, value.labels, value.gaps, MAX_SHARE_OF_TIES, tie)
     if '/assign_argmax_' in key:
@@ -297,7 +293,9 @@ def check_file(
     """
     arrays, meta = _load(path)
     try:
-        model = ReleaseModel(meta, arrays.get('class_embed'), device, dtype)
+        model = clip_parity_postprocess.model_of(meta, arrays, device, dtype) or ReleaseModel(
+            meta, arrays.get('class_embed'), device, dtype
+        )
         return [compare(key, stored, model, tolerance) for key, stored in arrays.items()]
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from error

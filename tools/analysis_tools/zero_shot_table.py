@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
+from pgseg_mm.apis.model_choice import add_naming
 from pgseg_mm.cli.arguments import add_launch_arguments
 from pgseg_mm.cli.benchmark_data import missing_data
 from pgseg_mm.cli.checkpoint_sources import SOURCES, require_checkpoint
@@ -118,6 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='NAME=VALUE',
         help="background thresholds to take in place of the config's background_thresholds",
     )
+    add_naming(parser)
     parser.add_argument('--again', action='store_true', help='evaluate what has been evaluated')
     add_launch_arguments(parser)
     return parser
@@ -223,6 +225,8 @@ def run_one(
     kept = folder / 'result.json'
     benchmark = read_config_file(file)
     cfg = benchmark_config(read_config_file(args.config), benchmark, name, thresholds)
+    if args.naming is not None:
+        cfg.model.decode_head.naming = args.naming
     override(cfg, args.cfg_options)
     if missing := missing_data(cfg):
         return Missing(name, missing, cfg.benchmark.prepare)
@@ -292,11 +296,12 @@ def as_markdown(rows: list[TableRow], result: dict[str, Any] | None = None) -> s
     notes += [f'- {row.name} FAILED: {row.error}' for row in rows if isinstance(row, Failed)]
     if result is None:
         return '\n'.join([*lines, '', *notes])
+    naming = f', naming by {result["naming"]}' if result['naming'] else ''
     head = [
         '# Zero-shot segmentation',
         '',
-        f'`{result["checkpoint"]}` by `{result["config"]}`, {result["protocol"]} protocol. Metrics '
-        'in percent.',
+        f'`{result["checkpoint"]}` by `{result["config"]}`, {result["protocol"]} protocol'
+        f'{naming}. Metrics in percent.',
         '',
     ]
     return '\n'.join([*head, *lines, '', *notes, *([''] if notes else []), *describe(result), ''])
@@ -310,6 +315,7 @@ def write_table(rows: list[TableRow], args: argparse.Namespace) -> None:
         'config': args.config,
         'checkpoint': args.checkpoint,
         'protocol': args.protocol,
+        'naming': args.naming,
         'machine': describe_machine(),
         'versions': versions(),
         'benchmarks': [{'state': type(row).__name__.lower(), **row._asdict()} for row in rows],
@@ -333,6 +339,7 @@ def main() -> int:
         )
     if args.work_dir is None:
         stem = f'{Path(args.config).stem}_{Path(args.checkpoint).stem}_{args.protocol}'
+        stem += f'_{args.naming}' if args.naming else ''
         args.work_dir = str(Path('work_dirs') / 'zero_shot' / stem)
     load_checkpoints_safely(trust=args.trust)
     rows: list[TableRow] = []

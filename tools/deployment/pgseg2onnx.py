@@ -8,8 +8,9 @@ from --class-embeds; tools/misc/embed_vocabulary.py writes them.
 Input "images": float32 (B, 3, H, W), RGB, minus the mean and over the standard deviation of the
 config's data preprocessor; both are in the file's metadata, as are the names of the classes where
 they are known. Output "scores": float32 (B, K, H, W), what mmseg's EncoderDecoder gives in
-mode='tensor' of test_cfg mode='whole': the affinity of each pixel's group to each class, with the
-background first if the config finds it by threshold. With --argmax the output is "classes": int64
+mode='tensor' of test_cfg mode='whole': the score of each pixel's group for each class, or of the
+pixel itself, by the head's naming rule, with the background first if the config finds it by
+threshold. With --argmax the output is "classes": int64
 (B, H, W). Windows of large images are cut and averaged outside of the model.
 """
 
@@ -54,8 +55,9 @@ class ExportedModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         size = images.shape[2:]
         features = self.backbone(images)
-        if not self.argmax:
-            return self.decode_head.predict(features, [{'img_shape': size}], None)
+        if not self.argmax or self.decode_head.scores_pixels:
+            scores = self.decode_head.predict(features, [{'img_shape': size}], None)
+            return scores.argmax(dim=1) if self.argmax else scores
         labels = self.decode_head.classify_groups(features).argmax(dim=-1)
         groups = self.decode_head.assign_pixels(features, size)
         return labels.gather(1, groups.flatten(1)).unflatten(1, size)
@@ -141,9 +143,11 @@ def check_input_size(size: tuple[int, int], patch: int) -> None:
         )
 
 
-def onnx_metadata(cfg: ConfigDict, class_embeds: Any, with_background: bool) -> dict[str, str]:
+def onnx_metadata(cfg: ConfigDict, class_embeds: Any, head: nn.Module) -> dict[str, str]:
     """What a user of the file has to know, as JSON."""
-    meta: dict[str, Any] = {'with_background': with_background}
+    meta: dict[str, Any] = {'with_background': head.with_background}
+    if hasattr(head, 'naming'):
+        meta['naming'] = head.naming
     preprocessor = cfg.get('data_preprocessor') or {}
     meta.update({key: list(preprocessor[key]) for key in ('mean', 'std') if key in preprocessor})
     if str(class_embeds).endswith('.npz'):
@@ -200,7 +204,7 @@ def main() -> None:
     except (CheckpointError, FileNotFoundError, ValueError) as error:
         parser.exit(2, f'{parser.prog}: error: {error}\n')
     module = ExportedModel(model, args.argmax).eval()
-    metadata = onnx_metadata(cfg.model, class_embeds, model.decode_head.with_background)
+    metadata = onnx_metadata(cfg.model, class_embeds, model.decode_head)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     export(module, size, args.dynamic, metadata).save(args.out)
 

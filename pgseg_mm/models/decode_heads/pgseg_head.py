@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from ..layers import GroupFeatures, ProjectionMLP
 from .class_embeds import load_class_embeds
+from .group_naming import GroupNaming
 from .image_text_losses import ImageTextLosses
 
 
 @MODELS.register_module()
-class PGSegHead(ImageTextLosses, BaseDecodeHead):
+class PGSegHead(GroupNaming, ImageTextLosses, BaseDecodeHead):
     """Groups and class embeddings to masks; owns the projectors and losses of PGSeg.
 
     The number of classes follows the vocabulary, and no entry of a checkpoint depends on it. In
@@ -32,7 +33,10 @@ class PGSegHead(ImageTextLosses, BaseDecodeHead):
         background_threshold: If given, class 0 is the background: pixels whose best foreground
             affinity stays below this value, or below the largest affinity of the window if that is
             smaller (docs/method.md, 4.3).
-        top_classes: Number of classes that the whole image admits.
+        top_classes: Number of classes that the whole image admits, by ``naming='affinity'``.
+        naming: How groups get their classes: by ``'affinity'``, as published; by their own
+            ``'logits'``, whatever the whole image admits; or as ``'mixture'``, where a pixel has
+            the mean of all groups' classes (docs/method.md, 4.2).
         loss_contrastive: Config of the image-text loss, :class:`ImageTextContrastiveLoss` or
             :class:`RegionTextContrast`; its temperature scales class scores, too.
         loss_multi_label: Config of GroupViT's contrast of images and noun prompts, or ``None``; it
@@ -46,8 +50,9 @@ class PGSegHead(ImageTextLosses, BaseDecodeHead):
         **kwargs: Further arguments of mmseg's :class:`BaseDecodeHead`.
 
     Raises:
-        ValueError: If ``top_classes`` or ``background_threshold`` is not positive, if T-NPR is on
-            without NPR, or if widths differ and there are no projectors.
+        ValueError: If ``top_classes`` or ``background_threshold`` is not positive, if there is no
+            such ``naming``, if T-NPR is on without NPR, or if widths differ and there are no
+            projectors.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class PGSegHead(ImageTextLosses, BaseDecodeHead):
         text_prototypes: dict | None = None,
         loss_decode: dict | list[dict] = dict(type='CrossEntropyLoss', avg_non_ignore=True),  # noqa: B006, C408
         init_cfg: dict | list[dict] | None = None,
+        naming: str = 'affinity',
         **kwargs,
     ) -> None:
         # mmseg compares a single class's sigmoid with `threshold`: at 1 it is always class 0
@@ -83,6 +89,7 @@ class PGSegHead(ImageTextLosses, BaseDecodeHead):
         if top_classes < 1:
             raise ValueError(f'top_classes must be at least 1, got {top_classes}')
         self.top_classes = top_classes
+        self.set_naming(naming)
         self.text_channels = text_channels
         self.image_projector = self._projector('in_channels', in_channels, hidden_channels)
         self.text_projector = (
@@ -204,44 +211,6 @@ class PGSegHead(ImageTextLosses, BaseDecodeHead):
         """
         return self._class_logits(self.embed_images(features))
 
-    def classify_groups(
-        self, features: GroupFeatures, thresholds: Sequence[float] | None = None
-    ) -> Tensor:
-        """Affinity of groups and classes (docs/method.md, 4.2 and 4.3).
-
-        Args:
-            features: Groups of B windows.
-            thresholds: Background thresholds in place of ``background_threshold``.
-
-        Returns:
-            (B, G, num_classes), with the background's column first where there is one, or a column
-            for each of several thresholds.
-        """
-        self._check_features(features)
-        image_logits, group_logits = self._image_and_group_logits(features)
-        best = image_logits.topk(min(self.top_classes, image_logits.shape[-1]), dim=-1).indices
-        admitted = torch.zeros_like(image_logits, dtype=torch.bool).scatter(-1, best, True)
-        narrowed = group_logits.masked_fill(~admitted, float('-inf'))
-        affinity = group_logits.softmax(dim=-1) * narrowed.softmax(dim=-1)
-        if thresholds is None:
-            if self.background_threshold is None:
-                return affinity
-            thresholds = [self.background_threshold]
-        largest = affinity.amax(dim=(1, 2), keepdim=True)
-        limits = largest.minimum(affinity.new_tensor(thresholds))
-        background = affinity.amax(dim=-1, keepdim=True) < limits
-        return torch.cat([background.to(affinity.dtype), affinity], dim=-1)
-
-    def _image_and_group_logits(self, features: GroupFeatures) -> tuple[Tensor, Tensor]:
-        """Class logits of whole images (B, 1, K) and of their groups (B, G, K)."""
-        tokens = features.tokens
-        if self.contrasts_regions:
-            embeds = F.normalize(self.image_projector(tokens), dim=-1).float()
-            return self.classify_images(features)[:, None], self._class_logits(embeds)
-        embeds = self.image_projector(torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1))
-        logits = self._class_logits(F.normalize(embeds, dim=-1).float())
-        return logits[:, :1], logits[:, 1:]
-
     def assign_pixels(
         self, features: GroupFeatures, size: tuple[int, int], stage: int = -1
     ) -> Tensor:
@@ -269,16 +238,23 @@ class PGSegHead(ImageTextLosses, BaseDecodeHead):
         """Class scores of pixels, for mmseg's ``EncoderDecoder``.
 
         Returns:
-            (B, num_classes, H, W) affinities at the size of the network's input.
+            (B, num_classes, H, W) scores at the size of the network's input.
         """
         meta = batch_img_metas[0]
         size = meta['img_shape']
         if not isinstance(size, torch.Size):  # a window of mmseg's sliding inference is one
             size = meta.get('pad_shape', size)
-        affinity = self.classify_groups(inputs).transpose(1, 2)
+        if self.scores_pixels:
+            return F.interpolate(
+                self.dense_scores(inputs),
+                size=tuple(size[:2]),
+                mode='bilinear',
+                align_corners=self.align_corners,
+            )
+        scores = self.classify_groups(inputs).transpose(1, 2)
         groups = self.assign_pixels(inputs, tuple(size[:2]))
-        index = groups.flatten(1)[:, None].expand(-1, affinity.shape[1], -1)
-        return affinity.gather(2, index).unflatten(2, groups.shape[1:])
+        index = groups.flatten(1)[:, None].expand(-1, scores.shape[1], -1)
+        return scores.gather(2, index).unflatten(2, groups.shape[1:])
 
     def _class_logits(self, embeds: Tensor) -> Tensor:
         """Scaled similarity of (B, G, D) normalised embeddings to each foreground class."""

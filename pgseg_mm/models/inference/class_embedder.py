@@ -14,7 +14,6 @@ from pgseg_mm.text.tokenizer import trim_padding
 from pgseg_mm.text.vocabulary import Vocabulary
 from pgseg_mm.version import __version__
 
-from ..decode_heads import PGSegHead
 from .embedding_cache import EmbeddingCache, describe_module, hash_of
 from .evaluation_mode import evaluating
 
@@ -85,14 +84,22 @@ class ClassEmbedder:
         return F.normalize(embeds.unflatten(0, (len(words), -1)).mean(dim=1), dim=-1)
 
     def update(
-        self, head: PGSegHead, vocabulary: Vocabulary, last: Embedded | None = None
+        self,
+        head: Any,
+        vocabulary: Vocabulary,
+        last: Embedded | None = None,
+        skip_background: bool | None = None,
+        words_apart: bool = False,
     ) -> Embedded:
         """Give a head the embeddings of its classes, unless it has them.
 
         Args:
-            head: The head. If it finds the background by threshold, class 0 is not embedded.
+            head: The head, such as :class:`PGSegHead`.
             vocabulary: The classes.
             last: What this returned the last time.
+            skip_background: Whether class 0 is not embedded; by default if the head finds the
+                background by threshold.
+            words_apart: Whether each word is a class to the head.
 
         Returns:
             What the head has now.
@@ -102,11 +109,14 @@ class ClassEmbedder:
         """
         if last is not None and last.embeds is not head.class_embeds:
             last = None  # somebody else has given the head others, or moved them
-        state = (vocabulary, head.with_background, self.templates, self._weight_versions())
+        skip = head.with_background if skip_background is None else skip_background
+        state = (vocabulary, skip, words_apart, self.templates, self._weight_versions())
         if last is not None and last.state == state:
             return last
-        check_background(vocabulary, head)
-        words, labels = vocabulary.labelled_words(head.with_background)
+        check_background(vocabulary, skip)
+        words, labels = vocabulary.labelled_words(skip)
+        if words_apart:
+            labels = tuple(range(len(words)))
         key = self._key(words, labels)
         if last is None or last.key != key:
             head.set_class_embeds(self._find_or_embed(key, words, head.channels), labels)
@@ -160,18 +170,22 @@ class ClassEmbedder:
         return next(self.text_encoder.parameters()).device
 
 
-def check_background(vocabulary: Vocabulary, head: PGSegHead) -> None:
-    """Refuse classes without a background for a head that finds it by threshold.
+def check_background(vocabulary: Vocabulary, skipped: bool) -> None:
+    """Refuse classes without a background where it is found without words.
+
+    Args:
+        vocabulary: The classes.
+        skipped: Whether class 0 is found by a threshold or has a constant score.
 
     Raises:
-        ValueError: If class 0 is not the background, or there is no other class.
+        ValueError: If class 0 is not the background then, or there is no other class.
     """
-    if not head.with_background:
+    if not skipped:
         return
     if not vocabulary.has_background:
         raise ValueError(
-            "background_threshold is set, so class 0 must be called 'background', got "
-            f'{vocabulary.names[0]!r}; add it or set background_threshold=None'
+            'background_threshold or background_score is set, so class 0 must be called '
+            f"'background', got {vocabulary.names[0]!r}; add it or set it to None"
         )
     if len(vocabulary) < 2:
         raise ValueError('the vocabulary names nothing but the background; add a class')

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .bilinear import Taps, bilinear_taps
+from .score_pieces import ScorePieces
 from .sliding_window import Window
 
 SCORE_ELEMENTS = 1 << 24
@@ -28,10 +30,19 @@ class StitchedScores(NamedTuple):
     """(U, K) distinct score rows."""
     rows: Tensor
     """(H, W) row of each pixel."""
+    guide: Tensor | None = None
+    """(3, h, w), the image that a refinement follows, of any size."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image in pixels."""
+        return self.rows.shape[0], self.rows.shape[1]
 
     def flip(self, direction: str) -> 'StitchedScores':
         """Mirror the image: ``'horizontal'``, ``'vertical'`` or ``'diagonal'`` (both)."""
-        return self._replace(rows=self.rows.flip(FLIPPED_AXES[direction]))
+        axes = FLIPPED_AXES[direction]
+        guide = None if self.guide is None else self.guide.flip(axes)
+        return self._replace(rows=self.rows.flip(axes), guide=guide)
 
     def with_background(self, index: int, count: int) -> 'StitchedScores':
         """Scores at one of several background thresholds.
@@ -44,10 +55,21 @@ class StitchedScores(NamedTuple):
         columns = torch.cat([self.table[:, index : index + 1], self.table[:, count:]], dim=1)
         return self._replace(table=columns)
 
+    def pieces(self, size: tuple[int, int] | None = None) -> ScorePieces:
+        """Scores at a size, (height, width) in pixels, resized bilinearly; the own by default."""
+        height, width = size or self.size
+
+        def make(classes: Tensor) -> Tensor:
+            scores = self.table[:, classes.to(self.table.device)].T[:, self.rows]
+            return F.interpolate(
+                scores[None], size=(height, width), mode='bilinear', align_corners=False
+            )[0]
+
+        return ScorePieces(make, self.table.shape[1], (height, width))
+
     def logits(self, size: tuple[int, int]) -> Tensor:
         """Dense scores (K, height, width), resized bilinearly; memory grows with all three."""
-        scores = self.table.T[:, self.rows]
-        return F.interpolate(scores[None], size=size, mode='bilinear', align_corners=False)[0]
+        return self.pieces(size).logits()
 
     def class_map(self, size: tuple[int, int]) -> Tensor:
         """Best class of each pixel after bilinear resizing, as argmax of :meth:`logits` would be.
@@ -78,7 +100,7 @@ class StitchedScores(NamedTuple):
         )
         return self._replace(rows=self.rows[y[:, None], x])
 
-    def _mix(self, table: Tensor, rows: '_Taps', columns: '_Taps') -> Tensor:
+    def _mix(self, table: Tensor, rows: Taps, columns: Taps) -> Tensor:
         """Mean of the table's rows at the four neighbours of each pixel, (P, classes)."""
         corners = [
             (self.rows[r, c], wr * wc)
@@ -111,7 +133,7 @@ def mean_class_map(views: Sequence[StitchedScores], size: tuple[int, int]) -> Te
         if len(views) == 1 and size == tuple(labels.shape):
             return labels
         rows, columns = (
-            _bilinear_taps(*lengths, labels.device)
+            bilinear_taps(*lengths, labels.device)
             for lengths in zip(labels.shape, size, strict=True)
         )
         taps.append((rows, columns))
@@ -137,14 +159,6 @@ def mean_class_map(views: Sequence[StitchedScores], size: tuple[int, int]) -> Te
     return result.view(*size)
 
 
-def mean_logits(views: Sequence[StitchedScores], size: tuple[int, int]) -> Tensor:
-    """Mean of the dense scores (K, height, width) of several views of an image."""
-    total = views[0].logits(size)
-    for view in views[1:]:
-        total += view.logits(size)
-    return total / len(views)
-
-
 def _contenders(tables: Sequence[Tensor]) -> Tensor:
     """Classes that can be the best of a mixture: those ever above the smallest score of a table.
 
@@ -154,24 +168,6 @@ def _contenders(tables: Sequence[Tensor]) -> Tensor:
     above = torch.stack([(table > table.min()).any(dim=0) for table in tables]).any(dim=0)
     above[0] = True
     return above.nonzero().squeeze(1)
-
-
-class _Taps(NamedTuple):
-    """Two neighbours of each output position and the weight of the second."""
-
-    low: Tensor
-    high: Tensor
-    weight: Tensor
-
-    def at(self, positions: Tensor) -> '_Taps':
-        return _Taps(*(taps[positions] for taps in self))
-
-
-def _bilinear_taps(length: int, new_length: int, device: torch.device) -> _Taps:
-    centres = (torch.arange(new_length, device=device) + 0.5) * (length / new_length) - 0.5
-    centres = centres.clamp(min=0)
-    low = centres.long().clamp(max=length - 1)
-    return _Taps(low, (low + 1).clamp(max=length - 1), centres - low)
 
 
 def _uniform_cells(labels: Tensor) -> Tensor:

@@ -1,6 +1,11 @@
 """What the parts and settings of a segmentor have to be."""
 
+from typing import Any
+
 from torch import nn
+
+from ..inference.decision import as_decision
+from ..inference.pamr import as_pamr
 
 
 def check_text_widths(head: nn.Module, encoder: nn.Module) -> None:
@@ -10,10 +15,15 @@ def check_text_widths(head: nn.Module, encoder: nn.Module) -> None:
         ValueError: If it does.
     """
     for name, expected, width, what in (
-        ('text_channels', head.text_channels, encoder.embed_dims, 'embeddings of texts'),
+        (
+            'text_channels',
+            getattr(head, 'text_channels', None),
+            encoder.embed_dims,
+            'embeddings of texts',
+        ),
         (
             'text_prototypes.text_dims',
-            getattr(head.text_prototypes, 'text_dims', None),
+            getattr(getattr(head, 'text_prototypes', None), 'text_dims', None),
             encoder.token_dims,
             'features of tokens',
         ),
@@ -58,7 +68,7 @@ def check_test_cfg(test_cfg: dict | None) -> dict:
     """The settings of a prediction as a dict of its own, with a ``mode``.
 
     Raises:
-        ValueError: If the mode is unknown or incomplete, or ``window_batch_size`` is faulty.
+        ValueError: If the mode is unknown or incomplete, or another setting is faulty.
     """
     cfg = dict(test_cfg or {})
     mode = cfg.setdefault('mode', 'whole')
@@ -66,9 +76,23 @@ def check_test_cfg(test_cfg: dict | None) -> dict:
         raise ValueError(f"test_cfg mode must be 'whole' or 'slide', got {mode!r}")
     if mode == 'slide' and not {'crop_size', 'stride'} <= cfg.keys():
         raise ValueError("test_cfg mode='slide' needs crop_size and stride, in pixels")
-    size = cfg.get('window_batch_size')
-    if size is not None and (not isinstance(size, int) or size < 1):
-        raise ValueError(
-            f'test_cfg window_batch_size must be None or an integer of at least 1, got {size!r}'
-        )
+    for name in ('window_batch_size', 'window_divisor'):
+        number = cfg.get(name)
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise ValueError(
+                f'test_cfg {name} must be None or an integer of at least 1, got {number!r}'
+            )
+    as_decision(cfg.get('decision'))
+    as_pamr(cfg.get('pamr'))
     return cfg
+
+
+def set_naming(head: Any, naming: str) -> None:
+    """Choose how a head's groups get their classes.
+
+    Raises:
+        ValueError: If the head has no such rule.
+    """
+    if not hasattr(head, 'set_naming'):
+        raise ValueError(f'{type(head).__name__} names no groups, so it has no naming={naming!r}')
+    head.set_naming(naming)

@@ -7,7 +7,7 @@ from mmseg.structures import SegDataSample
 
 from pgseg_mm.text.words import VocabularyLike
 
-from .pgseg import PGSeg
+from .open_vocab_segmentor import OpenVocabSegmentor
 
 
 @MODELS.register_module()
@@ -19,18 +19,21 @@ class PGSegTTAModel(BaseTTAModel):
     the original size. No dense scores of a view are held: memory hardly grows with the classes.
 
     Args:
-        module: Config of a :class:`PGSeg`, or one that is built.
+        module: Config of a :class:`PGSeg` or another :class:`OpenVocabSegmentor`, or one that is
+            built.
         data_preprocessor: Config of a data preprocessor that takes the place of the model's.
 
     Raises:
         TypeError: If the model is not a PGSeg.
     """
 
-    module: PGSeg
+    module: OpenVocabSegmentor
 
-    def __init__(self, module: dict | PGSeg, data_preprocessor: dict | None = None) -> None:
+    def __init__(
+        self, module: dict | OpenVocabSegmentor, data_preprocessor: dict | None = None
+    ) -> None:
         super().__init__(module, data_preprocessor)
-        if not isinstance(self.module, PGSeg):
+        if not isinstance(self.module, OpenVocabSegmentor):
             raise TypeError(
                 f'PGSegTTAModel averages the scores of a PGSeg, got {type(self.module).__name__}; '
                 "use mmseg's SegTTAModel"

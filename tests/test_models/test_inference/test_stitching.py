@@ -3,8 +3,9 @@ import torch
 import torch.nn.functional as F
 
 from pgseg_mm.models.inference import stitching
+from pgseg_mm.models.inference.pixel_classes import mean_logits
 from pgseg_mm.models.inference.sliding_window import sliding_windows
-from pgseg_mm.models.inference.stitching import StitchedScores, mean_class_map, mean_logits, stitch
+from pgseg_mm.models.inference.stitching import StitchedScores, mean_class_map, stitch
 
 
 def dense_average(size, windows, groups, scores):

@@ -1,0 +1,133 @@
+"""Pixel-adaptive mask refinement: class scores follow the edges of the image."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BAND_ELEMENTS = 1 << 22
+"""Affinities that are normalised at a time."""
+EPSILON = 1e-8
+CONTRAST = 0.1
+"""Factor of the local deviation by which differences of colours are measured."""
+
+
+@dataclass(frozen=True)
+class PAMR:
+    """Pixel-adaptive mask refinement (docs/method.md, 4.5).
+
+    `Single-Stage Semantic Segmentation from Image Labels <https://arxiv.org/abs/2005.08104>`_.
+
+    Args:
+        num_iters: How often scores are replaced by the mean of their neighbours'.
+        dilations: Distances of the 8 neighbours in pixels, of which there are 8 for each.
+
+    Raises:
+        ValueError: If one of them is not positive, or there is no dilation.
+    """
+
+    num_iters: int = 10
+    dilations: tuple[int, ...] = (8, 16)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'dilations', tuple(self.dilations))
+        numbers = (self.num_iters, *self.dilations)
+        if not self.dilations or any(not isinstance(n, int) or n < 1 for n in numbers):
+            raise ValueError(
+                'pamr takes num_iters and dilations that are integers of at least 1, got '
+                f'{self.num_iters} and {self.dilations}'
+            )
+
+    def affinity(self, image: Tensor) -> Tensor:
+        """Weights of the neighbours of each pixel.
+
+        Args:
+            image: (C, H, W), of floats.
+
+        Returns:
+            (8 * dilations, H, W), which sum to 1 over the neighbours: dilation by dilation, row by
+            row.
+        """
+        deviation = EPSILON + CONTRAST * local_deviation(image, self.dilations)
+        height, width = image.shape[1:]
+        weights = image.new_empty(8 * len(self.dilations), height, width)
+        for weight, neighbour in zip(weights, neighbours(image, self.dilations), strict=True):
+            torch.mean((image - neighbour).abs_().div_(deviation), dim=0, out=weight)
+        rows = max(BAND_ELEMENTS // (len(weights) * width), 1)
+        for band in weights.neg_().split(rows, dim=1):
+            band.copy_(band.softmax(dim=0))
+        return weights
+
+    def refine(self, scores: Tensor, affinity: Tensor) -> Tensor:
+        """Refine scores.
+
+        Args:
+            scores: (K, H, W), of any classes.
+            affinity: What :meth:`affinity` returned for the image at this size.
+
+        Returns:
+            (K, H, W); a class does not depend on the others.
+        """
+        for _ in range(self.num_iters):
+            refined = torch.zeros_like(scores)
+            for weight, neighbour in zip(affinity, neighbours(scores, self.dilations), strict=True):
+                refined.addcmul_(weight, neighbour)
+            scores = refined
+        return scores
+
+
+def as_pamr(cfg: Mapping[str, Any] | bool | None) -> PAMR | None:
+    """The refinement of a config: its arguments, or whether there is one.
+
+    Raises:
+        ValueError: If an argument is unknown or faulty.
+    """
+    if cfg is None or isinstance(cfg, bool):
+        return PAMR() if cfg else None
+    if not isinstance(cfg, Mapping) or cfg.keys() - {'num_iters', 'dilations'}:
+        raise ValueError(
+            f'pamr must be True, False, or a dict with num_iters and dilations, got {cfg}'
+        )
+    return PAMR(**cfg)
+
+
+def neighbours(x: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:
+    """What the neighbours of each pixel have, dilation by dilation, row by row.
+
+    Args:
+        x: (C, H, W). Beyond its border are the values of the border.
+        dilations: Distances in pixels.
+
+    Returns:
+        Views (C, H, W), 8 for each dilation.
+    """
+    height, width = x.shape[1:]
+    margin = max(dilations)
+    padded = F.pad(x, [margin] * 4, mode='replicate')
+    for distance in dilations:
+        steps = (margin - distance, margin, margin + distance)
+        for y in steps:
+            for left in steps:
+                if (y, left) != (margin, margin):
+                    yield padded[:, y : y + height, left : left + width]
+
+
+def local_deviation(image: Tensor, dilations: Sequence[int]) -> Tensor:
+    """Unbiased standard deviation (C, H, W) of neighbours and, once a dilation, the pixel itself.
+
+    Args:
+        image: (C, H, W).
+        dilations: Distances in pixels.
+    """
+    count = 9 * len(dilations)
+    mean = image * (len(dilations) / count)
+    for neighbour in neighbours(image, dilations):
+        mean.add_(neighbour, alpha=1 / count)
+    variance = (image - mean).square_().mul_(len(dilations))
+    for neighbour in neighbours(image, dilations):
+        difference = neighbour - mean
+        variance.addcmul_(difference, difference)
+    return variance.div_(count - 1).sqrt_()

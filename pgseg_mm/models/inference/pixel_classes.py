@@ -1,0 +1,118 @@
+"""From the scores of one or several views of an image to the classes of its pixels."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .decision import Decision, decide, probabilities
+from .dense_scores import DenseScores
+from .pamr import PAMR
+from .score_pieces import ScorePieces, mean_of_winners
+from .stitching import StitchedScores, mean_class_map
+
+ImageScores = StitchedScores | DenseScores
+"""Class scores of an image, before they are resized."""
+
+
+class PixelRules(NamedTuple):
+    """How scores become classes."""
+
+    decision: Decision | None = None
+    """The rule; by default the largest score wins."""
+    classes: Tensor | None = None
+    """(W,) class of each word whose score there is, for a rule; by default each is a class."""
+    pamr: PAMR | None = None
+    """A refinement of the scores by the image."""
+
+
+PLAIN_RULES = PixelRules()
+"""The largest score wins."""
+
+
+def mean_pieces(
+    views: Sequence[ImageScores], size: tuple[int, int], pamr: PAMR | None = None
+) -> ScorePieces:
+    """Mean of the scores of several views, each resized bilinearly.
+
+    Args:
+        views: Scores of one image, of any sizes and the same classes.
+        size: (height, width) of the result.
+        pamr: A refinement, by the image that the first view has.
+    """
+    parts = [view.pieces(size) for view in views]
+    affinity = None
+    if pamr is not None:
+        guide = views[0].guide
+        if guide is None:
+            raise ValueError('a refinement needs the image, but the scores were made without it')
+        affinity = pamr.affinity(
+            F.interpolate(guide[None], size=size, mode='bilinear', align_corners=False)[0]
+        )
+
+    def make(columns: Tensor) -> Tensor:
+        total = parts[0].make(columns)
+        for part in parts[1:]:
+            total += part.make(columns)
+        total = total / len(parts) if len(parts) > 1 else total
+        if pamr is None or affinity is None:
+            return total
+        return pamr.refine(total, affinity.to(total))
+
+    return ScorePieces(make, parts[0].num_columns, parts[0].size)
+
+
+def mean_logits(
+    views: Sequence[ImageScores], size: tuple[int, int], rules: PixelRules = PLAIN_RULES
+) -> Tensor:
+    """Dense scores (K, height, width) of several views of an image; probabilities by a rule."""
+    pieces = mean_pieces(views, size, rules.pamr)
+    if rules.decision is None:
+        return pieces.logits()
+    return probabilities(pieces, _classes(rules, pieces), rules.decision)
+
+
+def classify_pixels(
+    views: Sequence[ImageScores],
+    size: tuple[int, int],
+    rules: PixelRules = PLAIN_RULES,
+    class_scores: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Best class of each pixel by the mean of several views' scores.
+
+    Args:
+        views: Scores of one image, of any sizes and the same classes.
+        size: (height, width) of the result.
+        rules: How scores become classes.
+        class_scores: Whether to return the mean score of each class, too.
+
+    Returns:
+        (height, width), int64, and, if asked for, (K,): the mean score, or probability, of each
+        class over the pixels that it wins, 0 where it wins none.
+    """
+    if rules.decision is not None:
+        pieces = mean_pieces(views, size, rules.pamr)
+        classes = _classes(rules, pieces)
+        decided = decide(pieces, classes, rules.decision)
+        num_classes = int(classes.max()) + 1
+        scores = mean_of_winners(decided.best, num_classes) if class_scores else None
+        return decided.labels, scores
+    if rules.pamr is not None:
+        pieces = mean_pieces(views, size, rules.pamr)
+        best = pieces.best()
+        scores = mean_of_winners(best, pieces.num_columns) if class_scores else None
+        return best.columns, scores
+    scores = torch.stack([view.class_scores() for view in views]).mean(0) if class_scores else None
+    stitched = [view for view in views if isinstance(view, StitchedScores)]
+    if len(stitched) == len(views):
+        return mean_class_map(stitched, size), scores
+    return mean_pieces(views, size).best().columns, scores
+
+
+def _classes(rules: PixelRules, pieces: ScorePieces) -> Tensor:
+    if rules.classes is not None:
+        return rules.classes
+    first = int(rules.decision is not None and rules.decision.has_constant)
+    return torch.arange(first, first + pieces.num_columns)
