@@ -1,6 +1,6 @@
 """PGSeg's models, registered in mmseg's MODELS."""
 
-from .backbones import OpenCLIPGroupViT, PGSegViT
+from .backbones import CLIPDenseViT, OpenCLIPGroupViT, PGSegViT
 from .classifiers import PGSegClassifier
 from .data_preprocessor import PGSegDataPreProcessor
 from .decode_heads import PGSegHead
@@ -17,6 +17,7 @@ from .segmentors import PGSeg, PGSegTTAModel
 from .text_encoders import OpenCLIPTextEncoder, PGSegTextTransformer, TextFeatures
 
 __all__ = [
+    'CLIPDenseViT',
     'ClusterGrouping',
     'GroupFeatures',
     'ImageTextContrastiveLoss',

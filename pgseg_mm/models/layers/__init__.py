@@ -13,6 +13,7 @@ from .grouping import (
 )
 from .mlp import MLP, QuickGELU, TokenMLP
 from .open_clip_tower import OpenCLIPTower
+from .patch_attention import PATCH_ATTENTIONS, PatchAttention, gaussian_neighbourhood
 from .position_embedding import resize_position_embedding
 from .projection import ProjectionMLP
 from .prototypes import NonLearnablePrototypes, PrototypeOutput, soft_clusters
@@ -24,6 +25,7 @@ from .transformer_block import CrossAttentionBlock, TransformerBlock, Transforme
 
 __all__ = [
     'MLP',
+    'PATCH_ATTENTIONS',
     'AssignmentOptions',
     'ClusterGrouping',
     'CrossAttention',
@@ -36,6 +38,7 @@ __all__ = [
     'Moments',
     'NonLearnablePrototypes',
     'OpenCLIPTower',
+    'PatchAttention',
     'ProjectionMLP',
     'PrototypeOutput',
     'QuickGELU',
@@ -50,6 +53,7 @@ __all__ = [
     'TokenMLP',
     'TransformerBlock',
     'TransformerBlocks',
+    'gaussian_neighbourhood',
     'hard_assignment',
     'resize_position_embedding',
     'soft_clusters',
