@@ -3,12 +3,13 @@
 from .backbones import CLIPDenseViT, OpenCLIPGroupViT, PGSegViT
 from .classifiers import PGSegClassifier
 from .data_preprocessor import PGSegDataPreProcessor
-from .decode_heads import PGSegHead
+from .decode_heads import DenseCLIPHead, PGSegHead
 from .layers import (
     ClusterGrouping,
     GroupFeatures,
     LearnedGrouping,
     NonLearnablePrototypes,
+    PrototypeRefinement,
     ReleaseTextPrototypes,
     TextPrototypes,
 )
@@ -19,6 +20,7 @@ from .text_encoders import OpenCLIPTextEncoder, PGSegTextTransformer, TextFeatur
 __all__ = [
     'CLIPDenseViT',
     'ClusterGrouping',
+    'DenseCLIPHead',
     'GroupFeatures',
     'ImageTextContrastiveLoss',
     'LearnedGrouping',
@@ -34,6 +36,7 @@ __all__ = [
     'PGSegTTAModel',
     'PGSegTextTransformer',
     'PGSegViT',
+    'PrototypeRefinement',
     'ReleaseTextPrototypes',
     'TextFeatures',
     'TextPrototypes',

@@ -1,9 +1,9 @@
-"""Compare this project's models with numbers that others' public code produced: the authors' release
-of PGSeg, and training-free methods on CLIP.
+"""Compare this project's models with numbers that others' public code produced.
 
-Each file names a size and seeds. Weights and images follow from the seeds (parity_rules.py), the
-weights go through the converter, and every number in the file is computed again: in float64 on the
-CPU, or as --device and --dtype say (float32 on a GPU without TF32).
+That code is the authors' release, and five repositories of training-free methods on CLIP. Each file
+names a size and seeds. Weights and images follow from the seeds (parity_rules.py), the weights go
+through the converter, and every number in the file is computed again: in float64 on the CPU, or as
+--device and --dtype say (float32 on a GPU without TF32).
 """
 
 import argparse

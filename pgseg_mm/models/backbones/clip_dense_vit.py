@@ -1,3 +1,5 @@
+from typing import Any
+
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,7 +16,7 @@ class CLIPDenseViT(OpenCLIPViT):
     """Image tower of an open_clip ViT that gives each patch an embedding, without any training.
 
     The last block lets patches look at each other in another way than it was trained to
-    (docs/method.md, 5); final layer norm and projection follow as ever, so patches lie in the space
+    (docs/clip.md); final layer norm and projection follow as ever, so patches lie in the space
     that open_clip's images and texts share.
 
     Args:
@@ -122,9 +124,7 @@ class CLIPDenseViT(OpenCLIPViT):
         features = x.transpose(1, 2).unflatten(2, grid_size)
         return (features if self.refine is None else self.refine(features),)
 
-    def _run(
-        self, block: nn.Module, x: Tensor, neighbourhood: Tensor | None, residual: bool
-    ) -> Tensor:
+    def _run(self, block: Any, x: Tensor, neighbourhood: Tensor | None, residual: bool) -> Tensor:
         """(B, 1 + N, C) tokens behind a block that attends by this backbone's method."""
         attention = block.attn
         projected = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)

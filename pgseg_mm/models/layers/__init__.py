@@ -16,11 +16,12 @@ from .open_clip_tower import OpenCLIPTower
 from .patch_attention import PATCH_ATTENTIONS, PatchAttention, gaussian_neighbourhood
 from .position_embedding import resize_position_embedding
 from .projection import ProjectionMLP
+from .prototype_refinement import PrototypeRefinement
 from .prototypes import NonLearnablePrototypes, PrototypeOutput, soft_clusters
 from .reconstruction import Moments, ReconstructionMLP
 from .sync_batch_norm import SyncBatchNorm
 from .text_prototypes import ReleaseTextPrototypes, TextPairs, TextPrototypes
-from .token_grouping import ClusterGrouping, LearnedGrouping
+from .token_grouping import ClusterGrouping, LearnedGrouping, cluster_grid
 from .transformer_block import CrossAttentionBlock, TransformerBlock, TransformerBlocks
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     'PatchAttention',
     'ProjectionMLP',
     'PrototypeOutput',
+    'PrototypeRefinement',
     'QuickGELU',
     'ReconstructionMLP',
     'ReleaseTextPrototypes',
@@ -53,6 +55,7 @@ __all__ = [
     'TokenMLP',
     'TransformerBlock',
     'TransformerBlocks',
+    'cluster_grid',
     'gaussian_neighbourhood',
     'hard_assignment',
     'resize_position_embedding',

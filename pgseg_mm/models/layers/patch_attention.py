@@ -25,7 +25,7 @@ class PatchAttention(NamedTuple):
 
 
 def gaussian_neighbourhood(grid_size: tuple[int, int], std: float, like: Tensor) -> Tensor:
-    """What is added to the logits of patches that lie near each other (docs/method.md, 5).
+    """What is added to the logits of patches that lie near each other (docs/clip.md).
 
     Args:
         grid_size: The patch grid (h, w).
@@ -82,4 +82,4 @@ PATCH_ATTENTIONS: dict[str, PatchAttention] = {
     'kk': PatchAttention(_key_key, residual=False),
     'gaussian': PatchAttention(_neighbours, residual=False, gaussian_std=5.0),
 }
-"""By the name of the method; an entry more is a method more (docs/method.md, 5)."""
+"""By the name of the method; an entry more is a method more (docs/clip.md)."""

@@ -7,7 +7,7 @@ import torch
 from mmseg.registry import MODELS
 
 from clip_reference import Reference
-from pgseg_mm.models import CLIPDenseViT
+from pgseg_mm.models import CLIPDenseViT, PrototypeRefinement
 from pgseg_mm.models.layers import PATCH_ATTENTIONS, PatchAttention
 from tiny_open_clip import CLIP, add_tiny_models, reference_model
 
@@ -192,3 +192,16 @@ def test_any_name_of_open_clip(tmp_path):
     )
     assert CLIPDenseViT(f'local-dir:{tmp_path}').embed_dims == 24
     assert NAME in open_clip.list_models()
+
+
+@pytest.mark.parametrize('method', ['clip', 'maskclip', 'sclip', 'clearclip', 'naclip'])
+@torch.no_grad()
+def test_any_method_may_have_its_patches_named_by_prototypes(references, method):
+    images = torch.randn(2, 3, 32, 48, dtype=torch.float64)
+    plain = dense(references[NAME], attention=method)
+    refine = dict(type='PrototypeRefinement', num_prototypes=4)
+    refined = dense(references[NAME], attention=method, refine=refine)
+    assert plain.refine is None and plain.state_dict().keys() == refined.state_dict().keys()
+    (patches,), (mixed,) = plain(images), refined(images)
+    torch.testing.assert_close(mixed, PrototypeRefinement(4)(patches))
+    assert mixed.shape == patches.shape and not torch.allclose(mixed, patches)
