@@ -34,7 +34,6 @@ class DenseCLIPHead(OpenVocabHead):
 
     scores_pixels = True
     """Patches have scores of their own, not by groups."""
-    text_prototypes: nn.Module | None = None
 
     def __init__(
         self,
@@ -77,16 +76,12 @@ class DenseCLIPHead(OpenVocabHead):
         Raises:
             RuntimeError: If there are no classes.
         """
-        scores = self._best_words(self.word_scores(features), dim=1)
+        self._check_classes()
+        scores = self._best_words(self._cosines(features), dim=1)
         return self._with_background(scores, thresholds, dim=1)
 
-    def word_scores(self, features: Sequence[Tensor]) -> Tensor:
-        """Cosines of patches and words: (B, W, h, w), in the order of ``class_embeds``.
-
-        Raises:
-            RuntimeError: If there are no classes.
-        """
-        self._check_classes()
+    def _cosines(self, features: Sequence[Tensor]) -> Tensor:
+        """(B, W, h, w), of patches and words."""
         maps = self._transform_inputs(features)
         with torch.autocast(maps.device.type, enabled=False):
             maps = F.normalize(at_least_float32(maps), dim=1)

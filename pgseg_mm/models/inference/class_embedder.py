@@ -14,7 +14,7 @@ from pgseg_mm.text.tokenizer import trim_padding
 from pgseg_mm.text.vocabulary import Vocabulary
 from pgseg_mm.version import __version__
 
-from ..decode_heads.open_vocab_head import OpenVocabHead
+from ..decode_heads import PGSegHead
 from .embedding_cache import EmbeddingCache, describe_module, hash_of
 from .evaluation_mode import evaluating
 
@@ -85,7 +85,7 @@ class ClassEmbedder:
         return F.normalize(embeds.unflatten(0, (len(words), -1)).mean(dim=1), dim=-1)
 
     def update(
-        self, head: OpenVocabHead, vocabulary: Vocabulary, last: Embedded | None = None
+        self, head: PGSegHead, vocabulary: Vocabulary, last: Embedded | None = None
     ) -> Embedded:
         """Give a head the embeddings of its classes, unless it has them.
 
@@ -160,7 +160,7 @@ class ClassEmbedder:
         return next(self.text_encoder.parameters()).device
 
 
-def check_background(vocabulary: Vocabulary, head: OpenVocabHead) -> None:
+def check_background(vocabulary: Vocabulary, head: PGSegHead) -> None:
     """Refuse classes without a background for a head that finds it by threshold.
 
     Raises:
