@@ -1,9 +1,8 @@
-"""Compare this project's models with numbers that others' public code produced.
+"""Compare this project's models with numbers that public reference code produced.
 
-That code is the authors' release, and five repositories of training-free methods on CLIP. Each file
-names a size and seeds. Weights and images follow from the seeds (parity_rules.py), the weights go
-through the converter, and every number in the file is computed again: in float64 on the CPU, or as
---device and --dtype say (float32 on a GPU without TF32).
+Each file names a size and seeds. Weights and images follow from the seeds (parity_rules.py), the
+weights of the authors' release go through the converter, and every number in the file is computed
+again: in float64 on the CPU, or as --device and --dtype say (float32 on a GPU without TF32).
 """
 
 import argparse
@@ -20,8 +19,8 @@ import torch.nn.functional as F
 from mmengine.utils import to_2tuple
 from torch import Tensor
 
+import clip_parity_features
 import parity_rules
-from clip_parity_features import ClipTower
 from pgseg_mm.checkpoints import release_shapes, release_to_mm
 from pgseg_mm.checkpoints.release_config import architecture_of_release_config
 from pgseg_mm.serialization.loading import CheckpointError
@@ -226,11 +225,9 @@ class ReleaseModel:
         return least
 
 
-def compare(
-    key: str, stored: np.ndarray, model: ReleaseModel | ClipTower, tolerance: float
-) -> Comparison:
-    """Compare one stored array with what our model computes."""
-    if isinstance(model, ClipTower) and model.leaves_out(key):
+def compare(key: str, stored: np.ndarray, model: Any, tolerance: float) -> Comparison:
+    """Compare one stored array with what a model, such as :class:`ReleaseModel`, computes."""
+    if isinstance(model, clip_parity_features.ClipTower) and model.leaves_out(key):
         return Comparison(key, float('nan'), True, 'no such method here', compared=False)
     if key == 'class_embed':  # given, not computed; it also acts on every class map
         off = float(np.abs(np.linalg.norm(stored.astype(float), axis=-1) - 1).max())
@@ -304,11 +301,9 @@ def check_file(
     """
     arrays, meta = _load(path)
     try:
-        model: ReleaseModel | ClipTower
-        if ClipTower.understands(meta):
-            model = ClipTower(meta, device, dtype)
-        else:
-            model = ReleaseModel(meta, arrays.get('class_embed'), device, dtype)
+        model = clip_parity_features.model_of(meta, arrays, device, dtype) or ReleaseModel(
+            meta, arrays.get('class_embed'), device, dtype
+        )
         return [compare(key, stored, model, tolerance) for key, stored in arrays.items()]
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from error

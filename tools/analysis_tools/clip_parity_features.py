@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,6 +55,14 @@ FEATURES: dict[str, dict[str, Any]] = {
 """Arguments of the backbone by the name of a key; ``pos_embed='offset'`` where not said."""
 
 
+def model_of(
+    meta: dict[str, Any], arrays: dict[str, np.ndarray], device: str, dtype: torch.dtype
+) -> 'ClipTower | None':
+    """What computes the values of a file; ``None`` for a file of another kind."""
+    of_features = {'weight_seed', 'patch_size', 'sizes'} <= meta.keys()
+    return ClipTower(meta, device, dtype) if of_features else None
+
+
 class ClipTower:
     """Our backbones with the weights that a file's meta names, and what they compute for each key.
 
@@ -79,11 +88,6 @@ class ClipTower:
         self.meta = meta
         self.place = {'device': torch.device(device), 'dtype': dtype}
         self._models: dict[str, CLIPDenseViT] = {}
-
-    @staticmethod
-    def understands(meta: dict[str, Any]) -> bool:
-        """Whether a file is about dense features of CLIP, by what its meta has."""
-        return {'weight_seed', 'patch_size', 'sizes'} <= meta.keys()
 
     @staticmethod
     def leaves_out(key: str) -> bool:
