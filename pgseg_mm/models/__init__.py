@@ -1,15 +1,16 @@
 """PGSeg's models, registered in mmseg's MODELS."""
 
-from .backbones import OpenCLIPGroupViT, PGSegViT
+from .backbones import CLIPDenseViT, OpenCLIPGroupViT, PGSegViT
 from .batch_augments import MosaicImages, PasteImages, RandomBatchAugment
 from .classifiers import PGSegClassifier
 from .data_preprocessor import PGSegDataPreProcessor
-from .decode_heads import PGSegHead
+from .decode_heads import DenseCLIPHead, PGSegHead
 from .layers import (
     ClusterGrouping,
     GroupFeatures,
     LearnedGrouping,
     NonLearnablePrototypes,
+    PrototypeRefinement,
     ReleaseTextPrototypes,
     TextPrototypes,
 )
@@ -24,7 +25,9 @@ from .segmentors import OpenVocabSegmentor, PGSeg, PGSegTTAModel
 from .text_encoders import OpenCLIPTextEncoder, PGSegTextTransformer, TextFeatures
 
 __all__ = [
+    'CLIPDenseViT',
     'ClusterGrouping',
+    'DenseCLIPHead',
     'GroupFeatures',
     'ImageTextContrastiveLoss',
     'LearnedGrouping',
@@ -44,6 +47,7 @@ __all__ = [
     'PGSegTextTransformer',
     'PGSegViT',
     'PasteImages',
+    'PrototypeRefinement',
     'RandomBatchAugment',
     'RegionTextContrast',
     'ReleaseTextPrototypes',

@@ -34,8 +34,18 @@ def weight(name: str, shape: tuple, seed: int) -> np.ndarray:
     return noise * (1.5 / np.sqrt(fan_in))
 
 
+def clip_weight(name: str, shape: tuple, seed: int) -> np.ndarray:
+    """Value of one entry of a CLIP tower's state dict, by open_clip's name, float64.
+
+    As :func:`weight`, but attention's input projection is halved: soft attention tells methods
+    apart.
+    """
+    value = weight(name, shape, seed)
+    return 0.5 * value if name.endswith('in_proj_weight') else value
+
+
 def image(seed: int, shape: tuple, cell: int) -> np.ndarray:
-    """A (B, 3, H, W) image, already normalised; cell = training size // 4."""
+    """A (B, 3, H, W) image, already normalised; cell = training size // 4 for the release."""
     rng = np.random.RandomState(seed)
     b, c, h, w = shape
     coarse = rng.standard_normal((b, c, -(-h // cell), -(-w // cell)))

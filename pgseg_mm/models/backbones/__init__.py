@@ -1,6 +1,7 @@
 """Image encoders."""
 
+from .clip_dense_vit import CLIPDenseViT
 from .open_clip_group_vit import OpenCLIPGroupViT
 from .pgseg_vit import PGSegViT
 
-__all__ = ['OpenCLIPGroupViT', 'PGSegViT']
+__all__ = ['CLIPDenseViT', 'OpenCLIPGroupViT', 'PGSegViT']

@@ -2,21 +2,18 @@ from typing import Any
 
 import torch
 from mmseg.registry import MODELS
-from open_clip.model import _build_vision_tower
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
-from pgseg_mm.serialization.open_clip_weights import load_image_tower
-from pgseg_mm.text.open_clip_models import find_open_clip_model
-
-from ..layers import GroupFeatures, OpenCLIPTower, hard_assignment, resize_position_embedding
+from ..layers import GroupFeatures, hard_assignment
+from .open_clip_vit import OpenCLIPViT
 
 SMALLEST_SHARE = 1e-6
 """Of a patch in a group, so that the logarithm and its gradient are finite."""
 
 
 @MODELS.register_module()
-class OpenCLIPGroupViT(OpenCLIPTower):
+class OpenCLIPGroupViT(OpenCLIPViT):
     """Image tower of an open_clip ViT that describes groups of patches instead of the whole image.
 
     A grouping assigns the patch tokens that enter the last block to groups. In that block the class
@@ -48,9 +45,7 @@ class OpenCLIPGroupViT(OpenCLIPTower):
             fit, or ``trainable_layers`` is not a number of its blocks.
     """
 
-    tower: Any  # open_clip's VisionTransformer
     grouping: Any
-    behind_blocks = ('ln_post', 'proj')
 
     def __init__(
         self,
@@ -60,15 +55,7 @@ class OpenCLIPGroupViT(OpenCLIPTower):
         trainable_layers: int | None = 0,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg)
-        self.model_name, config = find_open_clip_model(model_name)
-        quick_gelu = config.get('quick_gelu', False)
-        self.tower = _build_tower(self.model_name, config, quick_gelu)
-        if pretrained is not None:
-            load_image_tower(self.tower, self.model_name, str(pretrained), quick_gelu)
-        self.embed_dims = config['embed_dim']
-        self.token_dims = self.tower.conv1.out_channels
-        self.patch_size = self.tower.conv1.kernel_size[0]
+        super().__init__(model_name, pretrained, init_cfg)
         self.grouping = MODELS.build(
             {'type': 'LearnedGrouping', 'embed_dims': self.token_dims, **grouping}
         )
@@ -78,7 +65,7 @@ class OpenCLIPGroupViT(OpenCLIPTower):
             nn.init.zeros_(projection.weight)  # training starts where open_clip is
             nn.init.zeros_(projection.bias)
             self.residual = nn.Sequential(nn.LayerNorm(self.token_dims), projection)
-        self.train_last(trainable_layers, len(self.tower.transformer.resblocks))
+        self.train_last(trainable_layers, len(self.blocks))
 
     def forward(self, images: Tensor) -> GroupFeatures:
         """Encode images.
@@ -92,8 +79,8 @@ class OpenCLIPGroupViT(OpenCLIPTower):
         Raises:
             ValueError: If an image has no room for a patch.
         """
-        x, grid_size = self._embed_patches(images)
-        *blocks, last = self.tower.transformer.resblocks
+        x, grid_size = self.embed_patches(images)
+        *blocks, last = self.blocks
         for block in blocks:
             x = block(x)
         groups = self.grouping(x[:, 1:], grid_size)
@@ -102,25 +89,6 @@ class OpenCLIPGroupViT(OpenCLIPTower):
             tokens = tokens + self.residual(groups.tokens)
         prototypes = () if groups.prototypes is None else (groups.prototypes,)
         return GroupFeatures(tokens, (groups.assignment,), (groups.centres,), prototypes, grid_size)
-
-    def _embed_patches(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Class and patch tokens (B, 1 + N, C) for images of any size, and the patch grid."""
-        tower = self.tower
-        if min(images.shape[2:]) < self.patch_size:
-            raise ValueError(
-                f'images must be at least one patch of {self.patch_size} pixels high and wide, '
-                f'got {tuple(images.shape[2:])}; resize them'
-            )
-        x = tower.conv1(images)
-        grid_size = (x.shape[2], x.shape[3])
-        first = tower.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        x = torch.cat([first, x.flatten(2).transpose(1, 2)], dim=1)
-        of_class, of_patches = tower.positional_embedding[None].split(
-            [1, tower.positional_embedding.shape[0] - 1], dim=1
-        )
-        of_patches = resize_position_embedding(of_patches, tower.grid_size, grid_size)
-        x = x + torch.cat([of_class, of_patches], dim=1).to(x.dtype)
-        return tower.ln_pre(tower.patch_dropout(x)), grid_size
 
     def _shares(self, assignment: Tensor) -> Tensor:
         """What each group sees of class token and patches, (B, G, 1 + N)."""
@@ -139,21 +107,3 @@ class OpenCLIPGroupViT(OpenCLIPTower):
         first = x[:, :1] + block.ls_1(seen)
         first = first + block.ls_2(block.mlp(block.ln_2(first)))
         return tower.ln_post(first) @ tower.proj
-
-
-def _build_tower(model_name: str, config: dict[str, Any], quick_gelu: bool) -> nn.Module:
-    vision_cfg = config['vision_cfg']
-    fits = (
-        not vision_cfg.get('timm_model_name')
-        and isinstance(vision_cfg.get('layers', 12), int)
-        and vision_cfg.get('pool_type', 'tok') == 'tok'
-        and not vision_cfg.get('attentional_pool')
-    )
-    # private, but what open_clip's models build their image tower by; see OpenCLIPTextEncoder
-    tower = _build_vision_tower(config['embed_dim'], vision_cfg, quick_gelu) if fits else None
-    if tower is None or type(tower.transformer.resblocks[-1]) is not ResidualAttentionBlock:
-        raise ValueError(
-            f'the image tower of {model_name} is not a plain ViT that pools by its class token; '
-            'choose a model such as ViT-B-16, ViT-L-14 or ViT-H-14'
-        )
-    return tower

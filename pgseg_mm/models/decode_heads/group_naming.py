@@ -28,6 +28,10 @@ class GroupNaming:
 
         def _class_logits(self, embeds: Tensor) -> Tensor: ...
 
+        def _with_background(
+            self, scores: Tensor, thresholds: Sequence[float] | None
+        ) -> Tensor: ...
+
         @staticmethod
         def _check_features(features: GroupFeatures) -> None: ...
 
@@ -102,14 +106,3 @@ class GroupNaming:
     def _logits_of(self, tokens: Tensor) -> Tensor:
         embeds = self.image_projector(tokens)
         return self._class_logits(F.normalize(embeds, dim=-1).float())
-
-    def _with_background(self, scores: Tensor, thresholds: Sequence[float] | None) -> Tensor:
-        """Put the background before the K foreground classes of (B, ..., K) scores."""
-        if thresholds is None:
-            if self.background_threshold is None:
-                return scores
-            thresholds = [self.background_threshold]
-        largest = scores.flatten(1).amax(dim=1).view(-1, *[1] * (scores.ndim - 1))
-        limits = largest.minimum(scores.new_tensor(thresholds))
-        background = scores.amax(dim=-1, keepdim=True) < limits
-        return torch.cat([background.to(scores.dtype), scores], dim=-1)

@@ -1,20 +1,18 @@
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import GroupFeatures, ProjectionMLP
-from .class_embeds import load_class_embeds
 from .group_naming import GroupNaming
 from .image_text_losses import ImageTextLosses
+from .open_vocab_head import OpenVocabHead
 
 
 @MODELS.register_module()
-class PGSegHead(GroupNaming, ImageTextLosses, BaseDecodeHead):
+class PGSegHead(GroupNaming, ImageTextLosses, OpenVocabHead):
     """Groups and class embeddings to masks; owns the projectors and losses of PGSeg.
 
     The number of classes follows the vocabulary, and no entry of a checkpoint depends on it. In
@@ -73,19 +71,15 @@ class PGSegHead(GroupNaming, ImageTextLosses, BaseDecodeHead):
         naming: str = 'affinity',
         **kwargs,
     ) -> None:
-        # mmseg compares a single class's sigmoid with `threshold`: at 1 it is always class 0
         super().__init__(
             in_channels,
             channels,
-            num_classes=1,
-            out_channels=1,
-            threshold=1.0,
-            dropout_ratio=0,
+            class_embeds,
+            background_threshold,
             loss_decode=loss_decode,
             init_cfg=init_cfg,
             **kwargs,
         )
-        del self.conv_seg
         if top_classes < 1:
             raise ValueError(f'top_classes must be at least 1, got {top_classes}')
         self.top_classes = top_classes
@@ -104,13 +98,6 @@ class PGSegHead(GroupNaming, ImageTextLosses, BaseDecodeHead):
             text_prototypes,
             widths={'embed_dims': in_channels, 'text_dims': text_channels},
         )
-        # no buffers: EMA and DDP copy those between models that may have other classes
-        self.class_embeds = torch.empty(0, channels)
-        self.class_index = torch.empty(0, dtype=torch.long)
-        self.num_classes = self.out_channels = 0
-        self.set_background_threshold(background_threshold)
-        if class_embeds is not None:
-            self.set_class_embeds(*load_class_embeds(class_embeds))
 
     def _projector(self, name: str, width: int, hidden_channels: int | None) -> nn.Module:
         if hidden_channels is not None:
@@ -121,60 +108,6 @@ class PGSegHead(GroupNaming, ImageTextLosses, BaseDecodeHead):
                 f'channels={self.channels}'
             )
         return nn.Identity()
-
-    def _apply(self, fn, *args, **kwargs):
-        """Move the class embeddings where the weights go."""
-        super()._apply(fn, *args, **kwargs)
-        self.class_embeds = fn(self.class_embeds)
-        self.class_index = self.class_index.to(self.class_embeds.device)
-        return self
-
-    @property
-    def with_background(self) -> bool:
-        """Whether class 0 is the background."""
-        return self.background_threshold is not None
-
-    def set_background_threshold(self, threshold: float | None) -> None:
-        """Set how the background is found; see ``background_threshold`` of the class.
-
-        Raises:
-            ValueError: If the threshold is not positive.
-        """
-        if threshold is not None and not threshold > 0:
-            raise ValueError(f'background_threshold must be None or positive, got {threshold}')
-        self.background_threshold = threshold
-        if len(self.class_index):
-            self._count_classes()
-
-    def set_class_embeds(self, embeds: Tensor, class_index: Sequence[int] | None = None) -> None:
-        """Set what the head tells apart.
-
-        Args:
-            embeds: (W, D) embeddings of words, normalised here.
-            class_index: Foreground class of each word, in order and without gaps; by default each
-                word is a class. A class scores as its best word does.
-
-        Raises:
-            ValueError: If the width is not D, or if words and classes do not fit.
-        """
-        if embeds.ndim != 2 or embeds.shape[1] != self.channels:
-            raise ValueError(
-                f'class embeddings must be of shape (classes, {self.channels}), got '
-                f'{tuple(embeds.shape)}'
-            )
-        index = torch.arange(len(embeds)) if class_index is None else torch.tensor(class_index)
-        if len(index) != len(embeds) or set(index.tolist()) != set(range(int(index.max()) + 1)):
-            raise ValueError(
-                f'class_index must name a class 0, 1, 2, ... for each of the {len(embeds)} words, '
-                f'got {class_index}'
-            )
-        self.class_embeds = F.normalize(embeds.detach(), dim=-1)
-        self.class_index = index.to(embeds.device)
-        self._count_classes()
-
-    def _count_classes(self) -> None:
-        foreground = int(self.class_index.max()) + 1
-        self.num_classes = self.out_channels = foreground + self.with_background
 
     def forward(self, features: GroupFeatures) -> Tensor:
         """Class logits of patches, differentiable, for supervised fine-tuning.
@@ -190,15 +123,6 @@ class PGSegHead(GroupNaming, ImageTextLosses, BaseDecodeHead):
         return torch.einsum(
             'bgk,bghw->bkhw', self._class_logits(embeds), features.patch_assignment()
         )
-
-    def loss(self, inputs: GroupFeatures, batch_data_samples: list, train_cfg: dict) -> dict:
-        """Supervised loss against label maps, by ``loss_decode`` (see mmseg's base class)."""
-        if self.with_background:
-            raise ValueError(
-                'supervised training has no logit for a background found by threshold; set '
-                'background_threshold=None and give the background an embedding'
-            )
-        return super().loss(inputs, batch_data_samples, train_cfg)
 
     def classify_images(self, features: GroupFeatures) -> Tensor:
         """Similarity of whole images and classes, scaled by the temperature.
@@ -258,14 +182,6 @@ class PGSegHead(GroupNaming, ImageTextLosses, BaseDecodeHead):
 
     def _class_logits(self, embeds: Tensor) -> Tensor:
         """Scaled similarity of (B, G, D) normalised embeddings to each foreground class."""
-        if not len(self.class_embeds):
-            raise RuntimeError(
-                'PGSegHead has no classes: give a vocabulary to PGSeg (the VocabularyHook takes it '
-                'from the data set), or class_embeds to the head'
-            )
+        self._check_classes()
         words = self.loss_contrastive.scale * embeds @ self.class_embeds.to(embeds.dtype).T
-        num_classes = self.num_classes - self.with_background
-        if words.shape[-1] == num_classes:
-            return words
-        classes = words.new_full((*words.shape[:-1], num_classes), float('-inf'))
-        return classes.scatter_reduce(-1, self.class_index.expand_as(words), words, 'amax')
+        return self._best_words(words)

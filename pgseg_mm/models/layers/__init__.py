@@ -13,17 +13,20 @@ from .grouping import (
 )
 from .mlp import MLP, QuickGELU, TokenMLP
 from .open_clip_tower import OpenCLIPTower
+from .patch_attention import PATCH_ATTENTIONS, PatchAttention, gaussian_neighbourhood
 from .position_embedding import resize_position_embedding
 from .projection import ProjectionMLP
+from .prototype_refinement import PrototypeRefinement
 from .prototypes import NonLearnablePrototypes, PrototypeOutput, soft_clusters
 from .reconstruction import Moments, ReconstructionMLP
 from .sync_batch_norm import SyncBatchNorm
 from .text_prototypes import ReleaseTextPrototypes, TextPairs, TextPrototypes
-from .token_grouping import ClusterGrouping, LearnedGrouping
+from .token_grouping import ClusterGrouping, LearnedGrouping, cluster_grid
 from .transformer_block import CrossAttentionBlock, TransformerBlock, TransformerBlocks
 
 __all__ = [
     'MLP',
+    'PATCH_ATTENTIONS',
     'AssignmentOptions',
     'ClusterGrouping',
     'CrossAttention',
@@ -36,8 +39,10 @@ __all__ = [
     'Moments',
     'NonLearnablePrototypes',
     'OpenCLIPTower',
+    'PatchAttention',
     'ProjectionMLP',
     'PrototypeOutput',
+    'PrototypeRefinement',
     'QuickGELU',
     'ReconstructionMLP',
     'ReleaseTextPrototypes',
@@ -50,6 +55,8 @@ __all__ = [
     'TokenMLP',
     'TransformerBlock',
     'TransformerBlocks',
+    'cluster_grid',
+    'gaussian_neighbourhood',
     'hard_assignment',
     'resize_position_embedding',
     'soft_clusters',

@@ -9,12 +9,43 @@ from .projection import ProjectionMLP
 from .prototypes import soft_clusters
 
 
+def cluster_grid(
+    x: Tensor,
+    grid_size: tuple[int, int],
+    seed_grid: tuple[int, int],
+    scale: float = 20.0,
+    num_iters: int = 10,
+) -> tuple[Tensor, Tensor]:
+    """Cluster the tokens of a grid softly, starting from the means of a coarse grid's cells.
+
+    The clustering is :func:`soft_clusters`, on tokens from which the image's mean is taken and
+    which have one length. There is no gradient.
+
+    Args:
+        x: Tokens (B, N, C).
+        grid_size: Their grid (h, w) with h * w = N.
+        seed_grid: Rows and columns of the coarse grid; their product is the number of clusters G.
+        scale: Length of the tokens, which is the inverse temperature of the assignment.
+        num_iters: Rounds of clustering.
+
+    Returns:
+        The cluster centres (B, G, C), and the soft assignment (B, G, N), which sums to 1 over G.
+    """
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        x = at_least_float32(x)
+        x = F.normalize(x - x.mean(dim=1, keepdim=True), dim=-1)
+        grid = x.transpose(1, 2).unflatten(2, grid_size)
+        seeds = F.adaptive_avg_pool2d(grid, seed_grid).flatten(2).transpose(1, 2)
+        x = scale * x
+        mu = soft_clusters(x, F.normalize(seeds, dim=-1), num_iters).prototypes
+        return mu, (mu @ x.transpose(1, 2)).softmax(dim=1)
+
+
 @MODELS.register_module()
 class ClusterGrouping(nn.Module):
     """Groups the tokens of an image by soft clustering; nothing is learned.
 
-    The clustering is that of :class:`NonLearnablePrototypes`, on tokens from which the image's mean
-    is taken and which have one length. It starts at the means of the cells of a coarse grid.
+    The clustering is that of :class:`NonLearnablePrototypes`; see :func:`cluster_grid`.
 
     Args:
         embed_dims: Channels C of the tokens.
@@ -47,7 +78,6 @@ class ClusterGrouping(nn.Module):
         self.scale = scale
         self.num_iters = num_iters
 
-    @torch.no_grad()
     def forward(self, x: Tensor, grid_size: tuple[int, int]) -> StageOutput:
         """Group (B, N, C) tokens of a grid (h, w) with h * w = N.
 
@@ -55,14 +85,7 @@ class ClusterGrouping(nn.Module):
             The cluster centres (B, G, C) as tokens and as centres, and the soft assignment
             (B, G, N).
         """
-        with torch.autocast(x.device.type, enabled=False):
-            x = at_least_float32(x)
-            x = F.normalize(x - x.mean(dim=1, keepdim=True), dim=-1)
-            grid = x.transpose(1, 2).unflatten(2, grid_size)
-            seeds = F.adaptive_avg_pool2d(grid, self.seed_grid).flatten(2).transpose(1, 2)
-            x = self.scale * x
-            mu = soft_clusters(x, F.normalize(seeds, dim=-1), self.num_iters).prototypes
-            assignment = (mu @ x.transpose(1, 2)).softmax(dim=1)
+        mu, assignment = cluster_grid(x, grid_size, self.seed_grid, self.scale, self.num_iters)
         return StageOutput(mu, assignment=assignment, centres=mu)
 
 
