@@ -8,7 +8,7 @@ _base_ = [
 # (docs/tiny_model.md)
 model = dict(
     data_preprocessor=dict(batch_augments=dict(augments=[dict(type='PasteImages')], probs=[0.7])),
-    decode_head=dict(loss_contrastive=dict(type='RegionTextContrast')),
+    decode_head=dict(loss_contrastive=dict(type='RegionTextContrast'), naming='mixture'),
 )
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3, betas=(0.9, 0.98)))
 # The training ends on the way down the cosine: at lower rates the loss still falls, but the names

@@ -29,7 +29,7 @@ class GroupNaming:
         def _class_logits(self, embeds: Tensor) -> Tensor: ...
 
         def _with_background(
-            self, scores: Tensor, thresholds: Sequence[float] | None
+            self, scores: Tensor, thresholds: Sequence[float] | None, dim: int = -1
         ) -> Tensor: ...
 
         @staticmethod
