@@ -33,11 +33,13 @@ class Option:
     """Whether AdamW is the fused one."""
     checkpointing: bool = False
     unfused_attention: bool = False
+    joined: tuple[tuple[str, Any], ...] = ()
+    """Config of the batch augment that joins images, whose regions are contrasted then."""
 
     @property
-    def weights(self) -> tuple[bool, bool, bool]:
+    def weights(self) -> tuple:
         """Options that agree in this can train the same model."""
-        return self.compiled, self.fused, self.checkpointing
+        return self.compiled, self.fused, self.checkpointing, self.joined
 
 
 OPTIONS = {
@@ -48,6 +50,14 @@ OPTIONS = {
     'bf16': Option('bf16 autocast', 'bf16'),
     'bf16-compile': Option('bf16 autocast, torch.compile', 'bf16', compiled=True),
     'fused-adamw': Option('AdamW(fused=True)', fused=True),
+    'pastes': Option(
+        'regions of pastes',
+        joined=(('type', 'PasteImages'), ('grid', 14), ('sizes', (5, 7, 9))),
+    ),
+    'mosaics': Option('regions of mosaics, 4 x 224 px', joined=(('type', 'MosaicImages'),)),
+    'small-mosaics': Option(
+        'regions of mosaics, 4 x 112 px', joined=(('type', 'MosaicImages'), ('scale', 0.5))
+    ),
 }
 GPU_OPTIONS = {
     'float32': Option('float32', fused=True),
@@ -142,10 +152,18 @@ class Model:
             cfg.merge_from_dict(
                 {'model.backbone.with_cp': True, 'model.text_encoder.with_cp': True}
             )
+        if option.joined:
+            cfg.model.decode_head.loss_contrastive.type = 'RegionTextContrast'
+            cfg.model.data_preprocessor.batch_augments = {'augments': dict(option.joined)}
         model = MODELS.build(cfg.model)
+        join = model.data_preprocessor.batch_augments
 
         def loss(images: Tensor, tokens: Tensor) -> Tensor:
-            return model.parse_losses(model(images, tokens=tokens, mode='loss'))[0]
+            regions = None
+            if join is not None:
+                images, regions = join(images)
+            losses = model(images, tokens=tokens, mode='loss', regions=regions)
+            return model.parse_losses(losses)[0]
 
         return model, loss
 
