@@ -2,6 +2,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import at_least_float32
+
 
 def resize_position_embedding(
     embedding: Tensor,
@@ -27,8 +29,22 @@ def resize_position_embedding(
         return embedding
     grid = embedding.unflatten(1, grid_size).permute(0, 3, 1, 2)
     if offset:
-        scale = [(new + offset) / old for new, old in zip(new_size, grid_size, strict=True)]
-        grid = F.interpolate(grid, scale_factor=scale, mode='bicubic', align_corners=False)
+        grid = _sample(grid, new_size, offset)
     else:
         grid = F.interpolate(grid, size=new_size, mode='bicubic', align_corners=False)
     return grid.flatten(2).transpose(1, 2)
+
+
+def _sample(grid: Tensor, new_size: tuple[int, int], offset: float) -> Tensor:
+    """As interpolation by a scale factor, which an export takes for one of the example's size."""
+    x = at_least_float32(grid)
+    height, width = (x.new_full((), side) for side in new_size)
+    differs = (height != grid.shape[2]) | (width != grid.shape[3])  # always, but for an export
+    added = offset * differs.to(x.dtype)
+    rows, columns = (
+        (2 * torch.arange(side, device=x.device, dtype=x.dtype) + 1) / (length + added) - 1
+        for side, length in zip(new_size, (height, width), strict=True)
+    )
+    places = torch.stack(torch.meshgrid(columns, rows, indexing='xy'), dim=-1)
+    x = F.grid_sample(x, places[None], mode='bicubic', padding_mode='border', align_corners=False)
+    return x.to(grid.dtype)

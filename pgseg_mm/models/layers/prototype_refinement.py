@@ -43,8 +43,16 @@ class PrototypeRefinement(nn.Module):
         """Mix (B, D, h, w) features, of any length; the result is float32 at least.
 
         There is no gradient through the assignment, but one through the prototypes.
+
+        Raises:
+            ValueError: If it is exported for images of any size.
         """
         grid_size = (features.shape[2], features.shape[3])
+        if any(isinstance(side, torch.SymInt) for side in grid_size):
+            raise ValueError(
+                'PrototypeRefinement starts from a grid that depends on the size of the image: '
+                'export it for one size, or without refine'
+            )
         with torch.autocast(features.device.type, enabled=False):
             x = F.normalize(at_least_float32(features).flatten(2).transpose(1, 2), dim=-1)
             seeds = seed_grid(self.num_prototypes, grid_size)

@@ -205,3 +205,18 @@ def test_any_method_may_have_its_patches_named_by_prototypes(references, method)
     (patches,), (mixed,) = plain(images), refined(images)
     torch.testing.assert_close(mixed, PrototypeRefinement(4)(patches))
     assert mixed.shape == patches.shape and not torch.allclose(mixed, patches)
+
+
+@torch.no_grad()
+def test_an_export_with_free_sizes_is_right_at_others_and_at_that_of_the_training():
+    model = CLIPDenseViT(NAME, attention='naclip', pos_embed='offset').eval()
+    free = torch.export.Dim.DYNAMIC
+    example = (torch.randn(2, 3, 40, 56),)
+    shapes = ({0: free, 2: free, 3: free},)
+    exported = torch.export.export(model, example, dynamic_shapes=shapes, strict=False).module()
+    for size in ((40, 56), (72, 33), (32, 32)):
+        images = torch.randn(3, 3, *size)
+        torch.testing.assert_close(exported(images)[0], model(images)[0], atol=1e-5, rtol=1e-5)
+    model.refine = PrototypeRefinement(4)
+    with pytest.raises(Exception, match='export it for one size, or without refine'):
+        torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
