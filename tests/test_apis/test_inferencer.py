@@ -10,7 +10,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from inferencer_zoo import PIPELINE, WORDS, config, frame, write_images
-from model_zoo import tiny_model, tiny_model_cfg
+from model_zoo import lively_model, tiny_model, tiny_model_cfg
 from odd_images import picture
 from pgseg_mm.apis import PGSegInferencer
 
@@ -270,3 +270,49 @@ def test_without_a_config_images_get_the_size_of_the_training():
     model.test_cfg = dict(mode='slide', crop_size=(48, 48), stride=(24, 24))
     PGSegInferencer(model)(np.asarray(picture(64, 96)), WORDS)
     assert sizes == [(32, 48), (48, 48)]
+
+
+def test_groups_are_named_by_the_rule_of_a_call(inferencer):
+    """The model, and calls that name no rule, keep theirs."""
+    plain = inferencer(frame(), WORDS, scores='dense')[0].scores
+    found = {
+        naming: inferencer(frame(), WORDS, scores='dense', naming=naming)[0].scores
+        for naming in ('affinity', 'logits', 'mixture')
+    }
+    np.testing.assert_array_equal(found['affinity'], plain)
+    np.testing.assert_allclose(found['logits'].sum(0), 1, rtol=1e-4)
+    np.testing.assert_allclose(found['mixture'].sum(0), 1, rtol=1e-4)
+    assert not np.allclose(found['logits'], found['mixture'])
+    assert inferencer.model.decode_head.naming == 'affinity'
+    np.testing.assert_array_equal(inferencer(frame(), WORDS, scores='dense')[0].scores, plain)
+    with pytest.raises(ValueError, match='naming must be one of'):
+        inferencer(frame(), WORDS, naming='best')
+
+
+def test_segments_are_refined_on_request(inferencer):
+    plain = inferencer(frame(), WORDS, scores='dense')[0]
+    refined = inferencer(frame(), WORDS, scores='dense', pamr=True)[0]
+    assert not np.allclose(refined.scores, plain.scores)
+    np.testing.assert_array_equal(refined.mask, refined.scores.argmax(0))
+    settings = dict(num_iters=10, dilations=(8, 16))
+    same = inferencer(frame(), WORDS, scores='dense', pamr=settings)[0]
+    np.testing.assert_array_equal(same.scores, refined.scores)
+    for off in (None, False):
+        np.testing.assert_array_equal(inferencer(frame(), WORDS, pamr=off)[0].mask, plain.mask)
+    with pytest.raises(ValueError, match='pamr'):
+        inferencer(frame(), WORDS, pamr=dict(num_iters=0))
+
+
+def test_a_threshold_is_that_of_the_models_decision():
+    """A model that decides by a softmax over words keeps to that, with any classes."""
+    model = lively_model(test_cfg=dict(mode='whole', decision=dict(prob_threshold=0.2)))
+    model.cfg = config()
+    decided = PGSegInferencer(model)
+    assert decided.default_threshold() == 0.2
+    names = ['background', *WORDS]
+    result = decided(frame(), names, scores='dense')[0]
+    assert result.scores.shape[0] == 4
+    sure = result.scores.max(0) >= 0.2
+    np.testing.assert_array_equal(result.mask, np.where(sure, result.scores.argmax(0), 0))
+    assert decided(frame(), names, threshold=1.0)[0].areas == {'background': 1}
+    assert decided(frame(), WORDS, scores='dense')[0].scores.shape[0] == 3
