@@ -13,6 +13,7 @@ from inferencer_zoo import PIPELINE, WORDS, config, frame, write_images
 from model_zoo import lively_model, tiny_model, tiny_model_cfg
 from odd_images import picture
 from pgseg_mm.apis import PGSegInferencer
+from pgseg_mm.models.inference.pamr import PAMR
 
 
 def expected_mask(inferencer, image, words) -> np.ndarray:
@@ -289,16 +290,22 @@ def test_groups_are_named_by_the_rule_of_a_call(inferencer):
         inferencer(frame(), WORDS, naming='best')
 
 
-def test_segments_are_refined_on_request(inferencer):
+def test_segments_are_refined_on_request(inferencer, monkeypatch):
+    used = []
+
+    def refine(self, scores, affinity):
+        used.append((self, affinity.shape))
+        return scores.flip(0)
+
+    monkeypatch.setattr(PAMR, 'refine', refine)
     plain = inferencer(frame(), WORDS, scores='dense')[0]
-    refined = inferencer(frame(), WORDS, scores='dense', pamr=True)[0]
-    assert not np.allclose(refined.scores, plain.scores)
-    np.testing.assert_array_equal(refined.mask, refined.scores.argmax(0))
-    settings = dict(num_iters=10, dilations=(8, 16))
-    same = inferencer(frame(), WORDS, scores='dense', pamr=settings)[0]
-    np.testing.assert_array_equal(same.scores, refined.scores)
     for off in (None, False):
         np.testing.assert_array_equal(inferencer(frame(), WORDS, pamr=off)[0].mask, plain.mask)
+    assert used == []
+    for on, settings in ((True, PAMR()), (dict(num_iters=3, dilations=[2]), PAMR(3, (2,)))):
+        refined = inferencer(frame(), WORDS, scores='dense', pamr=on)[0]
+        np.testing.assert_array_equal(refined.scores, plain.scores[::-1])
+        assert used[-1] == (settings, (8 * len(settings.dilations), 40, 60))
     with pytest.raises(ValueError, match='pamr'):
         inferencer(frame(), WORDS, pamr=dict(num_iters=0))
 
