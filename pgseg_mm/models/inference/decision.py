@@ -12,7 +12,7 @@ from .score_pieces import Best, ScorePieces, better_of, join_bands
 
 @dataclass(frozen=True)
 class Decision:
-    """How scores of words become classes: a softmax over words, and rules for class 0.
+    """Scores of words to classes by a softmax over words (docs/method.md, 4.6).
 
     A class is as probable as its best word. Class 0 may have words of its own that stand for
     everything else, as SCLIP has it, or a constant score, as TCL has it.
