@@ -1,5 +1,5 @@
-# Four images become one of twice the side, as large as the windows of the evaluation, in half of the
-# steps: captions then have a place (docs/tiny_model.md; its worth at this size is not known).
+# Four images become one of twice the side, as large as the windows of the evaluation, in half of
+# the steps: captions then have a place (docs/tiny_model.md; its worth at this size is not known).
 # MosaicImages(scale=0.5) keeps the side, and the cost of a step.
 _base_ = ['./pgseg_vit-small-p16_4xb1024-30e_cc3m-cc12m-224x224.py']
 model = dict(

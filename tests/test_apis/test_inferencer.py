@@ -10,9 +10,10 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from inferencer_zoo import PIPELINE, WORDS, config, frame, write_images
-from model_zoo import tiny_model, tiny_model_cfg
+from model_zoo import lively_model, tiny_model, tiny_model_cfg
 from odd_images import picture
 from pgseg_mm.apis import PGSegInferencer
+from pgseg_mm.models.inference.pamr import PAMR
 
 
 def expected_mask(inferencer, image, words) -> np.ndarray:
@@ -270,3 +271,55 @@ def test_without_a_config_images_get_the_size_of_the_training():
     model.test_cfg = dict(mode='slide', crop_size=(48, 48), stride=(24, 24))
     PGSegInferencer(model)(np.asarray(picture(64, 96)), WORDS)
     assert sizes == [(32, 48), (48, 48)]
+
+
+def test_groups_are_named_by_the_rule_of_a_call(inferencer):
+    """The model, and calls that name no rule, keep theirs."""
+    plain = inferencer(frame(), WORDS, scores='dense')[0].scores
+    found = {
+        naming: inferencer(frame(), WORDS, scores='dense', naming=naming)[0].scores
+        for naming in ('affinity', 'logits', 'mixture')
+    }
+    np.testing.assert_array_equal(found['affinity'], plain)
+    np.testing.assert_allclose(found['logits'].sum(0), 1, rtol=1e-4)
+    np.testing.assert_allclose(found['mixture'].sum(0), 1, rtol=1e-4)
+    assert not np.allclose(found['logits'], found['mixture'])
+    assert inferencer.model.decode_head.naming == 'affinity'
+    np.testing.assert_array_equal(inferencer(frame(), WORDS, scores='dense')[0].scores, plain)
+    with pytest.raises(ValueError, match='naming must be one of'):
+        inferencer(frame(), WORDS, naming='best')
+
+
+def test_segments_are_refined_on_request(inferencer, monkeypatch):
+    used = []
+
+    def refine(self, scores, affinity):
+        used.append((self, affinity.shape))
+        return scores.flip(0)
+
+    monkeypatch.setattr(PAMR, 'refine', refine)
+    plain = inferencer(frame(), WORDS, scores='dense')[0]
+    for off in (None, False):
+        np.testing.assert_array_equal(inferencer(frame(), WORDS, pamr=off)[0].mask, plain.mask)
+    assert used == []
+    for on, settings in ((True, PAMR()), (dict(num_iters=3, dilations=[2]), PAMR(3, (2,)))):
+        refined = inferencer(frame(), WORDS, scores='dense', pamr=on)[0]
+        np.testing.assert_array_equal(refined.scores, plain.scores[::-1])
+        assert used[-1] == (settings, (8 * len(settings.dilations), 40, 60))
+    with pytest.raises(ValueError, match='pamr'):
+        inferencer(frame(), WORDS, pamr=dict(num_iters=0))
+
+
+def test_a_threshold_is_that_of_the_models_decision():
+    """A model that decides by a softmax over words keeps to that, with any classes."""
+    model = lively_model(test_cfg=dict(mode='whole', decision=dict(prob_threshold=0.2)))
+    model.cfg = config()
+    decided = PGSegInferencer(model)
+    assert decided.default_threshold() == 0.2
+    names = ['background', *WORDS]
+    result = decided(frame(), names, scores='dense')[0]
+    assert result.scores.shape[0] == 4
+    sure = result.scores.max(0) >= 0.2
+    np.testing.assert_array_equal(result.mask, np.where(sure, result.scores.argmax(0), 0))
+    assert decided(frame(), names, threshold=1.0)[0].areas == {'background': 1}
+    assert decided(frame(), WORDS, scores='dense')[0].scores.shape[0] == 3

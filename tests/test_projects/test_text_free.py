@@ -168,14 +168,15 @@ def test_label_maps_tune_it(tool, checkpoint, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('threshold', 'stages', 'size'),
-    [(None, ONE_STAGE, (32, 32)), (0.3, [], (64, 48))],
-    ids=['size of the training', 'another size'],
+    ('threshold', 'stages', 'size', 'naming'),
+    [(None, ONE_STAGE, (32, 32), 'affinity'), (0.3, [], (64, 48), 'mixture')],
+    ids=['size of the training', 'another size, as a mixture'],
 )
-def test_onnx_agrees_at_every_size(tool, checkpoint, tmp_path, threshold, stages, size):
+def test_onnx_agrees_at_every_size(tool, checkpoint, tmp_path, threshold, stages, size, naming):
     onnxruntime = pytest.importorskip('onnxruntime')
     (tmp_path / 'words.txt').write_text(WORDS)
     options = [*MODEL, *SHORT, *stages, f'model.decode_head.background_threshold={threshold}']
+    options.append(f'model.decode_head.naming={naming}')
     arguments = (FULL, checkpoint, '--vocabulary', 'words.txt', '--out', 'embeds.npz')
     tool('misc/embed_vocabulary.py', *arguments, options=options)
     options = [option for option in options if 'text_' not in option]
@@ -188,8 +189,13 @@ def test_onnx_agrees_at_every_size(tool, checkpoint, tmp_path, threshold, stages
     assert meta['classes'] == ['background', 'dog', 'red car', 'grass']
     assert meta['mean'] == [123.675, 116.28, 103.53]
     assert meta['with_background'] is (threshold is not None)
+    assert meta['naming'] == naming
 
-    settings = {'decode_head.background_threshold': threshold, 'test_cfg': dict(mode='whole')}
+    settings = {
+        'decode_head.naming': naming,
+        'decode_head.background_threshold': threshold,
+        'test_cfg': dict(mode='whole'),
+    }
     settings['decode_head.class_embeds'] = 'embeds.npz'
     model = model_of(TEXT_FREE, checkpoint, [*MODEL_IMAGE_HALF, *SHORT, *stages], **settings)
     torch.manual_seed(0)

@@ -23,21 +23,22 @@ THRESHOLDS = [0.05, 0.1, 0.15, 0.2, 0.4, 2.0]
 SIZES = [(40, 56), (32, 32), (20, 70)]
 
 
-def model_cfg(threshold: float = 0.5) -> dict:
+def model_cfg(threshold: float = 0.5, naming: str = 'affinity') -> dict:
     sharp = dict(type='ImageTextContrastiveLoss', temperature=0.01)
     head = {
         **tiny_model_cfg()['decode_head'],
         'background_threshold': threshold,
         'loss_contrastive': sharp,
+        'naming': naming,
     }
     slide = dict(mode='slide', crop_size=(32, 32), stride=(16, 16))
     return tiny_model_cfg(decode_head=head, test_cfg=slide)
 
 
-def model(threshold: float = 0.5) -> PGSeg:
+def model(threshold: float = 0.5, naming: str = 'affinity') -> PGSeg:
     """A random model whose groups differ."""
     torch.manual_seed(0)
-    built = MODELS.build(model_cfg(threshold)).eval()
+    built = MODELS.build(model_cfg(threshold, naming)).eval()
     with torch.no_grad():
         for weight in built.backbone.parameters():
             weight.mul_(20 if weight.ndim > 1 else 1)
@@ -51,11 +52,12 @@ def images() -> list[torch.Tensor]:
     return [torch.randn(3, *size, generator=generator) for size in SIZES]
 
 
-def test_class_maps_are_those_of_each_threshold_and_windows_are_encoded_once(images):
+@pytest.mark.parametrize('naming', ['affinity', 'logits', 'mixture'])
+def test_class_maps_are_those_of_each_threshold_and_windows_are_encoded_once(images, naming):
     samples = [
         SegDataSample(metainfo=dict(ori_shape=(45, 60), flip=flip)) for flip in (False, True, False)
     ]
-    swept = model()
+    swept = model(naming=naming)
     encoded = []
     swept.backbone.register_forward_pre_hook(lambda _, args: encoded.append(len(args[0])))
     scores = swept.segment(images, samples, THRESHOLDS)
@@ -63,7 +65,7 @@ def test_class_maps_are_those_of_each_threshold_and_windows_are_encoded_once(ima
     assert sum(encoded) == len(windows)
     background = []
     for i, threshold in enumerate(THRESHOLDS):
-        alone = model(threshold).predict(images, [sample.clone() for sample in samples])
+        alone = model(threshold, naming).predict(images, [sample.clone() for sample in samples])
         for sample, image_scores, expected in zip(samples, scores, alone, strict=True):
             swept.fill_sample(sample, [image_scores.with_background(i, len(THRESHOLDS))])
             assert torch.equal(sample.pred_sem_seg.data, expected.pred_sem_seg.data)

@@ -107,10 +107,12 @@ def test_goes_on_where_it_stopped(root, checkpoint, tmp_path, evaluated):
         [checkpoint, work_dir, '--thresholds', 'voc21=0.5'],
         [other, work_dir, '--thresholds', 'voc21=0.5'],
         [other, work_dir, '--thresholds', 'voc21=0.5', '--again'],
+        [other, work_dir, '--thresholds', 'voc21=0.5', '--naming', 'mixture'],
     ):
         evaluated.clear()
         assert run(*arguments, '--benchmarks', 'voc21') == 0
         assert evaluated == ['voc21']
+    assert 'naming by mixture' in (work_dir / 'zero_shot.md').read_text()
 
 
 def test_a_result_that_was_cut_off_is_named_and_made_again(root, checkpoint, tmp_path, evaluated):

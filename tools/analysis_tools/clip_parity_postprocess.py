@@ -235,8 +235,8 @@ class DecidedScores:
 
 def pieces_of(scores: Tensor) -> ScorePieces:
     """Pieces of scores (K, H, W) that are there."""
-    return ScorePieces(
-        lambda columns: scores[columns.to(scores.device)],
-        len(scores),
-        (scores.shape[1], scores.shape[2]),
-    )
+
+    def make(columns: Tensor | None, rows: slice) -> Tensor:
+        return (scores if columns is None else scores[columns])[:, rows].clone()
+
+    return ScorePieces(make, len(scores), (scores.shape[1], scores.shape[2]), scores.device)

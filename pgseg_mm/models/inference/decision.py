@@ -1,18 +1,18 @@
 """From scores of words to the class of each pixel."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .score_pieces import Best, ScorePieces, better_of
+from .score_pieces import Best, ScorePieces, better_of, join_bands
 
 
 @dataclass(frozen=True)
 class Decision:
-    """How scores of words become classes: a softmax over words, and rules for class 0.
+    """Scores of words to classes by a softmax over words (docs/method.md, 4.6).
 
     A class is as probable as its best word. Class 0 may have words of its own that stand for
     everything else, as SCLIP has it, or a constant score, as TCL has it.
@@ -66,11 +66,12 @@ class Decided(NamedTuple):
     """Class of each pixel."""
 
     best: Best
-    """Most probable class and its probability, before ``prob_threshold``."""
+    """Most probable class and its probability, before ``prob_threshold``; the score in place of the
+    probability where that was not asked for."""
     labels: Tensor
     """(H, W), int64, the classes after it."""
-    lse: Tensor
-    """(H, W), logarithm of the sum that the softmax divides by."""
+    lse: Tensor | None
+    """(H, W), logarithm of the sum that the softmax divides by, if it was asked for."""
     kept: Tensor
     """(K,), whether a class is left by the area rule."""
 
@@ -89,15 +90,23 @@ def as_decision(cfg: Mapping[str, Any] | None) -> Decision | None:
     return Decision(**cfg)
 
 
-def decide(pieces: ScorePieces, classes: Tensor, rule: Decision) -> Decided:
+def decide(pieces: ScorePieces, classes: Tensor, rule: Decision, probable: bool = False) -> Decided:
     """Decide on the class of each pixel, from pieces of words.
 
     Args:
         pieces: Scores of W words.
         classes: (W,) class of each word, in ascending order.
         rule: How to decide.
+        probable: Whether to return probabilities where no threshold needs them.
     """
-    best, lse = _best_and_sum(pieces, rule)
+    probable = probable or bool(rule.prob_threshold)
+    lse = None
+    if probable:
+        found = [_best_and_sum(band, rule) for _, band in pieces.bands()]
+        best = join_bands([band for band, _ in found])
+        lse = torch.cat([band for _, band in found])
+    else:
+        best = _best_of_words(pieces, None, rule)
     num_classes = int(classes.max()) + 1
     labels = _classes_of(best, classes)
     kept = torch.ones(num_classes, dtype=torch.bool, device=labels.device)
@@ -105,48 +114,62 @@ def decide(pieces: ScorePieces, classes: Tensor, rule: Decision) -> Decided:
         won = torch.bincount(labels.flatten(), minlength=num_classes).double()
         kept = won > rule.area_threshold * won[1:].sum()
         kept[0] = True
-        if not kept.all():
-            again = _start(rule, best.values)
-            for columns, scores in pieces.each(kept.cpu()[classes].nonzero().squeeze(1)):
-                again = better_of(again, columns, scores)
-            assert again is not None
-            best, labels = again, _classes_of(again, classes)
+    if not kept.all():
+        best = _best_of_words(pieces, kept.cpu()[classes].nonzero().squeeze(1), rule)
+        labels = _classes_of(best, classes)
+    if lse is None:
+        return Decided(Best(best.values, labels), labels, lse, kept)
     probability = (rule.logit_scale * best.values - lse).exp()
-    decided = labels
-    if rule.prob_threshold is not None:
-        decided = labels.masked_fill(probability < rule.prob_threshold, 0)
+    decided = labels.masked_fill(probability < (rule.prob_threshold or 0), 0)
     return Decided(Best(probability, labels), decided, lse, kept)
 
 
 def probabilities(pieces: ScorePieces, classes: Tensor, rule: Decision) -> Tensor:
     """Probabilities (K, H, W) of the classes, after the area rule."""
-    decided = decide(pieces, classes, rule)
+    decided = decide(pieces, classes, rule, probable=True)
     lse, kept = decided.lse, decided.kept
+    assert lse is not None
     out = lse.new_zeros(len(kept), *pieces.size)
     if rule.background_score is not None:
         out[0] = (rule.logit_scale * rule.background_score - lse).exp()
-    for columns, scores in pieces.each():
-        probability = (rule.logit_scale * scores - lse).exp()
-        index = classes[columns].to(out.device)[:, None, None].expand_as(probability)
-        out.scatter_reduce_(0, index, probability, 'amax')
+    for rows, band in pieces.bands():
+        for columns, scores in band:
+            probability = (rule.logit_scale * scores - lse[rows]).exp()
+            index = classes[columns].to(out.device)[:, None, None].expand_as(probability)
+            out[:, rows].scatter_reduce_(0, index, probability, 'amax')
     out[~kept] = 0
     return out
 
 
-def _best_and_sum(pieces: ScorePieces, rule: Decision) -> tuple[Best, Tensor]:
+def _best_and_sum(band: Iterator[tuple[Tensor, Tensor]], rule: Decision) -> tuple[Best, Tensor]:
     """Best word of each pixel, and logarithm of the sum over all words, as it runs along."""
     best = None
     total = torch.zeros(())
-    for columns, scores in pieces.each():
+    for columns, scores in band:
         before = _start(rule, scores[0]) if best is None else best
         if best is None:
             total = torch.full_like(scores[0], 0 if before is None else 1)
         best = better_of(before, columns, scores)
         if before is not None:
             total *= (rule.logit_scale * (before.values - best.values)).exp()
-        total += (rule.logit_scale * (scores - best.values)).exp_().sum(dim=0)
+        total += scores.sub_(best.values).mul_(rule.logit_scale).exp_().sum(dim=0)
     assert best is not None
     return best, rule.logit_scale * best.values + total.log()
+
+
+def _best_of_words(pieces: ScorePieces, words: Tensor | None, rule: Decision) -> Best:
+    """Best word of each pixel among some, or all, of them."""
+    if words is not None and not len(words):  # the constant score alone is left
+        like = torch.zeros(pieces.size, device=pieces.device)
+        return Best(like + (rule.background_score or 0), like.long() - 1)
+    found = []
+    for _, band in pieces.bands(words):
+        best = None
+        for columns, scores in band:
+            best = better_of(_start(rule, scores[0]) if best is None else best, columns, scores)
+        assert best is not None
+        found.append(best)
+    return join_bands(found)
 
 
 def _start(rule: Decision, like: Tensor) -> Best | None:

@@ -62,22 +62,21 @@ class DenseScores(NamedTuple):
     def pieces(self, size: tuple[int, int] | None = None) -> ScorePieces:
         """Scores at a size, (height, width) in pixels, resized bilinearly; the own by default."""
         height, width = size or self.size
-        rows, columns = (
-            _bands(resize_rows(matrix, length), self.grid)
-            for matrix, length in ((self.rows, height), (self.columns, width))
-        )
+        rows = resize_rows(self.rows, height)
+        bands = _bands(resize_rows(self.columns, width), self.grid)
 
-        def make(classes: Tensor) -> Tensor:
-            grid = self.grid[classes.to(self.grid.device)]
-            out = grid.new_empty(len(grid), height, width)
+        def make(classes: Tensor | None, band: slice) -> Tensor:
+            grid = self.grid if classes is None else self.grid[classes.to(self.grid.device)]
+            weights = rows[band]
+            used = weights.any(dim=0).nonzero().squeeze(1)
+            out = grid.new_empty(len(grid), len(weights), width)
             with torch.autocast(grid.device.type, enabled=False):
-                for y, used_rows, row_weights in rows:
-                    stretched = row_weights @ grid[:, used_rows]
-                    for x, used_columns, column_weights in columns:
-                        out[:, y, x] = stretched[:, :, used_columns] @ column_weights.T
+                stretched = weights[:, used].to(grid) @ grid[:, used.to(grid.device)]
+                for x, used_columns, column_weights in bands:
+                    out[:, :, x] = stretched[:, :, used_columns] @ column_weights.T
             return out
 
-        return ScorePieces(make, len(self.grid), (height, width))
+        return ScorePieces(make, len(self.grid), (height, width), self.grid.device)
 
     def logits(self, size: tuple[int, int]) -> Tensor:
         """Dense scores (K, height, width), resized bilinearly; memory grows with all three."""

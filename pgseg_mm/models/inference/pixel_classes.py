@@ -52,16 +52,17 @@ def mean_pieces(
             F.interpolate(guide[None], size=size, mode='bilinear', align_corners=False)[0]
         )
 
-    def make(columns: Tensor) -> Tensor:
-        total = parts[0].make(columns)
+    def make(columns: Tensor | None, rows: slice) -> Tensor:
+        total = parts[0].make(columns, rows)
         for part in parts[1:]:
-            total += part.make(columns)
+            total += part.make(columns, rows)
         total = total / len(parts) if len(parts) > 1 else total
         if pamr is None or affinity is None:
             return total
         return pamr.refine(total, affinity.to(total))
 
-    return ScorePieces(make, parts[0].num_columns, parts[0].size)
+    by_columns = pamr is not None or any(part.by_columns for part in parts)
+    return parts[0]._replace(make=make, by_columns=by_columns)
 
 
 def mean_logits(
@@ -95,7 +96,7 @@ def classify_pixels(
     if rules.decision is not None:
         pieces = mean_pieces(views, size, rules.pamr)
         classes = _classes(rules, pieces)
-        decided = decide(pieces, classes, rules.decision)
+        decided = decide(pieces, classes, rules.decision, probable=class_scores)
         num_classes = int(classes.max()) + 1
         scores = mean_of_winners(decided.best, num_classes) if class_scores else None
         return decided.labels, scores

@@ -1,4 +1,4 @@
-"""Dense class scores that are made a few classes at a time."""
+"""Dense class scores that are made a piece at a time."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-PIECE_ELEMENTS = 1 << 24
-"""Scores of single pixels that are made at a time."""
+CPU_ELEMENTS, ELEMENTS = 1 << 20, 1 << 24
+"""Scores that are made at a time: what caches of processors hold, and what keeps a GPU busy."""
 
 
 class Best(NamedTuple):
@@ -22,39 +22,65 @@ class Best(NamedTuple):
 class ScorePieces(NamedTuple):
     """Scores of an image at one size, of which never more than a piece is held."""
 
-    make: Callable[[Tensor], Tensor]
-    """From (k,) columns, on the CPU, to their scores (k, H, W)."""
+    make: Callable[[Tensor | None, slice], Tensor]
+    """From (k,) columns, on the CPU, or all of them, and rows of pixels, to scores (k, r, W)."""
     num_columns: int
     """Columns K: classes or words."""
     size: tuple[int, int]
     """(H, W) in pixels."""
+    device: torch.device
+    """Where scores are made."""
+    by_columns: bool = False
+    """Whether pieces have all rows, and few columns, instead of all columns and few rows."""
 
-    def each(self, columns: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Columns and their scores, one piece after another.
+    def bands(
+        self, columns: Tensor | None = None
+    ) -> Iterator[tuple[slice, Iterator[tuple[Tensor, Tensor]]]]:
+        """Go through all scores, band by band.
 
         Args:
-            columns: Which ones; all by default.
+            columns: Which columns, in ascending order; all by default.
+
+        Returns:
+            For each band its rows, and for these its pieces: (k,) columns and scores (k, r, W).
         """
-        if columns is None:
-            columns = torch.arange(self.num_columns)
-        for part in columns.split(max(PIECE_ELEMENTS // (self.size[0] * self.size[1]), 1)):
-            yield part, self.make(part)
+        height, width = self.size
+        count = self.num_columns if columns is None else len(columns)
+        elements = CPU_ELEMENTS if self.device.type == 'cpu' else ELEMENTS
+        step = height if self.by_columns else min(max(elements // (count * width), 1), height)
+        for start in range(0, height, step):
+            rows = slice(start, min(start + step, height))
+            yield rows, self._band(columns, rows, max(elements // (step * width), 1))
+
+    def _band(
+        self, columns: Tensor | None, rows: slice, step: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        every = torch.arange(self.num_columns) if columns is None else columns
+        if len(every) <= step:
+            yield every, self.make(columns, rows)
+            return
+        for part in every.split(step):
+            yield part, self.make(part, rows)
 
     def best(self) -> Best:
         """The best column of each pixel."""
-        best = None
-        for columns, scores in self.each():
-            best = better_of(best, columns, scores)
-        assert best is not None
-        return best
+        found = []
+        for _, pieces in self.bands():
+            best = None
+            for columns, scores in pieces:
+                best = better_of(best, columns, scores)
+            assert best is not None
+            found.append(best)
+        return join_bands(found)
 
     def logits(self) -> Tensor:
         """All scores, (K, H, W)."""
         out = None
-        for columns, scores in self.each():
-            if out is None:
-                out = scores.new_empty(self.num_columns, *self.size)
-            out[columns.to(scores.device)] = scores
+        for rows, pieces in self.bands():
+            for columns, scores in pieces:
+                if out is None:
+                    out = scores.new_empty(self.num_columns, *self.size)
+                out[columns.to(out.device), rows] = scores
         assert out is not None
         return out
 
@@ -64,8 +90,8 @@ def better_of(best: Best | None, columns: Tensor, scores: Tensor) -> Best:
 
     Args:
         best: Best of the columns before, if there were any.
-        columns: (k,) columns of the piece.
-        scores: Their scores (k, H, W).
+        columns: (k,) columns of the piece, on the CPU.
+        scores: Their scores (k, r, W).
     """
     values, index = scores.max(dim=0)
     index = columns.to(index.device)[index]
@@ -73,6 +99,11 @@ def better_of(best: Best | None, columns: Tensor, scores: Tensor) -> Best:
         return Best(values, index)
     better = values > best.values
     return Best(torch.where(better, values, best.values), torch.where(better, index, best.columns))
+
+
+def join_bands(bands: list[Best]) -> Best:
+    """Bands of an image one below the other."""
+    return Best(*(torch.cat(parts) for parts in zip(*bands, strict=True)))
 
 
 def mean_of_winners(best: Best, num_columns: int) -> Tensor:

@@ -59,13 +59,19 @@ class StitchedScores(NamedTuple):
         """Scores at a size, (height, width) in pixels, resized bilinearly; the own by default."""
         height, width = size or self.size
 
-        def make(classes: Tensor) -> Tensor:
-            scores = self.table[:, classes.to(self.table.device)].T[:, self.rows]
-            return F.interpolate(
-                scores[None], size=(height, width), mode='bilinear', align_corners=False
-            )[0]
+        def make(classes: Tensor | None, band: slice) -> Tensor:
+            table = self.table if classes is None else self.table[:, classes.to(self.table.device)]
+            scores = F.interpolate(
+                table.T[:, self.rows][None],
+                size=(height, width),
+                mode='bilinear',
+                align_corners=False,
+            )
+            return scores[0, :, band]
 
-        return ScorePieces(make, self.table.shape[1], (height, width))
+        return ScorePieces(
+            make, self.table.shape[1], (height, width), self.table.device, by_columns=True
+        )
 
     def logits(self, size: tuple[int, int]) -> Tensor:
         """Dense scores (K, height, width), resized bilinearly; memory grows with all three."""

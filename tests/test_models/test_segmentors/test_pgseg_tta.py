@@ -35,10 +35,14 @@ def together(*views: dict) -> dict:
     return {key: [each[key] for each in views] for key in ('inputs', 'data_samples')}
 
 
-@pytest.fixture(params=[None, 0.5], ids=['no background', 'background'])
+@pytest.fixture(
+    params=[(None, 'affinity'), (0.5, 'affinity'), (0.5, 'mixture')],
+    ids=['no background', 'background', 'mixture'],
+)
 def model(request):
-    head = dict(tiny_model_cfg()['decode_head'], background_threshold=request.param)
-    classes = CLASSES if request.param is None else ['background', *CLASSES]
+    threshold, naming = request.param
+    head = dict(tiny_model_cfg()['decode_head'], background_threshold=threshold, naming=naming)
+    classes = CLASSES if threshold is None else ['background', *CLASSES]
     return tiny_model(decode_head=head, vocabulary=classes, test_cfg=SLIDE)
 
 

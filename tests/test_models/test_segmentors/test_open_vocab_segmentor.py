@@ -1,0 +1,183 @@
+"""Prediction by any words, whatever the head scores: rules, refinement, padded windows."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+
+from model_zoo import lively_model, tiny_model_cfg
+from pgseg_mm.models import OpenVocabSegmentor, PGSegTTAModel
+from pgseg_mm.models.inference.class_embedder import ClassEmbedder
+from pgseg_mm.models.inference.pamr import PAMR
+from pgseg_mm.text.vocabulary import Vocabulary
+
+CLASSES = ['dog', 'cat', 'grass', 'sky']
+SLIDE = dict(mode='slide', crop_size=32, stride=16)
+WORDS = Vocabulary((('wall', 'sky'), ('dog',), ('cat', 'kitten')))
+COARSE = torch.randn(1, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+IMAGE = 3 * COARSE.repeat_interleave(8, 2).repeat_interleave(8, 3)
+
+
+@pytest.fixture(autouse=True)
+def words_that_differ(monkeypatch):
+    """Random weights embed all words alike; here each has a direction of its own."""
+
+    def embed(self, words):
+        seeds = [sum(map(ord, word)) for word in words]
+        return torch.stack(
+            [torch.randn(20, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        )
+
+    monkeypatch.setattr(ClassEmbedder, 'embed_words', embed)
+
+
+def model(naming='mixture', vocabulary=CLASSES, test_cfg=SLIDE, **head):
+    head = dict(tiny_model_cfg()['decode_head'], naming=naming, **head)
+    made = lively_model(decode_head=head, test_cfg=test_cfg)
+    made.set_vocabulary(vocabulary)
+    return made
+
+
+@pytest.fixture(params=['affinity', 'mixture'])
+def naming(request) -> str:
+    return request.param
+
+
+def predict(made, image=IMAGE, **meta):
+    meta.setdefault('ori_shape', (50, 61))
+    return made.predict(image, [SegDataSample(metainfo=meta)])[0]
+
+
+def test_a_model_that_is_not_trained_predicts_as_pgseg_does():
+    ours = model()
+    cfg = dict(tiny_model_cfg(), type='OpenVocabSegmentor', test_cfg=SLIDE)
+    cfg['decode_head'].update(naming='mixture')
+    other = MODELS.build(cfg).eval()
+    assert type(other) is OpenVocabSegmentor
+    other.load_state_dict(ours.state_dict())
+    other.set_vocabulary(CLASSES)
+    assert torch.equal(predict(ours).pred_sem_seg.data, predict(other).pred_sem_seg.data)
+    with pytest.raises(RuntimeError, match='predicts only'):
+        other(IMAGE, [SegDataSample()], mode='loss')
+    with pytest.raises(ValueError, match='makes no groups'):
+        predict(other.with_classes(CLASSES, groups=True))
+
+
+def test_dense_scores_and_class_scores_of_a_mixture():
+    cfg = dict(SLIDE, seg_logits=True, class_scores=True)
+    out = predict(model(test_cfg=cfg))
+    assert out.seg_logits.data.shape == (4, 50, 61)
+    assert torch.equal(out.seg_logits.data.argmax(0), out.pred_sem_seg.data[0])
+    assert out.class_scores.shape == (4,)
+    assert len(out.pred_sem_seg.data.unique()) > 1
+
+
+def test_several_words_decide_as_the_best_of_them(naming):
+    """The softmax is over words, and class 0 has words of its own."""
+    cfg = dict(SLIDE, decision=dict(logit_scale=30.0, prob_threshold=0.25), seg_logits=True)
+    made = model(naming, WORDS, cfg)
+    assert not made.decode_head.with_background
+    out = predict(made)
+    assert made.num_classes == made.out_channels == 3 and made.decode_head.num_classes == 5
+    plain = model(naming, ['wall', 'sky', 'dog', 'cat', 'kitten'], dict(SLIDE, seg_logits=True))
+    words = (30 * predict(plain).seg_logits.data).softmax(0)
+    probs = torch.stack([words[:2].amax(0), words[2], words[3:].amax(0)])
+    torch.testing.assert_close(out.seg_logits.data, probs)
+    expected = probs.argmax(0).masked_fill(probs.amax(0) < 0.25, 0)
+    assert torch.equal(out.pred_sem_seg.data[0], expected)
+    assert len(expected.unique()) > 1
+
+
+def test_a_constant_background_has_no_words(naming):
+    cfg = dict(SLIDE, decision=dict(background_score=0.3))
+    made = model(naming, ['background', *CLASSES], cfg)
+    labels = predict(made).pred_sem_seg.data[0]
+    assert made.num_classes == 5 and made.decode_head.num_classes == 4
+    plain = predict(model(naming, test_cfg=dict(SLIDE, seg_logits=True))).seg_logits.data
+    constant = torch.full_like(plain[:1], 0.3)
+    assert torch.equal(labels, torch.cat([constant, plain]).argmax(0))
+    assert len(labels.unique()) > 1
+    with pytest.raises(ValueError, match="must be called 'background', got 'dog'"):
+        made.set_vocabulary(CLASSES)
+
+
+def test_two_rules_for_the_background_are_refused():
+    with pytest.raises(ValueError, match='background_threshold=None'):
+        model(test_cfg=dict(SLIDE, decision=dict()), background_threshold=0.5)
+
+
+@pytest.mark.parametrize('flip', [None, 'horizontal', 'vertical'])
+def test_scores_are_refined_by_the_image_at_its_own_size(naming, flip):
+    settings = dict(num_iters=3, dilations=(1, 4))
+    made = model(naming, test_cfg=dict(SLIDE, pamr=settings, seg_logits=True))
+    image, meta = IMAGE, {}
+    if flip is not None:
+        image = IMAGE.flip(3 if flip == 'horizontal' else 2)
+        meta = dict(flip=True, flip_direction=flip)
+    out = predict(made, image, **meta)
+    plain = predict(model(naming, test_cfg=dict(SLIDE, seg_logits=True)), image, **meta)
+    pamr = PAMR(**settings)
+    guide = F.interpolate(IMAGE, size=(50, 61), mode='bilinear', align_corners=False)[0]
+    refined = pamr.refine(plain.seg_logits.data, pamr.affinity(guide))
+    torch.testing.assert_close(out.seg_logits.data, refined)
+    assert torch.equal(out.pred_sem_seg.data[0], out.seg_logits.data.argmax(0))
+    assert not torch.equal(out.pred_sem_seg.data, plain.pred_sem_seg.data)
+
+
+def test_augmented_views_are_refined_and_decided_together(naming):
+    cfg = dict(SLIDE, pamr=True, decision=dict(prob_threshold=0.3), seg_logits=True)
+    made = model(naming, WORDS, cfg)
+    meta = dict(ori_shape=(40, 56))
+    views = dict(
+        inputs=[[IMAGE[0]], [IMAGE[0].flip(2)]],
+        data_samples=[
+            [SegDataSample(metainfo=meta)],
+            [SegDataSample(metainfo=dict(meta, flip=True, flip_direction='horizontal'))],
+        ],
+    )
+    out = PGSegTTAModel(made).test_step(views)[0]
+    assert out.seg_logits.data.shape == (3, 40, 56)
+    below = out.seg_logits.data.amax(0) < 0.3
+    expected = out.seg_logits.data.argmax(0).masked_fill(below, 0)
+    assert torch.equal(out.pred_sem_seg.data[0], expected)
+
+
+def test_windows_are_padded_to_whole_patches_and_cut_back(naming):
+    """The backbone sees 40 x 40 pixels of which the middle 33 x 35 are the window."""
+    cfg = dict(SLIDE, crop_size=(33, 35), window_divisor=8, seg_logits=True)
+    made = model(naming, test_cfg=cfg)
+    seen = []
+    made.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    out = predict(made, IMAGE[:, :, :33, :35], ori_shape=(33, 35))
+    assert [tuple(x.shape) for x in seen] == [(1, 3, 40, 40)]
+    assert torch.equal(seen[0], F.pad(IMAGE[:, :, :33, :35], (2, 3, 3, 4)))
+    plain = model(naming, test_cfg=dict(mode='whole', seg_logits=True))
+    whole = predict(plain, seen[0], ori_shape=(40, 40)).seg_logits.data
+    torch.testing.assert_close(out.seg_logits.data, whole[:, 3:36, 2:37])
+
+
+def test_classes_of_a_view_have_its_rule_and_its_threshold():
+    cfg = dict(SLIDE, decision=dict(logit_scale=30.0, prob_threshold=0.25))
+    made = model('mixture', WORDS, cfg)
+    view = made.with_classes(['background', 'dog', 'cat'], 0.9, naming='logits')
+    assert (view.decision.prob_threshold, view.decode_head.naming) == (0.9, 'logits')
+    assert made.with_classes(['dog', 'cat']).decision.prob_threshold is None
+    assert (made.decision.prob_threshold, made.decode_head.naming) == (0.25, 'mixture')
+    constant = model('mixture', test_cfg=dict(SLIDE, decision=dict(background_score=0.4)),
+                     vocabulary=['background', 'dog'])  # fmt: skip
+    assert constant.with_classes(['background', 'cat'], 0.2).decision.background_score == 0.2
+    assert not constant.with_classes(['dog', 'cat']).skips_background
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'message'),
+    [
+        (dict(window_divisor=0), 'window_divisor'),
+        (dict(decision=dict(threshold=1)), 'decision'),
+        (dict(pamr=dict(num_iters=0)), 'pamr'),
+    ],
+)
+def test_faulty_settings_are_refused(cfg, message):
+    with pytest.raises(ValueError, match=message):
+        model(test_cfg=dict(SLIDE, **cfg))
