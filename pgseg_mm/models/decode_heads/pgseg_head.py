@@ -92,11 +92,9 @@ class PGSegHead(GroupNaming, BaseDecodeHead):
         self.set_naming(naming)
         self.text_channels = text_channels
         self.image_projector = self._projector('in_channels', in_channels, hidden_channels)
-        self.text_projector = (
-            None
-            if text_channels is None
-            else self._projector('text_channels', text_channels, hidden_channels)
-        )
+        self.text_projector: nn.Module | None = None
+        if text_channels is not None:
+            self.text_projector = self._projector('text_channels', text_channels, hidden_channels)
         self.loss_contrastive = MODELS.build(loss_contrastive)
         self.loss_multi_label = None if loss_multi_label is None else MODELS.build(loss_multi_label)
         self.loss_npr = None if loss_npr is None else MODELS.build(loss_npr)
