@@ -146,18 +146,15 @@ class PGSegInferencer:
                 checkpoint.
             background: Whether a class 'background' comes first, which takes what is like none of
                 the words. By default it does if the words name it, or if there is a ``threshold``.
-            threshold: Score from 0 to 1 below which a pixel is background, for a model with a
-                ``decision`` its probability or constant score. By default what the
+            threshold: Score from 0 to 1 below which a pixel is background. By default what the
                 config has for this vocabulary in ``background_thresholds`` or for its model, else
                 0.95, which suits some 20 classes; it should be the lower, the more there are.
             batch_size: Images, of any sizes, that go through the model at a time.
             scores: ``'classes'`` adds the mean score of each class, ``'dense'`` that of each class
                 in each pixel.
             groups: Whether to add the groups of the first and the last stage.
-            naming: How groups get their classes, ``'affinity'``, ``'logits'`` or ``'mixture'``; by
-                default as the model says. See :class:`PGSegHead`.
-            pamr: Whether to refine the scores by the edges of the image, or a dict with
-                ``num_iters`` and ``dilations``; by default as the model says.
+            naming: How groups get their classes (see :class:`PGSegHead`); the model's by default.
+            pamr: Whether to refine scores by the image, or how (see :class:`PAMR`); likewise.
             pictures: Whether to add a picture: image, segments and names, and groups if asked for.
             out_dir: Folder for masks and pictures; see :class:`ResultWriter`.
             progress: Whether to show how far it has got, for more than one image.

@@ -63,6 +63,7 @@ def test_vocabulary_background_and_settings(place, monkeypatch):
     assert Path('outputs/classes.txt').read_text().startswith('background\naeroplane')
     assert run(monkeypatch, 'a.png', '--vocabulary', 'voc21', '--no-background') == 0
     assert Path('outputs/classes.txt').read_text().startswith('aeroplane')
+    assert run(monkeypatch, 'a.png', '--texts', 'dog . cat', '--naming', 'mixture', '--pamr') == 0
     options = ['--texts', 'dog . cat', '--background', '--cfg-options', 'model.templates=openai80']
     assert run(monkeypatch, 'a.png', *options) == 0
     assert Path('outputs/classes.txt').read_text() == 'background\ndog\ncat\n'
