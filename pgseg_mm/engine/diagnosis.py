@@ -15,11 +15,13 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pgseg_mm.evaluation import ConfusionCounts, check_label_map, count_pairs
+from pgseg_mm.errors import PreflightError
+from pgseg_mm.evaluation import ConfusionCounts, LabelMapError, check_label_map, count_pairs
 from pgseg_mm.models.decode_heads.group_naming import NAMING_RULES
 from pgseg_mm.models.inference.evaluation_mode import evaluating
 from pgseg_mm.models.inference.named_groups import ORACLE, PRESENT
 from pgseg_mm.models.segmentors import PGSeg
+from pgseg_mm.models.segmentors.checks import check_names_groups
 
 from .hooks.vocabulary_hook import metainfo_of
 from .models import unwrapped
@@ -145,16 +147,13 @@ def diagnose(
         On each rank, that of all images.
 
     Raises:
-        ValueError: If the model has no groups, does not compare classes, or has others than the
-            data set; if there is no such rule; or if there are no images or labels.
-        LabelMapError: If a label map does not belong to its image, or has an unknown label.
+        PreflightError: If the model has no groups, does not compare classes, or has others than
+            the data set.
+        ValueError: If there is no such rule.
+        LabelMapError: If there is nothing to measure by, or a label map does not belong to its
+            image, or has an unknown label.
     """
-    model = unwrapped(model)
-    if not isinstance(model, PGSeg):
-        raise ValueError(
-            f'{type(model).__name__} makes no groups, so nothing can be said of them; take a model '
-            'of type PGSeg, as configs/pgseg and configs/groupvit have them'
-        )
+    model = check_diagnosable(model)
     classes = tuple(metainfo_of(dataloader.dataset).get('classes') or ())
     _check_classes(model, classes)
     chosen = naming or str(getattr(model.decode_head, 'naming', NAMING_RULES[0]))
@@ -171,17 +170,44 @@ def diagnose(
     return _summarise(images, classes, chosen)
 
 
+def check_diagnosable(model: Any) -> PGSeg:
+    """Refuse a model that has no groups to be named.
+
+    Args:
+        model: A model, or what wraps one.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        PreflightError: If it names no groups, or decides by scores of words.
+    """
+    model = unwrapped(model)
+    head = getattr(model, 'decode_head', None)
+    if not isinstance(model, PGSeg):
+        raise PreflightError(
+            f'{type(model).__name__} with a {type(head).__name__} makes no groups whose names '
+            'could be diagnosed; take a model of type PGSeg, as configs/pgseg and configs/groupvit '
+            'have them'
+        )
+    try:
+        check_names_groups(head, model.decision)
+    except ValueError as error:
+        raise PreflightError(str(error)) from error
+    return model
+
+
 def _check_classes(model: PGSeg, classes: Sequence[str]) -> None:
     """Have the model know its classes, and refuse other ones than those of the labels."""
     if not classes:
-        raise ValueError(
+        raise PreflightError(
             'the data set names no classes; set metainfo=dict(classes=...) in its config'
         )
     vocabulary = model.known_vocabulary()
     if vocabulary is None:
         model.set_vocabulary(list(classes))
     elif len(vocabulary) != len(classes):
-        raise ValueError(
+        raise PreflightError(
             f'the model has {len(vocabulary)} classes and the data set {len(classes)}; call '
             'set_vocabulary with a word for each class of the data set'
         )
@@ -222,7 +248,7 @@ def _count(
 def _labels_of(sample: SegDataSample, num_classes: int, ignore_index: int) -> Tensor:
     """(H, W) classes of the pixels of an image, negative where there is none."""
     if 'gt_sem_seg' not in sample:
-        raise ValueError(
+        raise LabelMapError(
             f'image {sample.get("img_path")} has no label map, and what is lost is measured by '
             'labels; add LoadAnnotations to the pipeline of the data set'
         )
@@ -234,13 +260,13 @@ def _labels_of(sample: SegDataSample, num_classes: int, ignore_index: int) -> Te
 
 def _summarise(images: Sequence[_Counted], classes: tuple[str, ...], naming: str) -> Diagnosis:
     if not images:
-        raise ValueError('there are no images to diagnose')
+        raise LabelMapError('the data set has no images, so there is nothing to measure')
     counts = {
         way: ConfusionCounts.of_images(classes, [image.pairs[way] for image in images])
         for way in images[0].pairs
     }
     if not counts[ORACLE].pixels.sum():
-        raise ValueError(
+        raise LabelMapError(
             f'all pixels of the {len(images)} images are ignored, so there is nothing to measure'
         )
     used = np.concatenate([image.used_groups for image in images])
