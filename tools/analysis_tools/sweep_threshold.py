@@ -28,25 +28,11 @@ from mmengine.utils.progressbar import ProgressBar
 from mmseg.registry import LOOPS
 
 from pgseg_mm.cli.arguments import add_launch_arguments
-from pgseg_mm.cli.benchmark_data import require_data
-from pgseg_mm.cli.checkpoint_sources import SOURCES, require_checkpoint
-from pgseg_mm.cli.processes import data_errors, end_job, prepare_distributed, refusals
-from pgseg_mm.cli.run_configs import (
-    add_checks,
-    check_loading_of,
-    drop_unused,
-    find_config,
-    load_config,
-)
-from pgseg_mm.engine.preflight import (
-    build_runner,
-    build_test_loop,
-    check_writable,
-    check_writable_file,
-)
-from pgseg_mm.evaluation import LabelMapError
+from pgseg_mm.cli.checkpoint_sources import SOURCES
+from pgseg_mm.cli.folders import check_writable_file
+from pgseg_mm.cli.processes import end_job
+from pgseg_mm.engine.test_runs import add_split, run_test, use_split
 from pgseg_mm.serialization.atomic_files import write_json, write_text
-from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 
 THRESHOLDS = [round(0.05 * i, 2) for i in range(1, 20)]
 SCORE = 'mIoU'
@@ -143,12 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='VALUE',
         help='thresholds to try (default: 0.05, 0.1, ..., 0.95)',
     )
-    parser.add_argument(
-        '--split',
-        choices=['test', 'val'],
-        default='test',
-        help="which of the config's data sets (default: %(default)s)",
-    )
+    add_split(parser)
     parser.add_argument('--json', type=Path, help='write all figures here')
     parser.add_argument('--markdown', type=Path, help='write the table here, too')
     add_launch_arguments(parser)
@@ -164,18 +145,12 @@ def prepare(cfg: Config, split: str, thresholds: Sequence[float]) -> None:
     """
     if min(thresholds) <= 0:
         raise ValueError(f'thresholds must be positive, got {min(thresholds)}')
-    for name in (f'{split}_dataloader', f'{split}_evaluator'):
-        if cfg.get(name) is None:
-            raise ValueError(f'the config has no {name}')
+    use_split(cfg, split, dict(type='ThresholdSweepLoop', thresholds=list(thresholds)))
     if cfg.model.decode_head.get('background_threshold') is None:
         raise ValueError(
             'the config finds no background by threshold; set background_threshold of the '
             'decode_head to any value, and use a data set whose class 0 is the background'
         )
-    fp16 = (cfg.get(f'{split}_cfg') or {}).get('fp16', False)
-    cfg.test_dataloader = cfg[f'{split}_dataloader']
-    cfg.test_evaluator = cfg[f'{split}_evaluator']
-    cfg.test_cfg = dict(type='ThresholdSweepLoop', thresholds=list(thresholds), fp16=fp16)
 
 
 def best_of(rows: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -204,29 +179,14 @@ def report(rows: Sequence[dict[str, float]], data: str) -> str:
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    args.config = find_config(parser, args.config)
-    require_checkpoint(parser, args.checkpoint)
-    load_checkpoints_safely(trust=args.trust)
-    try:
-        cfg = load_config(args)
-        cfg.load_from = args.checkpoint
-        cfg.resume = False  # what a config says of a training
+
+    def prepare_all(cfg: Config) -> None:
         prepare(cfg, args.split, args.thresholds)
-        drop_unused(cfg, 'test')
         for path, flag in ((args.json, '--json'), (args.markdown, '--markdown')):
             if path is not None:
                 check_writable_file(path, flag)
-        add_checks(cfg, args.allow_partial)
-        check_writable(cfg.work_dir, 'work_dir')
-        require_data(cfg)
-        prepare_distributed(cfg)
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
-    check_loading_of(cfg)
-    with refusals(parser), data_errors(LabelMapError):
-        runner = build_runner(cfg)
-        build_test_loop(runner)
-        rows = runner.test()
+
+    runner, rows = run_test(parser, args, prepare_all)
     if not is_main_process():
         return
     dataset = runner.test_dataloader.dataset
