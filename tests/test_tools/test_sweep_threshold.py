@@ -71,7 +71,8 @@ def test_class_maps_are_those_of_each_threshold_and_windows_are_encoded_once(ima
             assert torch.equal(sample.pred_sem_seg.data, expected.pred_sem_seg.data)
         background.append(sum((sample.pred_sem_seg.data == 0).sum().item() for sample in samples))
     assert background == sorted(background)
-    assert len(set(background)) > 3  # the thresholds do matter
+    least = 3 if naming == 'affinity' else 2  # softmaxes are higher than their product
+    assert len(set(background)) > least  # the thresholds do matter
 
 
 @pytest.fixture(scope='module')
