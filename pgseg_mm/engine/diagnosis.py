@@ -26,7 +26,7 @@ from pgseg_mm.models.segmentors.checks import check_names_groups
 from .hooks.vocabulary_hook import metainfo_of
 from .models import unwrapped
 
-IGNORED = -1
+UNCOUNTED = -1
 """Label of pixels without a class, as the model takes it."""
 CONFUSIONS = 20
 """Largest confusions of each way that :meth:`Diagnosis.to_dict` has."""
@@ -255,7 +255,7 @@ def _labels_of(sample: SegDataSample, num_classes: int, ignore_index: int) -> Te
     label = sample.gt_sem_seg.data[0].long()
     size = sample.metainfo.get('ori_shape', label.shape)[:2]
     check_label_map(label, size, num_classes, ignore_index, sample)
-    return label.masked_fill(label == ignore_index, IGNORED)
+    return label.masked_fill(label == ignore_index, UNCOUNTED)
 
 
 def _summarise(images: Sequence[_Counted], classes: tuple[str, ...], naming: str) -> Diagnosis:
