@@ -8,23 +8,25 @@ _base_ = [
 # (docs/tiny_model.md)
 model = dict(
     data_preprocessor=dict(batch_augments=dict(augments=[dict(type='PasteImages')], probs=[0.7])),
-    decode_head=dict(loss_contrastive=dict(type='RegionTextContrast'), naming='mixture'),
+    decode_head=dict(
+        loss_contrastive=dict(type='RegionTextContrast'),
+        naming='mixture',
+        loss_npr=dict(begin=1000),
+    ),
 )
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3, betas=(0.9, 0.98)))
-# The training ends on the way down the cosine: at lower rates the loss still falls, but the names
-# of neighbouring groups blend (docs/tiny_model.md)
 param_scheduler = [
     dict(
         type='WarmupCosineLR',
         warmup=50,
         warmup_start=1e-5,
         eta_min=1e-5,
-        end=1500,
+        end=2000,
         by_epoch=False,
     )
 ]
-train_cfg = dict(type='ResumableIterLoop', max_iters=1000, val_interval=250)
+train_cfg = dict(type='ResumableIterLoop', max_iters=2000, val_interval=500)
 default_hooks = dict(
-    checkpoint=dict(interval=1000, save_best='mIoU', max_keep_ckpts=1),
+    checkpoint=dict(interval=2000, save_best='mIoU', max_keep_ckpts=1),
     logger=dict(interval=20),
 )
