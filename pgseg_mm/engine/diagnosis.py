@@ -26,7 +26,7 @@ from pgseg_mm.models.segmentors.checks import check_names_groups
 from .hooks.vocabulary_hook import metainfo_of
 from .models import unwrapped
 
-NO_CLASS = -1
+UNLABELLED = -1
 """Label of pixels without a class, as the model takes it."""
 LISTED_CONFUSIONS = 20
 """Largest confusions of each way that :meth:`Diagnosis.to_dict` has."""
@@ -256,7 +256,7 @@ def _labels_of(sample: SegDataSample, num_classes: int, ignore_index: int) -> Te
     label = sample.gt_sem_seg.data[0].long()
     size = sample.metainfo.get('ori_shape', label.shape)[:2]
     check_label_map(label, size, num_classes, ignore_index, sample)
-    return label.masked_fill(label == ignore_index, NO_CLASS)
+    return label.masked_fill(label == ignore_index, UNLABELLED)
 
 
 def _summarise(images: Sequence[_Counted], classes: tuple[str, ...], naming: str) -> Diagnosis:
