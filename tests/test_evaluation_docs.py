@@ -1,4 +1,4 @@
-"""Commands of docs/zero_shot.md and docs/vocabularies.md are run, on a miniature of Pascal VOC."""
+"""Commands of the pages on evaluation are run, on a miniature of Pascal VOC."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from tool_runs import run_tool
 
 ZERO_SHOT = read_page('docs/zero_shot.md')
 VOCABULARIES = read_page('docs/vocabularies.md')
+DIAGNOSIS = read_page('docs/diagnosis.md')
 (VOC21,) = (benchmark for benchmark in BENCHMARKS if benchmark.name == 'voc21')
 
 
@@ -77,6 +78,16 @@ def test_thresholds_are_searched(place, monkeypatch, capsys):
     assert 'zero-shot' in capsys.readouterr().out
     assert len(json.loads(Path('sweep.json').read_text())['thresholds']) == 4
     assert Path('sweep.md').is_file()
+
+
+def test_losses_are_told_apart(place, monkeypatch, capsys):
+    ((_, tool, *arguments),) = commands(DIAGNOSIS, 'diagnose.py')
+    fill_in = {'CONFIG': str(VOC21.config), 'CHECKPOINT': 'pgseg.pth'}
+    run_tool(monkeypatch, tool, *small([fill_in.get(word, word) for word in arguments]))
+    assert 'recognition (present' in capsys.readouterr().out
+    assert {file.suffix for file in Path('diagnosis').glob('diagnosis.*')} == {
+        suffix for suffix in ('.md', '.json', '.csv', '.png') if f'diagnosis{suffix}`' in DIAGNOSIS
+    }
 
 
 def test_another_model_takes_a_benchmark_and_its_threshold(place):

@@ -26,9 +26,9 @@ from pgseg_mm.models.segmentors.checks import check_names_groups
 from .hooks.vocabulary_hook import metainfo_of
 from .models import unwrapped
 
-UNCOUNTED = -1
+UNLABELLED = -1
 """Label of pixels without a class, as the model takes it."""
-CONFUSIONS = 20
+LISTED_CONFUSIONS = 20
 """Largest confusions of each way that :meth:`Diagnosis.to_dict` has."""
 
 
@@ -94,7 +94,7 @@ class Diagnosis(NamedTuple):
                     'mIoU': _plain(self.miou(way)),
                     'aAcc': _plain(self.accuracy(way)),
                     'class_iou': {name: _plain(iou) for name, iou in self.class_iou(way).items()},
-                    'confusions': [each._asdict() for each in counts.largest(CONFUSIONS)],
+                    'confusions': [each._asdict() for each in counts.largest(LISTED_CONFUSIONS)],
                 }
                 for way, counts in self.counts.items()
             },
@@ -204,12 +204,13 @@ def _check_classes(model: PGSeg, classes: Sequence[str]) -> None:
             'the data set names no classes; set metainfo=dict(classes=...) in its config'
         )
     vocabulary = model.known_vocabulary()
-    if vocabulary is None:
+    number = model.decode_head.num_classes if vocabulary is None else len(vocabulary)
+    if not number:
         model.set_vocabulary(list(classes))
-    elif len(vocabulary) != len(classes):
+    elif number != len(classes):
         raise PreflightError(
-            f'the model has {len(vocabulary)} classes and the data set {len(classes)}; call '
-            'set_vocabulary with a word for each class of the data set'
+            f'the model has {number} classes and the data set {len(classes)}; call set_vocabulary '
+            'with a word for each class of the data set'
         )
 
 
@@ -255,7 +256,7 @@ def _labels_of(sample: SegDataSample, num_classes: int, ignore_index: int) -> Te
     label = sample.gt_sem_seg.data[0].long()
     size = sample.metainfo.get('ori_shape', label.shape)[:2]
     check_label_map(label, size, num_classes, ignore_index, sample)
-    return label.masked_fill(label == ignore_index, UNCOUNTED)
+    return label.masked_fill(label == ignore_index, UNLABELLED)
 
 
 def _summarise(images: Sequence[_Counted], classes: tuple[str, ...], naming: str) -> Diagnosis:

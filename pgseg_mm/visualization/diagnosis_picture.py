@@ -60,7 +60,9 @@ def draw_diagnosis(
     bars, matrix = figure.subplots(2, height_ratios=heights)
     _draw_bars(bars, [classes[i] for i in shown], dict(zip(ious, values[:, shown], strict=True)))
     if len(shown) < len(classes):
-        bars.set_title(f'{len(shown)} of {len(classes)} classes, those that lose most', fontsize=9)
+        bars.set_title(
+            f'{len(shown)} of {len(classes)} classes, those that lose most', fontsize=9, loc='right'
+        )
     _draw_matrix(matrix, confused, shares)
     if out_file is not None:
         Path(out_file).parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,7 @@ def _draw_bars(axis: Axes, names: Sequence[str], ious: Mapping[str, NDArray[np.f
     axis.set_xlim(0, 100)
     axis.set_xlabel('IoU in %')
     axis.grid(axis='x', alpha=0.3)
-    axis.legend(loc='lower right', fontsize=8)
+    axis.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=len(BARS), fontsize=8)
 
 
 def _draw_matrix(axis: Axes, names: Sequence[str], shares: NDArray[np.floating]) -> None:

@@ -301,6 +301,7 @@ def test_a_runner_of_anybody_takes_names_of_the_hub(place, tmp_path, monkeypatch
         'tools/test.py',
         'tools/analysis_tools/zero_shot_table.py',
         'tools/analysis_tools/sweep_threshold.py',
+        'tools/analysis_tools/diagnose.py',
         'tools/misc/embed_vocabulary.py',
         'tools/deployment/pgseg2onnx.py',
         'demo/image_demo.py',

@@ -5,45 +5,16 @@ import runpy
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner, save_checkpoint
-from mmseg.registry import MODELS
+from mmengine.runner import Runner
 from mmseg.structures import SegDataSample
-from PIL import Image
 
-from model_zoo import tiny_model_cfg
-from pgseg_mm.models import PGSeg
+from labelled_images import SIZES, sharp_model, write_labelled_images
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'sweep_threshold.py'
-CLASSES = ['background', 'dog', 'grass', 'sky', 'car']
 THRESHOLDS = [0.05, 0.1, 0.15, 0.2, 0.4, 2.0]
-SIZES = [(40, 56), (32, 32), (20, 70)]
-
-
-def model_cfg(threshold: float = 0.5, naming: str = 'affinity') -> dict:
-    sharp = dict(type='ImageTextContrastiveLoss', temperature=0.01)
-    head = {
-        **tiny_model_cfg()['decode_head'],
-        'background_threshold': threshold,
-        'loss_contrastive': sharp,
-        'naming': naming,
-    }
-    slide = dict(mode='slide', crop_size=(32, 32), stride=(16, 16))
-    return tiny_model_cfg(decode_head=head, test_cfg=slide)
-
-
-def model(threshold: float = 0.5, naming: str = 'affinity') -> PGSeg:
-    """A random model whose groups differ."""
-    torch.manual_seed(0)
-    built = MODELS.build(model_cfg(threshold, naming)).eval()
-    with torch.no_grad():
-        for weight in built.backbone.parameters():
-            weight.mul_(20 if weight.ndim > 1 else 1)
-    built.set_vocabulary(CLASSES)
-    return built
 
 
 @pytest.fixture(scope='module')
@@ -57,7 +28,7 @@ def test_class_maps_are_those_of_each_threshold_and_windows_are_encoded_once(ima
     samples = [
         SegDataSample(metainfo=dict(ori_shape=(45, 60), flip=flip)) for flip in (False, True, False)
     ]
-    swept = model(naming=naming)
+    swept = sharp_model()
     encoded = []
     swept.backbone.register_forward_pre_hook(lambda _, args: encoded.append(len(args[0])))
     scores = swept.segment(images, samples, THRESHOLDS)
@@ -65,7 +36,7 @@ def test_class_maps_are_those_of_each_threshold_and_windows_are_encoded_once(ima
     assert sum(encoded) == len(windows)
     background = []
     for i, threshold in enumerate(THRESHOLDS):
-        alone = model(threshold, naming).predict(images, [sample.clone() for sample in samples])
+        alone = sharp_model(threshold).predict(images, [sample.clone() for sample in samples])
         for sample, image_scores, expected in zip(samples, scores, alone, strict=True):
             swept.fill_sample(sample, [image_scores.with_background(i, len(THRESHOLDS))])
             assert torch.equal(sample.pred_sem_seg.data, expected.pred_sem_seg.data)
@@ -78,65 +49,12 @@ def test_class_maps_are_those_of_each_threshold_and_windows_are_encoded_once(ima
 @pytest.fixture(scope='module')
 def config(tmp_path_factory) -> Path:
     """A config with a test and a validation set of three images each, and its checkpoint."""
-    root = tmp_path_factory.mktemp('sweep')
-    rng = np.random.default_rng(0)
-    for folder in ('images', 'masks', 'other_masks'):
-        (root / folder).mkdir()
-    for i, size in enumerate(SIZES):
-        coarse = rng.integers(256, size=(5, 7, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize(size[::-1]).save(root / 'images' / f'{i}.png')
-        for folder in ('masks', 'other_masks'):
-            mask = rng.integers(5, size=size, dtype=np.uint8)
-            mask[:3] = 255
-            Image.fromarray(mask).save(root / folder / f'{i}.png')
-
-    def loader(masks: str) -> dict:
-        return dict(
-            batch_size=2,
-            num_workers=0,
-            sampler=dict(type='DefaultSampler', shuffle=False),
-            dataset=dict(
-                type='BaseSegDataset',
-                data_root=str(root),
-                data_prefix=dict(img_path='images', seg_map_path=masks),
-                metainfo=dict(classes=CLASSES),
-                img_suffix='.png',
-                pipeline=[
-                    dict(type='LoadImageFromFile'),
-                    dict(type='LoadAnnotations'),
-                    dict(type='PackSegInputs'),
-                ],
-            ),
-        )
-
-    metric = dict(type='IoUMetric', iou_metrics=['mIoU'])
-    cfg = Config(
-        dict(
-            default_scope='mmseg',
-            custom_imports=dict(imports=['pgseg_mm']),
-            model=model_cfg(),
-            test_dataloader=loader('masks'),
-            val_dataloader=loader('other_masks'),
-            test_evaluator=metric,
-            val_evaluator=metric,
-            test_cfg=dict(type='TestLoop'),
-            val_cfg=dict(type='ValLoop'),
-            custom_hooks=[dict(type='VocabularyHook')],
-            work_dir=str(root / 'work'),
-        )
-    )
-    cfg.dump(root / 'config.py')
-    return root / 'config.py'
+    return write_labelled_images(tmp_path_factory.mktemp('sweep'))
 
 
 @pytest.fixture(scope='module')
 def checkpoint(config) -> Path:
-    from mmseg.utils import register_all_modules
-
-    register_all_modules()
-    path = config.parent / 'weights.pth'
-    save_checkpoint(dict(state_dict=model().state_dict()), str(path))
-    return path
+    return config.with_name('weights.pth')
 
 
 def sweep(monkeypatch, *arguments) -> None:

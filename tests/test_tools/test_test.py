@@ -287,6 +287,7 @@ def test_configs_in_pure_python_style(config, monkeypatch, tmp_path):
             ['--split=test', '--not-show', '--output-dir=b'],
         ),
         ('tools/analysis_tools/sweep_threshold.py', ['CHECKPOINT', '--thresholds=0.3']),
+        ('tools/analysis_tools/diagnose.py', ['CHECKPOINT', '--max-images=1']),
         ('tools/misc/embed_vocabulary.py', ['CHECKPOINT', '--classes=background', '--out=e.npy']),
         ('demo/image_demo.py', ['CHECKPOINT', '--texts=dog . cat', '--out-dir=seen']),
     ],

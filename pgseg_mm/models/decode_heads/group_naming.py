@@ -13,8 +13,8 @@ NAMING_RULES = ('affinity', 'logits', 'mixture')
 """``'affinity'``: softmax of a group over all classes times that over those which the whole image
 admits. ``'logits'``: softmax over all classes alone. ``'mixture'``: a pixel has the mean of that of
 all groups, weighted by its soft assignment."""
-NOT_ADMITTED = -1.0
-"""Score of a background in an image that has none; below that of any class."""
+BELOW_ALL = -1.0
+"""Score below that of any class, for a background in an image that has none."""
 
 
 class GroupNaming:
@@ -95,7 +95,7 @@ class GroupNaming:
             return among
         strength = logits.softmax(dim=-1) * (among if self.naming == 'affinity' else foreground)
         found = self._with_background(strength, None)
-        absent = torch.cat([torch.full_like(found[..., :1], NOT_ADMITTED), among], dim=-1)
+        absent = torch.cat([torch.full_like(found[..., :1], BELOW_ALL), among], dim=-1)
         return torch.where(present[:, :1, None], found, absent)
 
     def dense_scores(
