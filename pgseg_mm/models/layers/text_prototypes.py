@@ -33,6 +33,7 @@ class TextPrototypes(nn.Module):
         hidden_channels: Hidden width of the projection of the centres.
         momentum: Share of the prototypes' ``mu`` that stays at an update; ``None`` keeps it.
         num_iters: Rounds of clustering.
+        temperature, start, balance: Those of :class:`NonLearnablePrototypes`.
     """
 
     def __init__(
@@ -44,11 +45,22 @@ class TextPrototypes(nn.Module):
         hidden_channels: int = 4096,
         momentum: float | None = 0.9,
         num_iters: int = 10,
+        temperature: float | None = None,
+        start: str = 'mu',
+        balance: str | None = None,
     ) -> None:
         super().__init__()
         self.loss_weight = loss_weight
         self.text_dims = text_dims
-        self.prototypes = NonLearnablePrototypes(num_prototypes, text_dims, momentum, num_iters)
+        self.prototypes = NonLearnablePrototypes(
+            num_prototypes,
+            text_dims,
+            momentum,
+            num_iters,
+            temperature=temperature,
+            start=start,
+            balance=balance,
+        )
         self.projection = ProjectionMLP(embed_dims, text_dims, hidden_channels)
 
     def forward(self, centres: Tensor, eot: Tensor, tokens: Tensor, mask: Tensor) -> TextPairs:

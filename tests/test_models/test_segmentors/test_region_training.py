@@ -8,7 +8,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 
 from model_zoo import tiny_model, tiny_model_cfg
-from pgseg_mm.models.batch_augments.random_augment import STEP_SEED
+from pgseg_mm.models.layers.dist import STEP_SEED
 from pgseg_mm.text import tokenize
 
 CAPTIONS = ['a dog', 'a cat on grass', 'two birds', 'a red fox', 'the sky', 'a car', 'mud', 'a bee']
