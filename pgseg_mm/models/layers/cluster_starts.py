@@ -42,8 +42,8 @@ def kmeans_plus_plus(
     Args:
         x: Tokens (B, N, C).
         number: How many are drawn.
-        numbers: (number,) random numbers in [0, 1), the same for all images, so that what is drawn for
-            an image does not depend on the others of its batch.
+        numbers: (number,) random numbers in [0, 1), the same for all images, so that what is drawn
+            for an image does not depend on the others of its batch.
         weights: (B, N), factors of the probabilities, 0 to 1 or boolean.
 
     Returns:
