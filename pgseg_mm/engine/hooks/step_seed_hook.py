@@ -6,7 +6,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from pgseg_mm.datasets.sampling.random_state import derive_seed, seed_all
-from pgseg_mm.models.batch_augments.random_augment import STEP_SEED
+from pgseg_mm.models.layers.dist import STEP_SEED
 
 
 @HOOKS.register_module()

@@ -17,7 +17,9 @@ from ..layers import (
     SyncBatchNorm,
     resize_position_embedding,
 )
+from ..layers.group_features import patch_assignment
 from ..layers.micro_batches import in_micro_batches
+from ..layers.regions import RegionLayout, group_shares
 
 
 def _per_stage(value: int | Sequence[int], num_stages: int, name: str) -> list[int]:
@@ -90,7 +92,9 @@ class PGSegViT(BaseModule):
         prototypes: Config of the non-learnable prototypes: arguments of
             :class:`NonLearnablePrototypes` (or another registered ``type`` of its interface) and
             ``hidden_channels`` (4096) of the projection that adds their reconstruction to the
-            tokens. ``None`` makes a GroupViT.
+            tokens. ``None`` makes a GroupViT. ``source='blocks'``, ``shared=True`` and
+            ``regions=True`` change the prototypes that NPR compares with the groups; see
+            :class:`EncoderStage`.
         gumbel, assign_scale: ``gumbel`` and ``scale`` of :class:`AssignmentOptions`.
         norm_eval: Whether the batch norm of the reconstruction's projection keeps its statistics in
             training, too, so that an image's groups do not depend on the rest of its batch.
@@ -262,7 +266,10 @@ class PGSegViT(BaseModule):
             )
 
     def forward(
-        self, images: Tensor, micro_batch_size: int | None = None
+        self,
+        images: Tensor,
+        micro_batch_size: int | None = None,
+        regions: RegionLayout | None = None,
     ) -> tuple[Tensor, ...] | GroupFeatures:
         """Encode images.
 
@@ -271,6 +278,7 @@ class PGSegViT(BaseModule):
             micro_batch_size: If given, a training batch goes through each stage so many images at a
                 time, and again in the backward pass, to save memory. Prototypes and batch norm see
                 the whole batch nevertheless.
+            regions: Regions of joined images, for prototypes that are made in each of them.
 
         Returns:
             Maps (B, C, H // patch_size, W // patch_size) of the stages in ``out_indices``, each a
@@ -285,7 +293,10 @@ class PGSegViT(BaseModule):
         outs: list[StageOutput] = []
         group_tokens = None
         for stage in self.stages:
+            assert isinstance(stage, EncoderStage)
             out = self._run_stage(stage, size, x, group_tokens)
+            if stage.npr_prototypes is not None:
+                out = stage.compare_with(out, x, self._token_shares(outs, grid_size, regions))
             x, group_tokens = out.tokens, out.group_tokens
             outs.append(out)
         tokens = self.norm(x)
@@ -303,15 +314,32 @@ class PGSegViT(BaseModule):
 
     @staticmethod
     def _run_stage(
-        stage: nn.Module, size: int | None, x: Tensor, group_tokens: Tensor | None
+        stage: EncoderStage, size: int | None, x: Tensor, group_tokens: Tensor | None
     ) -> StageOutput:
-        assert isinstance(stage, EncoderStage)
         if size is None or len(x) <= size or stage.prototypes is None:
             stage.announce(None)
             return in_micro_batches(stage, size, x, group_tokens)
         stage.announce(x.detach().split(size))
         with stage.prototypes.moving_once():
             return in_micro_batches(stage, size, x, group_tokens)
+
+    @property
+    def prototypes_of_regions(self) -> bool:
+        """Whether the regions of joined images have prototypes of their own."""
+        return any(stage.prototypes_of_regions for stage in self.stages)
+
+    @staticmethod
+    def _token_shares(
+        before: list[StageOutput], grid_size: tuple[int, int], regions: RegionLayout | None
+    ) -> Tensor | None:
+        """Share of each token that a stage gets in each region, (B, R, N), after other stages."""
+        if regions is None or regions.num_regions == 1:
+            return None
+        shares = regions.shares(grid_size)
+        if not before:
+            return shares.flatten(1).expand(len(regions.captions), -1, -1)
+        assignments = [out.assignment.detach() for out in before if out.assignment is not None]
+        return group_shares(patch_assignment(assignments, grid_size), shares)
 
     def _embed_patches(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         if images.ndim != 4 or images.shape[1] != self.in_channels:

@@ -4,14 +4,11 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.dist import broadcast, get_comm_device, get_world_size
-from mmengine.logging import MessageHub
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from ..layers.dist import step_seed
 from ..layers.regions import RegionLayout, whole_images
-
-STEP_SEED = 'step_seed'
-"""What the :class:`StepSeedHook` calls the seed of a step that all ranks share."""
 
 
 class RandomBatchAugment(nn.Module):
@@ -74,7 +71,7 @@ def shared_seed() -> int:
     It is that of the :class:`StepSeedHook`. Without the hook it is drawn from torch's random
     numbers, and the ranks take that of the first, for which they wait.
     """
-    seed = MessageHub.get_current_instance().get_info(STEP_SEED)
+    seed = step_seed()
     if seed is not None:
         return seed
     drawn = torch.randint(2**31, (1,))

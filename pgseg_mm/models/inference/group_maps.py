@@ -41,11 +41,12 @@ def group_maps(backbone: nn.Module, head: PGSegHead, image: Tensor) -> dict[str,
     stages = [
         m for m in backbone.modules() if isinstance(m, EncoderStage) and m.grouping is not None
     ]
-    with _inputs_of([stage.prototypes for stage in stages]) as tokens:
+    makers = [stage.npr_prototypes or stage.prototypes for stage in stages]
+    with _inputs_of(makers) as tokens:
         features: GroupFeatures = backbone(image[None])
     names = {f'stage_{stage}': (features, stage) for stage in (0, len(features.assignments) - 1)}
     for stage, x in tokens.items():
-        by_prototypes = _prototype_assignment(x, features.prototypes[stage])
+        by_prototypes = makers[stage].assign(x, features.prototypes[stage])
         below = features.assignments[:stage]
         names[f'prototypes_{stage}'] = (
             features._replace(assignments=(*below, by_prototypes)),
@@ -55,11 +56,6 @@ def group_maps(backbone: nn.Module, head: PGSegHead, image: Tensor) -> dict[str,
         name: head.assign_pixels(assigned, map_size, stage).to(torch.int16)
         for name, (assigned, stage) in names.items()
     }
-
-
-def _prototype_assignment(tokens: Tensor, prototypes: Tensor) -> Tensor:
-    """Soft assignment (B, G, N) of (B, N, C) tokens to (B, G, C) prototypes."""
-    return (prototypes @ tokens.to(prototypes.dtype).transpose(1, 2)).softmax(dim=1)
 
 
 @contextmanager

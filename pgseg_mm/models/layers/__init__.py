@@ -1,6 +1,8 @@
 """The parts that encoders, heads and losses are made of."""
 
 from .attention import CrossAttention, SelfAttention
+from .cluster_starts import farthest_tokens, kmeans_plus_plus
+from .clustering import PrototypeOutput, balanced_logits, soft_clusters
 from .group_features import GroupFeatures
 from .grouping import (
     AssignmentOptions,
@@ -17,7 +19,7 @@ from .patch_attention import PATCH_ATTENTIONS, PatchAttention, gaussian_neighbou
 from .position_embedding import resize_position_embedding
 from .projection import ProjectionMLP
 from .prototype_refinement import PrototypeRefinement
-from .prototypes import NonLearnablePrototypes, PrototypeOutput, soft_clusters
+from .prototypes import NonLearnablePrototypes
 from .reconstruction import Moments, ReconstructionMLP
 from .sync_batch_norm import SyncBatchNorm
 from .text_prototypes import ReleaseTextPrototypes, TextPairs, TextPrototypes
@@ -55,9 +57,12 @@ __all__ = [
     'TokenMLP',
     'TransformerBlock',
     'TransformerBlocks',
+    'balanced_logits',
     'cluster_grid',
+    'farthest_tokens',
     'gaussian_neighbourhood',
     'hard_assignment',
+    'kmeans_plus_plus',
     'resize_position_embedding',
     'soft_clusters',
 ]

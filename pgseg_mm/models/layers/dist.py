@@ -3,8 +3,12 @@
 import torch
 import torch.distributed as dist
 from mmengine.dist import get_world_size
+from mmengine.logging import MessageHub
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
+
+STEP_SEED = 'step_seed'
+"""What the :class:`StepSeedHook` calls the seed of a step that all ranks share."""
 
 
 def gather_with_grad(x: Tensor) -> Tensor:
@@ -39,3 +43,9 @@ def in_backward() -> bool:
     moves once a step must not move then.
     """
     return torch._C._current_graph_task_id() != -1
+
+
+@torch.compiler.disable
+def step_seed() -> int | None:
+    """The seed of this training step that all ranks share; None without a :class:`StepSeedHook`."""
+    return MessageHub.get_current_instance().get_info(STEP_SEED)

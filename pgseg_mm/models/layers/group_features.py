@@ -1,10 +1,25 @@
 """What a grouping backbone returns."""
 
+from collections.abc import Sequence
 from functools import reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+def patch_assignment(assignments: Sequence[Tensor], grid_size: tuple[int, int]) -> Tensor:
+    """Soft assignment of patches to the groups of the last of some stages (docs/method.md, 4.1).
+
+    Args:
+        assignments: (B, G_s, N_s) of the stages, from the first on.
+        grid_size: Patch grid (h, w).
+
+    Returns:
+        (B, G_s, h, w), normalised over groups.
+    """
+    # (G_s x G_{s-1}) ... (G_0 x N)
+    return reduce(torch.matmul, reversed(assignments)).unflatten(2, grid_size)
 
 
 class GroupFeatures(NamedTuple):
@@ -34,9 +49,7 @@ class GroupFeatures(NamedTuple):
             (B, G_s, h, w), normalised over groups.
         """
         last = range(len(self.assignments))[stage]
-        # (G_s x G_{s-1}) ... (G_0 x N)
-        product = reduce(torch.matmul, reversed(self.assignments[: last + 1]))
-        return product.unflatten(2, self.grid_size)
+        return patch_assignment(self.assignments[: last + 1], self.grid_size)
 
     def group_usage(self) -> tuple[Tensor, ...]:
         """Mean number of groups of each stage that win at least one patch, as scalars."""

@@ -13,6 +13,9 @@ from .mlp import MLP, TokenMLP
 from .reconstruction import Moments, ReconstructionMLP
 from .transformer_block import CrossAttentionBlock, TransformerBlock, TransformerBlocks
 
+PROTOTYPE_SOURCES = ('input', 'blocks')
+"""What NPR's prototypes are clusters of: tokens that enter a stage, or that leave its blocks."""
+
 
 class GroupingOutput(NamedTuple):
     """What a grouping block makes of its tokens."""
@@ -33,6 +36,8 @@ class StageOutput(NamedTuple):
     assignment: Tensor | None = None
     centres: Tensor | None = None
     prototypes: Tensor | None = None
+    block_tokens: Tensor | None = None
+    """(B, N, C), tokens as they left the blocks, without gradient, if they are to be clustered."""
 
 
 class AssignmentOptions(NamedTuple):
@@ -162,7 +167,11 @@ class EncoderStage(nn.Module):
         mlp_ratio: Hidden width of the MLPs over C.
         drop_rate: Dropout probability in the blocks.
         prototypes: Config of the prototypes, with ``hidden_channels`` of the reconstruction's
-            projection; ``None`` for none.
+            projection; ``None`` for none. ``source='blocks'`` makes those that NPR compares with
+            groups from the tokens that leave the blocks, ``regions=True`` from each region of a
+            joined image by itself, and ``shared=True`` from all images together; the reconstruction
+            stays one of the image's own tokens that enter the stage. NPR's prototypes then have a
+            ``mu`` of their own.
         with_cp: Whether to recompute activations in the backward pass instead of keeping them.
     """
 
@@ -200,6 +209,8 @@ class EncoderStage(nn.Module):
         self.group_projector: nn.Module | None = None
         self.grouping: GroupingBlock | None = None
         self.prototypes: Any = None  # NonLearnablePrototypes, or what has its methods
+        self.npr_prototypes: Any = None  # those that groups are compared with, if others
+        self.prototypes_of_blocks = self.prototypes_of_regions = False
         if not num_group_tokens:
             return
         self.group_token = nn.Parameter(torch.zeros(1, num_group_tokens, embed_dims))
@@ -219,13 +230,35 @@ class EncoderStage(nn.Module):
             mlp_ratio=mlp_ratio,
         )
         if prototypes is not None:
-            # mmseg's registry, also when the backbone stands in a config of another library
-            cfg = {'_scope_': 'mmseg', 'type': 'NonLearnablePrototypes', **prototypes}
-            hidden = cfg.pop('hidden_channels', 4096)
-            self.prototypes = MODELS.build(
-                dict(cfg, num_prototypes=num_output_groups, embed_dims=embed_dims)
+            self._make_prototypes(prototypes, num_output_groups, embed_dims)
+
+    def _make_prototypes(self, prototypes: dict, number: int, embed_dims: int) -> None:
+        # mmseg's registry, also when the backbone stands in a config of another library
+        cfg = {
+            '_scope_': 'mmseg',
+            'type': 'NonLearnablePrototypes',
+            **prototypes,
+            'num_prototypes': number,
+            'embed_dims': embed_dims,
+        }
+        hidden = cfg.pop('hidden_channels', 4096)
+        source = cfg.pop('source', 'input')
+        if source not in PROTOTYPE_SOURCES:
+            raise ValueError(
+                f'source of the prototypes must be one of {PROTOTYPE_SOURCES}, got {source!r}'
             )
-            self.reconstruction = ReconstructionMLP(embed_dims, embed_dims, hidden)
+        self.prototypes_of_blocks = source == 'blocks'
+        self.prototypes_of_regions = bool(cfg.pop('regions', False))
+        shared = cfg.pop('shared', False)
+        if shared and self.prototypes_of_regions:
+            raise ValueError(
+                'prototypes are either shared by all images or those of regions; set '
+                'shared=False or regions=False'
+            )
+        self.prototypes = MODELS.build(cfg)
+        self.reconstruction = ReconstructionMLP(embed_dims, embed_dims, hidden)
+        if self.prototypes_of_blocks or self.prototypes_of_regions or shared:
+            self.npr_prototypes = MODELS.build(dict(cfg, shared=True) if shared else cfg)
 
     def forward(self, x_in: Tensor, prev_group_tokens: Tensor | None = None) -> StageOutput:
         """Run the stage.
@@ -245,6 +278,7 @@ class EncoderStage(nn.Module):
             group_tokens = group_tokens + self.group_projector(prev_group_tokens)
         x = self.blocks(torch.cat([x_in, group_tokens], dim=1))
         x, group_tokens = x.split([x_in.shape[1], self.group_token.shape[1]], dim=1)
+        block_tokens = x.detach() if self.prototypes_of_blocks else None
         prototypes = None
         if self.prototypes is not None:
             prototypes, mixture = self.prototypes(x_in)
@@ -254,8 +288,35 @@ class EncoderStage(nn.Module):
         else:
             grouped = self.grouping(x, group_tokens)
         return StageOutput(
-            grouped.tokens, group_tokens, grouped.assignment, grouped.centres, prototypes
+            grouped.tokens,
+            group_tokens,
+            grouped.assignment,
+            grouped.centres,
+            prototypes,
+            block_tokens,
         )
+
+    def compare_with(
+        self, out: StageOutput, x_in: Tensor, shares: Tensor | None = None
+    ) -> StageOutput:
+        """Give a whole batch's output the prototypes that NPR is to compare its groups with.
+
+        Args:
+            out: What :meth:`forward` returned, for all images of this rank's batch.
+            x_in: The tokens (B, N, C) that it was called with.
+            shares: (B, R, N), the share of each token in each region of an image; ``None`` for
+                whole images.
+
+        Returns:
+            The output itself, unless the config asks for prototypes of another source, of regions
+            or of all images.
+        """
+        if self.npr_prototypes is None:
+            return out
+        tokens = x_in if out.block_tokens is None else out.block_tokens
+        regions = () if shares is None or not self.prototypes_of_regions else (None, shares)
+        prototypes = self.npr_prototypes(tokens.detach(), *regions).prototypes
+        return out._replace(prototypes=prototypes, block_tokens=None)
 
     def announce(self, pieces: Sequence[Tensor] | None) -> None:
         """Prepare for a batch in pieces, or for batches in one piece again.

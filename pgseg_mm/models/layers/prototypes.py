@@ -1,51 +1,19 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from .dist import all_reduce_sum, in_backward
+from .cluster_starts import farthest_tokens, kmeans_plus_plus
+from .clustering import BALANCES, PrototypeOutput, soft_clusters, token_logits
+from .dist import all_reduce_sum, in_backward, step_seed
 from .precision import at_least_float32
 
-
-class PrototypeOutput(NamedTuple):
-    """Prototypes of each image and the tokens as seen through them."""
-
-    prototypes: Tensor
-    """(B, G, C), rows of unit length."""
-    reconstruction: Tensor
-    """(B, N, C), each token as a mixture of prototypes."""
-
-
-def soft_clusters(
-    x: Tensor,
-    mu: Tensor,
-    num_iters: int = 10,
-    eps: float = 1e-6,
-    mask: Tensor | None = None,
-    norm_dim: int = -1,
-) -> PrototypeOutput:
-    """Cluster the tokens of each image softly (docs/method.md, 1.3).
-
-    Args:
-        x: Tokens (B, N, C).
-        mu: Where the clusters start, (B, G, C) or (1, G, C).
-        num_iters: Rounds of clustering, at least one.
-        eps: Added to denominators.
-        mask: (B, N), False for tokens that take no part.
-        norm_dim: Axis along which the prototypes have unit length.
-    """
-    for _ in range(num_iters):
-        z = (x @ mu.transpose(1, 2)).softmax(dim=-1)
-        if mask is not None:
-            z = z * mask[..., None]
-        z = z / (eps + z.sum(dim=1, keepdim=True))
-        mu = z.transpose(1, 2) @ x
-        mu = mu / (eps + mu.norm(dim=norm_dim, keepdim=True))
-    return PrototypeOutput(mu, z @ mu)
+STARTS = ('mu', 'farthest', 'kmeans++')
+"""Where clustering may begin."""
 
 
 @MODELS.register_module()
@@ -56,6 +24,8 @@ class NonLearnablePrototypes(nn.Module):
     global batch by momentum, once a training step, and is saved with the model. The tokens may be
     words as well as patches.
 
+    The last four arguments are no part of the published method (docs/method.md, 7.4).
+
     Args:
         num_prototypes: Number of prototypes G.
         embed_dims: Channels C.
@@ -63,10 +33,21 @@ class NonLearnablePrototypes(nn.Module):
             authors' release does.
         num_iters: Rounds of clustering.
         eps: Added to denominators.
+        temperature: If given, tokens and prototypes are compared by their cosine over this
+            temperature, which keeps prototypes apart; ``None`` compares by the dot product.
+        start: Where clustering begins: ``'mu'``; ``'farthest'``, tokens of the image that are far
+            from each other (:func:`farthest_tokens`); or ``'kmeans++'``, tokens drawn with the
+            training step's random numbers (:func:`kmeans_plus_plus`), in evaluation always with the
+            same. Tokens come in no order that lasts from image to image, so ``mu`` then stays as it
+            was initialised and is not used.
+        balance: ``'sinkhorn'`` shares the tokens of an image evenly among its prototypes.
+        shared: Whether all images of the global batch have one set of prototypes, clusters of all
+            their tokens. In evaluation, where there is no such batch, the prototypes are ``mu``.
 
     Raises:
-        ValueError: If ``num_prototypes`` or ``num_iters`` is below one or ``momentum`` outside
-            [0, 1].
+        ValueError: If ``num_prototypes`` or ``num_iters`` is below one, ``momentum`` outside
+            [0, 1], ``temperature`` not positive, ``start`` or ``balance`` unknown, or prototypes
+            are ``shared`` that do not start at a ``mu`` which follows them.
     """
 
     mu: Tensor
@@ -81,6 +62,10 @@ class NonLearnablePrototypes(nn.Module):
         momentum: float | None = 0.9,
         num_iters: int = 10,
         eps: float = 1e-6,
+        temperature: float | None = None,
+        start: str = 'mu',
+        balance: str | None = None,
+        shared: bool = False,
     ) -> None:
         super().__init__()
         if num_prototypes < 1 or num_iters < 1:
@@ -90,31 +75,57 @@ class NonLearnablePrototypes(nn.Module):
             )
         if momentum is not None and not 0 <= momentum <= 1:
             raise ValueError(f'momentum must be None or within [0, 1], got {momentum}')
+        _check_options(temperature, start, balance)
+        if shared and (start != 'mu' or momentum is None):
+            raise ValueError(
+                "shared prototypes need start='mu' and a momentum, because mu is what they are in "
+                f'evaluation; got start={start!r} and momentum={momentum}'
+            )
+        self.temperature = temperature
+        self.start = start
+        self.balance = balance
+        self.shared = shared
         self.momentum = momentum
         self.num_iters = num_iters
         self.eps = eps
         mu = torch.randn(1, num_prototypes, embed_dims) * math.sqrt(2 / embed_dims)
         self.register_buffer('mu', mu / mu.norm(dim=self.norm_dim, keepdim=True))
         self._start: Tensor = self.mu
+        self._common: Tensor = self.mu
         self._collected: list[Tensor] | None = None
 
     @torch.no_grad()
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> PrototypeOutput:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, shares: Tensor | None = None
+    ) -> PrototypeOutput:
         """Cluster the tokens of each image.
 
         Args:
             x: Tokens (B, N, C).
             mask: (B, N), False for tokens that take no part, such as padding; all do by default.
+            shares: (B, R, N), from 0 to 1, the share of a token in each of R regions. If given, the
+                tokens of each region have G / R prototypes of their own, in the order of the
+                regions, which start at their part of ``mu``.
 
         Returns:
             Prototypes (B, G, C) and reconstruction (B, N, C), in float32 at least.
+
+        Raises:
+            ValueError: If the prototypes are not a multiple of the regions, or are shared and there
+                are regions.
         """
         with torch.autocast(x.device.type, enabled=False):
             x = at_least_float32(x)
             recomputed = self.training and in_backward()
             if self.training and not recomputed:
                 self._start = self.mu.clone()
-            out = self._cluster(x, self._start if recomputed else self.mu, mask)
+            mu = self._start if recomputed else self.mu
+            if shares is not None:
+                out = self._cluster_regions(x, mu, mask, shares)
+            elif self.shared:
+                out = self._cluster_together(x, mu, mask, recomputed)
+            else:
+                out = self._cluster(x, mu, mask)
             if (self.training or self.moves_in_evaluation) and not recomputed:
                 self._follow(out.prototypes)
         return out
@@ -125,7 +136,26 @@ class NonLearnablePrototypes(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return self._cluster(at_least_float32(x), self.mu, None)
 
+    @torch.no_grad()
+    def assign(self, x: Tensor, prototypes: Tensor) -> Tensor:
+        """Soft assignment (B, G, N) of (B, N, C) tokens to (B, G, C) prototypes, not balanced."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(prototypes.dtype)
+            if self.temperature is not None:
+                x = F.normalize(x, dim=-1)
+            return token_logits(x, prototypes, self.temperature).softmax(dim=2).transpose(1, 2)
+
     def _cluster(self, x: Tensor, mu: Tensor, mask: Tensor | None) -> PrototypeOutput:
+        number = mu.shape[1]
+        if self.start == 'farthest':
+            mu = farthest_tokens(x, number, mask)
+        elif self.start == 'kmeans++':
+            mu = kmeans_plus_plus(x, number, self._random_numbers(number, x), mask)
+        return self._rounds(x, mu, mask)
+
+    def _rounds(
+        self, x: Tensor, mu: Tensor, mask: Tensor | None, over_ranks: bool = False
+    ) -> PrototypeOutput:
         return soft_clusters(
             x,
             mu.to(x.dtype),
@@ -133,11 +163,59 @@ class NonLearnablePrototypes(nn.Module):
             eps=self.eps,
             mask=mask,
             norm_dim=self.norm_dim,
+            temperature=self.temperature,
+            balance=self.balance,
+            over_ranks=over_ranks,
         )
+
+    def _cluster_regions(
+        self, x: Tensor, mu: Tensor, mask: Tensor | None, shares: Tensor
+    ) -> PrototypeOutput:
+        """Cluster each region's tokens by themselves, as if they were an image."""
+        regions, number = shares.shape[1], mu.shape[1]
+        if self.shared or number % regions:
+            raise ValueError(
+                f'{number} prototypes cannot be those of {regions} regions'
+                + (', for all images share them' if self.shared else ' in equal parts')
+                + '; choose a multiple of the regions, shared=False, or regions=False'
+            )
+        weights = shares if mask is None else shares * mask[:, None]
+        out = self._cluster(
+            x[:, None].expand(-1, regions, -1, -1).flatten(0, 1),
+            mu.unflatten(1, (regions, -1)).expand(len(x), -1, -1, -1).flatten(0, 1),
+            weights.flatten(0, 1),
+        )
+        parts = out.reconstruction.unflatten(0, (-1, regions))
+        return PrototypeOutput(
+            out.prototypes.unflatten(0, (-1, regions)).flatten(1, 2),
+            (parts * shares[..., None]).sum(dim=1),
+        )
+
+    def _cluster_together(
+        self, x: Tensor, mu: Tensor, mask: Tensor | None, recomputed: bool
+    ) -> PrototypeOutput:
+        """Cluster the tokens of all ranks; a recomputation takes what was found before."""
+        if not self.training:
+            self._common = F.normalize(mu.to(x.dtype), dim=self.norm_dim)
+        elif not recomputed:
+            joined = None if mask is None else mask.flatten()[None]
+            rounds = self._rounds(x.flatten(0, 1)[None], mu, joined, over_ranks=True)
+            self._common = rounds.prototypes
+        prototypes = self._common.expand(len(x), -1, -1)
+        z = self.assign(x, prototypes).transpose(1, 2)
+        if mask is not None:
+            z = z * mask[..., None]
+        z = z / (self.eps + z.sum(dim=1, keepdim=True))
+        return PrototypeOutput(prototypes, z @ prototypes)
+
+    def _random_numbers(self, number: int, x: Tensor) -> Tensor:
+        """Numbers of the training step, which all its pieces, recomputations and ranks have."""
+        generator = torch.Generator().manual_seed((step_seed() or 0) if self.training else 0)
+        return torch.rand(number, generator=generator).to(x)
 
     def _follow(self, prototypes: Tensor) -> None:
         """Move ``mu`` towards the prototypes of a batch, now or with those of other batches."""
-        if self.momentum is None:
+        if self.momentum is None or self.start != 'mu':
             return
         total = prototypes.sum(0).flatten()
         # new_full writes on the device; a tensor made of a list would wait for it
@@ -169,3 +247,12 @@ class NonLearnablePrototypes(nn.Module):
                 self._move(torch.stack(self._collected).sum(0), self.momentum)
         finally:
             self._collected = None
+
+
+def _check_options(temperature: float | None, start: str, balance: str | None) -> None:
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f'temperature must be None or positive, got {temperature}')
+    if start not in STARTS:
+        raise ValueError(f'start must be one of {STARTS}, got {start!r}')
+    if balance is not None and balance not in BALANCES:
+        raise ValueError(f'balance must be None or one of {BALANCES}, got {balance!r}')

@@ -48,6 +48,23 @@ def whole_images(images: Tensor) -> RegionLayout:
     )
 
 
+def group_shares(assignment: Tensor, shares: Tensor, eps: float = 1e-6) -> Tensor:
+    """Which share of each group lies in each region.
+
+    Args:
+        assignment: (M, G, h, w) soft assignment of patches to groups.
+        shares: (R, h, w) share of each patch in each region.
+        eps: Keeps the quotients finite where a group is empty.
+
+    Returns:
+        (M, R, G), float32 at least; sums to one over the regions.
+    """
+    with torch.autocast(assignment.device.type, enabled=False):
+        assignment = at_least_float32(assignment).flatten(2)
+        inside = torch.einsum('mgn,rn->mrg', assignment, shares.to(assignment.dtype).flatten(1))
+        return inside / assignment.sum(dim=2).clamp(min=eps)[:, None]
+
+
 def presence(assignment: Tensor, shares: Tensor, eps: float = 1e-6) -> Tensor:
     """How much of a region's content is each group's (docs/method.md, 3.6).
 
@@ -63,7 +80,5 @@ def presence(assignment: Tensor, shares: Tensor, eps: float = 1e-6) -> Tensor:
         (M, R, G), float32 at least; sums to one over the groups.
     """
     with torch.autocast(assignment.device.type, enabled=False):
-        assignment = at_least_float32(assignment).flatten(2)
-        inside = torch.einsum('mgn,rn->mrg', assignment, shares.to(assignment.dtype).flatten(1))
-        inside = inside / assignment.sum(dim=2).clamp(min=eps)[:, None]
+        inside = group_shares(assignment, shares, eps)
         return inside / inside.sum(dim=2, keepdim=True).clamp(min=eps)

@@ -1,5 +1,6 @@
 from typing import NamedTuple
 
+import torch
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
@@ -33,6 +34,9 @@ class TextPrototypes(nn.Module):
         hidden_channels: Hidden width of the projection of the centres.
         momentum: Share of the prototypes' ``mu`` that stays at an update; ``None`` keeps it.
         num_iters: Rounds of clustering.
+        temperature, start, balance: Those of :class:`NonLearnablePrototypes`.
+        regions: Whether each of the captions of a joined image has prototypes of its own, in equal
+            numbers, instead of all their words together.
     """
 
     def __init__(
@@ -44,14 +48,34 @@ class TextPrototypes(nn.Module):
         hidden_channels: int = 4096,
         momentum: float | None = 0.9,
         num_iters: int = 10,
+        temperature: float | None = None,
+        start: str = 'mu',
+        balance: str | None = None,
+        regions: bool = False,
     ) -> None:
         super().__init__()
         self.loss_weight = loss_weight
+        self.regions = regions
         self.text_dims = text_dims
-        self.prototypes = NonLearnablePrototypes(num_prototypes, text_dims, momentum, num_iters)
+        self.prototypes = NonLearnablePrototypes(
+            num_prototypes,
+            text_dims,
+            momentum,
+            num_iters,
+            temperature=temperature,
+            start=start,
+            balance=balance,
+        )
         self.projection = ProjectionMLP(embed_dims, text_dims, hidden_channels)
 
-    def forward(self, centres: Tensor, eot: Tensor, tokens: Tensor, mask: Tensor) -> TextPairs:
+    def forward(
+        self,
+        centres: Tensor,
+        eot: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        num_captions: int = 1,
+    ) -> TextPairs:
         """Map the centres and cluster the words.
 
         Args:
@@ -59,15 +83,23 @@ class TextPrototypes(nn.Module):
             eot: (B, D), features at the end token; not used here.
             tokens: (B, L, text_dims), features of all tokens.
             mask: (B, L), False for padding.
+            num_captions: Captions of equal length that the tokens are of, one behind another.
 
         Returns:
             Both in the text's width, (B, G, text_dims).
 
         Raises:
-            ValueError: If G is not the number of prototypes.
+            ValueError: If G is not the number of prototypes, or no multiple of the captions that
+                are to have prototypes of their own.
         """
         _check_number(centres, self.prototypes)
-        return TextPairs(self.projection(centres), self.prototypes(tokens, mask).prototypes)
+        shares = None
+        if self.regions and num_captions > 1:
+            shares = torch.eye(num_captions, device=tokens.device)
+            shares = shares.repeat_interleave(tokens.shape[1] // num_captions, dim=1)
+            shares = shares.expand(len(tokens), -1, -1)
+        prototypes = self.prototypes(tokens, mask, shares).prototypes
+        return TextPairs(self.projection(centres), prototypes)
 
 
 class _ScalarPrototypes(NonLearnablePrototypes):
@@ -108,7 +140,14 @@ class ReleaseTextPrototypes(nn.Module):
         self.loss_weight = loss_weight
         self.prototypes = _ScalarPrototypes(num_prototypes, 1, momentum, num_iters)
 
-    def forward(self, centres: Tensor, eot: Tensor, tokens: Tensor, mask: Tensor) -> TextPairs:
+    def forward(
+        self,
+        centres: Tensor,
+        eot: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        num_captions: int = 1,
+    ) -> TextPairs:
         """Average the centres and cluster the channels of the end token.
 
         Args:
@@ -116,6 +155,7 @@ class ReleaseTextPrototypes(nn.Module):
             eot: (B, D), features at the end token.
             tokens: (B, L, D), not used here.
             mask: (B, L), not used here.
+            num_captions: Not used here.
 
         Returns:
             Both as single numbers, (B, G, 1), without gradient.

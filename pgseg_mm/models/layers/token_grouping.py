@@ -3,10 +3,10 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from .clustering import soft_clusters
 from .grouping import AssignmentOptions, EncoderStage, StageOutput
 from .precision import at_least_float32
 from .projection import ProjectionMLP
-from .prototypes import soft_clusters
 
 
 def cluster_grid(
@@ -99,10 +99,14 @@ class LearnedGrouping(EncoderStage):
         num_group_tokens: Number of learned group tokens.
         depth: Transformer blocks over tokens and group tokens before the grouping.
         num_heads: Number of attention heads.
-        prototypes: Config of the prototypes, as :class:`PGSegViT` has it; ``None`` for none.
+        prototypes: Config of the prototypes, as :class:`PGSegViT` has it but for ``regions``;
+            ``None`` for none.
         gumbel, assign_scale: ``gumbel`` and ``scale`` of :class:`AssignmentOptions`.
         drop_path_rate: Drop path rate of the blocks.
         with_cp: Whether to recompute activations in the backward pass to save memory.
+
+    Raises:
+        ValueError: If the prototypes are to be those of regions.
     """
 
     with_tokens = True
@@ -131,6 +135,10 @@ class LearnedGrouping(EncoderStage):
             prototypes=prototypes,
             with_cp=with_cp,
         )
+        if self.prototypes_of_regions:
+            raise ValueError(
+                'the prototypes of LearnedGrouping are those of whole images; set regions=False'
+            )
         self.gumbel = gumbel
         self.apply(_init_linear)
         for module in self.modules():
@@ -140,7 +148,7 @@ class LearnedGrouping(EncoderStage):
 
     def forward(self, x: Tensor, grid_size: tuple[int, int]) -> StageOutput:  # type: ignore[override]
         """Group (B, N, C) tokens of a grid; see :meth:`EncoderStage.forward`."""
-        return super().forward(x)
+        return self.compare_with(super().forward(x), x)
 
 
 def _init_linear(module: nn.Module) -> None:

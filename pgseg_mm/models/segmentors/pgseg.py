@@ -12,6 +12,7 @@ from ..inference.group_maps import group_maps
 from ..inference.image_geometry import flip_direction, with_a_patch, without_padding
 from ..inference.named_groups import NamedGroups, name_groups
 from ..inference.stitching import FLIPPED_AXES
+from ..layers import GroupFeatures
 from ..layers.dist import all_reduce_sum
 from ..layers.micro_batches import in_micro_batches
 from ..layers.regions import RegionLayout
@@ -122,10 +123,17 @@ class PGSeg(OpenVocabSegmentor):
         size = self.train_cfg.get('micro_batch_size')
         if size is not None:  # of joined images, which may be larger, as many as have its pixels
             size = max(size * len(inputs) // len(tokens), 1)
-        features = self.backbone(inputs) if size is None else self.backbone(inputs, size)
+        features = self._encode_images(inputs, size, regions)
         npr_pairs = self.decode_head.start_npr(features)  # is matched while the text is encoded
         captions, prompts = self._encode_texts(tokens)
         return self.decode_head.loss_image_text(features, captions, npr_pairs, prompts, regions)
+
+    def _encode_images(
+        self, inputs: Tensor | list[Tensor], size: int | None, regions: RegionLayout | None
+    ) -> GroupFeatures:
+        if regions is not None and getattr(self.backbone, 'prototypes_of_regions', False):
+            return self.backbone(inputs, size, regions)
+        return self.backbone(inputs) if size is None else self.backbone(inputs, size)
 
     def _encode_texts(self, tokens: Tensor) -> tuple[TextFeatures, Tensor | None]:
         """Features of the captions, and (B, K, C) end-token features of their prompts, if any."""

@@ -8,7 +8,7 @@ from mmengine.logging import MessageHub
 from mmseg.registry import MODELS
 
 from pgseg_mm.models.batch_augments import MosaicImages, PasteImages, RandomBatchAugment
-from pgseg_mm.models.batch_augments.random_augment import STEP_SEED
+from pgseg_mm.models.layers.dist import STEP_SEED
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -8,7 +8,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 
 from model_zoo import tiny_model, tiny_model_cfg
-from pgseg_mm.models.batch_augments.random_augment import STEP_SEED
+from pgseg_mm.models.layers.dist import STEP_SEED
 from pgseg_mm.text import tokenize
 
 CAPTIONS = ['a dog', 'a cat on grass', 'two birds', 'a red fox', 'the sky', 'a car', 'mud', 'a bee']
@@ -141,7 +141,8 @@ def test_words_of_all_captions_of_an_image_are_its_text_prototypes():
     model.text_encoder.register_forward_hook(lambda _, args, out: texts.append(out))
     batch = model.data_preprocessor(pairs(), training=True)
     model(**batch, mode='loss')
-    ((centres, _, tokens, mask),) = seen
+    ((centres, _, tokens, mask, number),) = seen
+    assert number == 4
     captions = batch['regions'].captions
     assert len(centres) == len(tokens) == len(captions) == 2
     length = batch['tokens'].shape[1]
