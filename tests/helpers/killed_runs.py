@@ -102,7 +102,9 @@ model['decode_head']['loss_contrastive'] = dict(type='RegionTextContrast')
 """
 PUBLISHED = """
 model['data_preprocessor'] = dict(batch_augments=None)
-model['decode_head']['loss_contrastive'] = dict(type='ImageTextContrastiveLoss')
+model['decode_head'].update(
+    loss_contrastive=dict(type='ImageTextContrastiveLoss'), naming='affinity'
+)
 """
 
 

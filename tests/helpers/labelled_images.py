@@ -17,21 +17,22 @@ CLASSES = ['background', 'dog', 'grass', 'sky', 'car']
 SIZES = [(40, 56), (32, 32), (20, 70)]
 
 
-def sharp_model_cfg(threshold: float = 0.5) -> dict:
+def sharp_model_cfg(threshold: float = 0.5, naming: str = 'affinity') -> dict:
     sharp = dict(type='ImageTextContrastiveLoss', temperature=0.01)
     head = {
         **tiny_model_cfg()['decode_head'],
         'background_threshold': threshold,
         'loss_contrastive': sharp,
+        'naming': naming,
     }
     slide = dict(mode='slide', crop_size=(32, 32), stride=(16, 16))
     return tiny_model_cfg(decode_head=head, test_cfg=slide)
 
 
-def sharp_model(threshold: float = 0.5) -> PGSeg:
+def sharp_model(threshold: float = 0.5, naming: str = 'affinity') -> PGSeg:
     """A random model whose groups differ."""
     torch.manual_seed(0)
-    built = MODELS.build(sharp_model_cfg(threshold)).eval()
+    built = MODELS.build(sharp_model_cfg(threshold, naming)).eval()
     with torch.no_grad():
         for weight in built.backbone.parameters():
             weight.mul_(20 if weight.ndim > 1 else 1)

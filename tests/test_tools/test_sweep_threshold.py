@@ -28,7 +28,7 @@ def test_class_maps_are_those_of_each_threshold_and_windows_are_encoded_once(ima
     samples = [
         SegDataSample(metainfo=dict(ori_shape=(45, 60), flip=flip)) for flip in (False, True, False)
     ]
-    swept = sharp_model()
+    swept = sharp_model(naming=naming)
     encoded = []
     swept.backbone.register_forward_pre_hook(lambda _, args: encoded.append(len(args[0])))
     scores = swept.segment(images, samples, THRESHOLDS)
@@ -36,7 +36,8 @@ def test_class_maps_are_those_of_each_threshold_and_windows_are_encoded_once(ima
     assert sum(encoded) == len(windows)
     background = []
     for i, threshold in enumerate(THRESHOLDS):
-        alone = sharp_model(threshold).predict(images, [sample.clone() for sample in samples])
+        model = sharp_model(threshold, naming)
+        alone = model.predict(images, [sample.clone() for sample in samples])
         for sample, image_scores, expected in zip(samples, scores, alone, strict=True):
             swept.fill_sample(sample, [image_scores.with_background(i, len(THRESHOLDS))])
             assert torch.equal(sample.pred_sem_seg.data, expected.pred_sem_seg.data)
