@@ -17,7 +17,7 @@ CLASSES = ['background', 'dog', 'grass', 'sky', 'car']
 SIZES = [(40, 56), (32, 32), (20, 70)]
 
 
-def sharp_model_cfg(threshold: float = 0.5, naming: str = 'affinity') -> dict:
+def sharp_model_cfg(threshold: float | None = 0.5, naming: str = 'affinity') -> dict:
     sharp = dict(type='ImageTextContrastiveLoss', temperature=0.01)
     head = {
         **tiny_model_cfg()['decode_head'],
@@ -29,7 +29,7 @@ def sharp_model_cfg(threshold: float = 0.5, naming: str = 'affinity') -> dict:
     return tiny_model_cfg(decode_head=head, test_cfg=slide)
 
 
-def sharp_model(threshold: float = 0.5, naming: str = 'affinity') -> PGSeg:
+def sharp_model(threshold: float | None = 0.5, naming: str = 'affinity') -> PGSeg:
     """A random model whose groups differ."""
     torch.manual_seed(0)
     built = MODELS.build(sharp_model_cfg(threshold, naming)).eval()

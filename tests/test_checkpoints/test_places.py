@@ -176,6 +176,12 @@ def sweep(place: Place, source: str, out: Path, monkeypatch) -> Any:
     return json.loads((out / 'a.json').read_text())['thresholds']
 
 
+def diagnosis(place: Place, source: str, out: Path, monkeypatch) -> Any:
+    tool = 'tools/analysis_tools/diagnose.py'
+    run_tool(monkeypatch, tool, place.config, source, '--max-images', 1, '--out', out)
+    return json.loads((out / 'diagnosis.json').read_text())['ways']
+
+
 def embed_vocabulary(place: Place, source: str, out: Path, monkeypatch) -> Any:
     arguments = [place.config, source, '--classes', *CLASSES, '--out', out / 'embeds.npy']
     run_tool(monkeypatch, 'tools/misc/embed_vocabulary.py', *arguments)
@@ -241,6 +247,7 @@ PLACES: list[Callable[[Place, str, Path, Any], Any]] = [
     evaluation_tool,
     table,
     sweep,
+    diagnosis,
     embed_vocabulary,
     publish_model,
     push_to_folder,

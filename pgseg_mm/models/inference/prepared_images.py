@@ -35,7 +35,7 @@ class PreparedImages(NamedTuple):
             nearest_pixels(
                 labels if flip is None else labels.flip(FLIPPED_AXES[flip]),
                 (image.shape[-2], image.shape[-1]),
-            )
+            ).to(image.device)
             for labels, image, flip in zip(maps, self.images, self.flips, strict=True)
         ]
 
