@@ -1,8 +1,8 @@
 """Ways to regularise the tiny model's groups by prototypes, as options of its config.
 
-``cfg.merge_from_dict(VARIANTS[name])`` makes one of
-``configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py`` or of another config of that
-model. docs/method.md, 7.4 has what the options mean.
+``cfg.merge_from_dict(VARIANTS[name])`` makes one of the config of the demo
+(``configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py``), or of another of its model. What options
+mean is in docs/method.md, 7.4.
 """
 
 from typing import Any

@@ -119,8 +119,8 @@ class ImageTextLosses:
         if self.loss_npr is not None and self.text_prototypes is not None:
             weight = self.text_prototypes.loss_weight
             words = _words_of_images(text, regions)
-            captions = 1 if regions is None else regions.num_regions
-            compared = self.text_prototypes(features.centres[-1], *words, captions)
+            captions = () if regions is None else (regions.num_regions,)
+            compared = self.text_prototypes(features.centres[-1], *words, *captions)
             pairs.append(self.loss_npr.start(*compared, loss_weight=weight))
             names.append('loss_npr_text')
         losses = self._contrast(features, text, prompts, regions)
