@@ -16,13 +16,14 @@ ATTRIBUTION = (
 
 @dataclass(frozen=True)
 class Scenes:
-    """Size of the data set, and whether its captions are shuffled."""
+    """Size of the data set, whether its captions are shuffled, and its seed."""
 
     num_train: int = 16000
     num_val: int = 200
     num_classes: int = 20
     image_size: int = 64
     shuffle_captions: bool = False
+    seed: int = 0
 
     def folder(self, data: Path) -> Path:
         """Where the scenes lie: the shuffled ones beside the others."""
