@@ -1,5 +1,6 @@
 """What runs beside the model: hooks, loops, optimizers and schedulers."""
 
+from .diagnosis import Diagnosis, diagnose
 from .hooks import (
     CompileHook,
     DataStateHook,
@@ -22,6 +23,7 @@ __all__ = [
     'BackboneLayerDecay',
     'CompileHook',
     'DataStateHook',
+    'Diagnosis',
     'FiniteLossHook',
     'PGSegVisualizationHook',
     'PreflightError',
@@ -35,4 +37,5 @@ __all__ = [
     'VocabularyHook',
     'WarmupCosineLR',
     'WeightsHook',
+    'diagnose',
 ]

@@ -141,28 +141,21 @@ class ZeroShotIoUMetric(IoUMetric):
 
     def _count(self, prediction: Tensor, label: Tensor, sample: Mapping) -> np.ndarray:
         assert self.dataset_meta is not None
-        image = sample.get('img_path')
-        path = f'label map {sample["seg_map_path"]}' if 'seg_map_path' in sample else 'label map'
         num_classes = len(self.dataset_meta['classes'])
-        if prediction.shape != label.shape:
-            raise LabelMapError(
-                f'the {path} of {image} is of {tuple(label.shape)} pixels (height, width) and '
-                f'the image of {tuple(prediction.shape)}; they do not belong together'
-            )
+        check_label_map(label, prediction.shape, num_classes, self.ignore_index, sample)
         counted = label != self.ignore_index
         prediction, label = prediction[counted], label[counted]
         areas = [
             torch.bincount(classes, minlength=num_classes)
             for classes in (prediction[prediction == label], prediction, label)
         ]
-        for what, area in (('prediction', areas[1]), (path, areas[2])):
-            if len(area) > num_classes:
-                kind = ValueError if what == 'prediction' else LabelMapError
-                raise kind(
-                    f'the {what} of {image} has the label {len(area) - 1}, which is neither one of '
-                    f'the {num_classes} classes nor ignore_index={self.ignore_index}; prepare the '
-                    'label maps as the data set expects them'
+        if len(areas[1]) > num_classes:
+            image = sample.get('img_path')
+            raise ValueError(
+                _unknown_label(
+                    f'prediction of {image}', len(areas[1]) - 1, num_classes, self.ignore_index
                 )
+            )
         occurring = (areas[1] + areas[2]).nonzero().squeeze(1)
         rows = [occurring, *(area[occurring] for area in areas)]
         return torch.stack(rows).cpu().numpy()
@@ -197,6 +190,43 @@ class ZeroShotIoUMetric(IoUMetric):
                 'image_root of the metric to the folder that both are in'
             )
         return path
+
+
+def check_label_map(
+    label: Tensor, size: Sequence[int], num_classes: int, ignore_index: int, sample: Any
+) -> None:
+    """Refuse a label map that does not belong to its image or its classes.
+
+    Args:
+        label: (H, W) label map.
+        size: (height, width) of the image.
+        num_classes: Number of classes.
+        ignore_index: Label of pixels that do not count.
+        sample: Sample of the image, which ``get`` asks for the paths of both.
+
+    Raises:
+        LabelMapError: It has another size, or a label that is neither a class nor ignored.
+    """
+    image = sample.get('img_path')
+    file = sample.get('seg_map_path')
+    path = 'label map' if file is None else f'label map {file}'
+    if tuple(label.shape) != tuple(size):
+        raise LabelMapError(
+            f'the {path} of {image} is of {tuple(label.shape)} pixels (height, width) and '
+            f'the image of {tuple(size)}; they do not belong together'
+        )
+    largest = int(label.masked_fill(label == ignore_index, 0).max()) if label.numel() else 0
+    if largest >= num_classes:
+        raise LabelMapError(
+            _unknown_label(f'{path} of {image}', largest, num_classes, ignore_index)
+        )
+
+
+def _unknown_label(what: str, label: int, num_classes: int, ignore_index: int) -> str:
+    return (
+        f'the {what} has the label {label}, which is neither one of the {num_classes} classes nor '
+        f'ignore_index={ignore_index}; prepare the label maps as the data set expects them'
+    )
 
 
 def _as_map(pixels: Mapping) -> Tensor:

@@ -13,6 +13,8 @@ NAMING_RULES = ('affinity', 'logits', 'mixture')
 """``'affinity'``: softmax of a group over all classes times that over those which the whole image
 admits. ``'logits'``: softmax over all classes alone. ``'mixture'``: a pixel has the mean of that of
 all groups, weighted by its soft assignment."""
+ABSENT = -1.0
+"""Score of a background in an image that has none; below that of any class."""
 
 
 class GroupNaming:
@@ -22,6 +24,7 @@ class GroupNaming:
     background_threshold: float | None
     top_classes: int
     contrasts_regions: bool
+    with_background: bool
     if TYPE_CHECKING:
 
         def embed_images(self, features: GroupFeatures) -> Tensor: ...
@@ -66,6 +69,34 @@ class GroupNaming:
             for each of several thresholds.
         """
         return self._with_background(self._group_scores(features), thresholds)
+
+    def classify_among(self, features: GroupFeatures, present: Tensor) -> Tensor:
+        """Scores of groups when it is known which classes their image has.
+
+        The best class of a group is that of its own logits among those that are there, whatever
+        the naming rule. A background is found as the rule finds it, from scores that are 0 for
+        classes that are not there; with ``'affinity'`` the image admits those that are. Without a
+        background in the image no group becomes one.
+
+        Args:
+            features: Groups of B windows.
+            present: (B, num_classes), whether the image of each window has a class.
+
+        Returns:
+            (B, G, num_classes), with the background's column first where there is one.
+        """
+        self._check_features(features)
+        logits = self._logits_of(features.tokens)
+        foreground = present[:, None, int(self.with_background) :]
+        # finite, so that an image without any of the classes gives no NaN
+        lowest = torch.finfo(logits.dtype).min
+        among = logits.masked_fill(~foreground, lowest).softmax(dim=-1) * foreground
+        if not self.with_background:
+            return among
+        strength = logits.softmax(dim=-1) * (among if self.naming == 'affinity' else foreground)
+        found = self._with_background(strength, None)
+        absent = torch.cat([torch.full_like(found[..., :1], ABSENT), among], dim=-1)
+        return torch.where(present[:, :1, None], found, absent)
 
     def dense_scores(
         self, features: GroupFeatures, thresholds: Sequence[float] | None = None

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -38,3 +39,12 @@ def with_a_patch(image: Tensor, patch_size: int) -> Tensor:
     if size == list(image.shape[1:]):
         return image
     return F.interpolate(image[None], size=size, mode='bilinear', align_corners=False)[0]
+
+
+def nearest_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps (..., H, W) to (..., height, width) by their nearest pixels."""
+    y, x = (
+        ((torch.arange(new, device=maps.device) + 0.5) * (old / new)).long()
+        for old, new in zip(maps.shape[-2:], size, strict=True)
+    )
+    return maps[..., y[:, None], x]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .bilinear import Taps, bilinear_taps
+from .image_geometry import nearest_pixels
 from .score_pieces import ScorePieces
 from .sliding_window import Window
 
@@ -94,11 +95,7 @@ class StitchedScores(NamedTuple):
         """The scores of the nearest pixels at another size, (height, width)."""
         if tuple(size) == tuple(self.rows.shape):
             return self
-        y, x = (
-            ((torch.arange(new, device=self.rows.device) + 0.5) * (old / new)).long()
-            for old, new in zip(self.rows.shape, size, strict=True)
-        )
-        return self._replace(rows=self.rows[y[:, None], x])
+        return self._replace(rows=nearest_pixels(self.rows, size))
 
     def _mix(self, table: Tensor, rows: Taps, columns: Taps) -> Tensor:
         """Mean of the table's rows at the four neighbours of each pixel, (P, classes)."""

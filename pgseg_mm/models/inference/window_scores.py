@@ -1,6 +1,6 @@
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,20 @@ from .dense_scores import join_windows, padding_of
 from .pixel_classes import ImageScores
 from .sliding_window import Window
 from .stitching import stitch
+
+Place = tuple[int, int]
+"""Number of an image, and of a window in it."""
+
+
+class Encoded(NamedTuple):
+    """N windows of one size that were encoded together."""
+
+    places: list[Place]
+    """Which ones."""
+    size: tuple[int, int]
+    """Their height and width in pixels."""
+    features: Any
+    """What the encoder makes of them."""
 
 
 def score_windows(
@@ -42,50 +56,95 @@ def score_windows(
     Raises:
         ValueError: If the head scores pixels and aligns corners, which windows of a grid cannot.
     """
+    check_resizing(head)
+    groups: dict[Place, Tensor] = {}
+    scores: dict[Place, Tensor] = {}
+    for chunk in encode_windows(encode, images, windows, batch_size, divisor):
+        if head.scores_pixels:
+            classified = head.dense_scores(chunk.features, thresholds)
+        else:
+            assigned = assign_windows(head, chunk, divisor)
+            groups.update(zip(chunk.places, assigned, strict=True))
+            classified = head.classify_groups(chunk.features, thresholds)
+        scores.update(zip(chunk.places, classified, strict=True))
+    return join_scores(images, windows, scores, None if head.scores_pixels else groups, divisor)
+
+
+def check_resizing(head: Any) -> None:
+    """Refuse a head that scores pixels and aligns corners, which windows of a grid cannot.
+
+    Raises:
+        ValueError: If it does.
+    """
     if head.scores_pixels and getattr(head, 'align_corners', False):
         raise ValueError('scores of pixels are resized by align_corners=False, got True')
-    by_size: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+
+
+def encode_windows(
+    encode: Callable[[Tensor], Any],
+    images: Sequence[Tensor],
+    windows: Sequence[Sequence[Window]],
+    batch_size: int | None = None,
+    divisor: int = 1,
+) -> Iterator[Encoded]:
+    """Encode windows of one size together; the arguments are those of :func:`score_windows`."""
+    by_size: dict[tuple[int, int], list[Place]] = defaultdict(list)
     for i, image_windows in enumerate(windows):
         for j, window in enumerate(image_windows):
             by_size[window.size].append((i, j))
-    groups: dict[tuple[int, int], Tensor] = {}
-    scores: dict[tuple[int, int], Tensor] = {}
     for size, places in by_size.items():
         step = batch_size or len(places)
         for start in range(0, len(places), step):
             chunk = places[start : start + step]
-            crops = torch.stack([_crop(images[i], windows[i][j]) for i, j in chunk])
-            features = encode(_pad(crops, divisor))
-            if head.scores_pixels:
-                classified = head.dense_scores(features, thresholds)
-            else:
-                assigned = _assign(head, features, size, divisor)
-                groups.update(zip(chunk, assigned, strict=True))
-                classified = head.classify_groups(features, thresholds)
-            scores.update(zip(chunk, classified, strict=True))
+            crops = torch.stack([crop(images[i], windows[i][j]) for i, j in chunk])
+            yield Encoded(chunk, size, encode(_pad(crops, divisor)))
+
+
+def assign_windows(head: Any, encoded: Encoded, divisor: int = 1) -> Tensor:
+    """Group of each pixel of windows, (N, height, width), without what was padded."""
+    height, width = encoded.size
+    (top, bottom), (left, right) = (padding_of(side, divisor) for side in encoded.size)
+    size = (top + height + bottom, left + width + right)
+    groups = head.assign_pixels(encoded.features, size)
+    return groups[:, top : top + height, left : left + width]
+
+
+def join_scores(
+    images: Sequence[Tensor],
+    windows: Sequence[Sequence[Window]],
+    scores: dict[Place, Tensor],
+    groups: dict[Place, Tensor] | None,
+    divisor: int = 1,
+) -> list[ImageScores]:
+    """Scores of images from those of their windows.
+
+    Args:
+        images: B images (3, H, W).
+        windows: Those of each image.
+        scores: For each window the class scores of its groups (G, K), or of its patches (K, h, w)
+            where there are no groups.
+        groups: For each window the group of its pixels, (height, width).
+        divisor: As :func:`score_windows` has it.
+
+    Returns:
+        B results of the images' sizes.
+    """
     results: list[ImageScores] = []
     for i, (image, own) in enumerate(zip(images, windows, strict=True)):
         size = (image.shape[-2], image.shape[-1])
         own_scores = [scores[i, j] for j in range(len(own))]
-        if head.scores_pixels:
+        if groups is None:
             results.append(join_windows(size, own, own_scores, divisor))
         else:
             results.append(stitch(size, own, [groups[i, j] for j in range(len(own))], own_scores))
     return results
 
 
-def _crop(image: Tensor, window: Window) -> Tensor:
-    return image[:, window.top : window.bottom, window.left : window.right]
+def crop(maps: Tensor, window: Window) -> Tensor:
+    """What of maps (..., H, W) lies in a window."""
+    return maps[..., window.top : window.bottom, window.left : window.right]
 
 
 def _pad(crops: Tensor, divisor: int) -> Tensor:
     vertical, horizontal = (padding_of(side, divisor) for side in crops.shape[-2:])
     return F.pad(crops, (*horizontal, *vertical)) if any(vertical + horizontal) else crops
-
-
-def _assign(head: Any, features: Any, size: tuple[int, int], divisor: int) -> Tensor:
-    """Group of each pixel of windows, (N, height, width), without what was padded."""
-    (top, bottom), (left, right) = (padding_of(side, divisor) for side in size)
-    height, width = size
-    groups = head.assign_pixels(features, (top + height + bottom, left + width + right))
-    return groups[:, top : top + height, left : left + width]

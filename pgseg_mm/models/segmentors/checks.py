@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from ..inference.decision import as_decision
+from ..inference.decision import Decision, as_decision
 from ..inference.pamr import as_pamr
 
 
@@ -96,3 +96,21 @@ def set_naming(head: Any, naming: str) -> None:
     if not hasattr(head, 'set_naming'):
         raise ValueError(f'{type(head).__name__} names no groups, so it has no naming={naming!r}')
     head.set_naming(naming)
+
+
+def check_names_groups(head: Any, decision: Decision | None) -> None:
+    """Refuse what has no groups to be named in several ways.
+
+    Raises:
+        ValueError: If the head scores patches alone, or a rule decides by scores of words.
+    """
+    if not hasattr(head, 'classify_among'):
+        raise ValueError(
+            f'{type(head).__name__} scores patches and names no groups, so nothing can be said of '
+            'its groups; take a model with a PGSegHead, such as PGSeg or GroupViT'
+        )
+    if decision is not None:
+        raise ValueError(
+            'test_cfg.decision compares words, and groups are to take classes; set '
+            'test_cfg.decision=None'
+        )

@@ -20,9 +20,9 @@ from ..inference.class_embedder import ClassEmbedder, Embedded, check_background
 from ..inference.decision import Decision, as_decision
 from ..inference.embedding_cache import EmbeddingCache
 from ..inference.finite_images import check_finite
-from ..inference.image_geometry import flip_direction, with_a_patch, without_padding
 from ..inference.pamr import as_pamr
 from ..inference.pixel_classes import ImageScores, PixelRules, classify_pixels, mean_logits
+from ..inference.prepared_images import PreparedImages, prepare_images
 from ..inference.sliding_window import Window, sliding_windows
 from ..inference.window_scores import score_windows
 from .checks import check_test_cfg, check_text_widths, set_naming
@@ -296,15 +296,35 @@ class OpenVocabSegmentor(BaseSegmentor):
             thresholds: Background thresholds to try in place of the head's, from one encoding; see
                 :meth:`StitchedScores.with_background`.
         """
+        prepared = self._prepare(inputs, data_samples)
+        scores = score_windows(
+            self.extract_feat,
+            self.decode_head,
+            prepared.images,
+            prepared.windows,
+            self._window_batch_size,
+            thresholds,
+            self._window_divisor,
+        )
+        return prepared.undo(scores)
+
+    def _prepare(
+        self, inputs: Tensor | list[Tensor], data_samples: list[SegDataSample]
+    ) -> PreparedImages:
+        """Have the classes embedded, and the images ready to be encoded."""
         check_finite(inputs, data_samples)
         self._embed_vocabulary()
-        metas = [sample.metainfo for sample in data_samples]
-        images = [without_padding(image, meta) for image, meta in zip(inputs, metas, strict=True)]
-        flips = map(flip_direction, metas)
-        return [
-            scores if flip is None else scores.flip(flip)
-            for scores, flip in zip(self._segment(images, thresholds), flips, strict=True)
-        ]
+        guided = as_pamr(self.test_cfg.get('pamr')) is not None
+        return prepare_images(inputs, data_samples, self._patch_size, self.windows, guided)
+
+    @property
+    def _window_batch_size(self) -> int | None:
+        default = WINDOW_BATCH if self.test_cfg['mode'] == 'slide' else None
+        return self.test_cfg.get('window_batch_size', default)
+
+    @property
+    def _window_divisor(self) -> int:
+        return self.test_cfg.get('window_divisor') or 1
 
     def fill_sample(self, sample: SegDataSample, views: Sequence[ImageScores]) -> None:
         """Put the best classes, and on request dense scores, into the sample of an image.
@@ -347,29 +367,6 @@ class OpenVocabSegmentor(BaseSegmentor):
     @property
     def _patch_size(self) -> int:
         return getattr(self.backbone, 'patch_size', 1)
-
-    def _segment(
-        self, images: list[Tensor], thresholds: Sequence[float] | None
-    ) -> list[ImageScores]:
-        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        images = [with_a_patch(image, self._patch_size) for image in images]
-        windows = [self.windows((image.shape[-2], image.shape[-1])) for image in images]
-        default = WINDOW_BATCH if self.test_cfg['mode'] == 'slide' else None
-        batch_size = self.test_cfg.get('window_batch_size', default)
-        scores = score_windows(
-            self.extract_feat,
-            self.decode_head,
-            images,
-            windows,
-            batch_size,
-            thresholds,
-            self.test_cfg.get('window_divisor') or 1,
-        )
-        guides = images if as_pamr(self.test_cfg.get('pamr')) else [None] * len(images)
-        return [
-            image.at_size(size)._replace(guide=guide)
-            for image, size, guide in zip(scores, sizes, guides, strict=True)
-        ]
 
     def windows(self, size: tuple[int, int]) -> list[Window]:
         """Windows that ``test_cfg`` cuts an image into.

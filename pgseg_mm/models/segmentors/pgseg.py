@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..inference.group_maps import group_maps
 from ..inference.image_geometry import flip_direction, with_a_patch, without_padding
+from ..inference.named_groups import NamedGroups, name_groups
 from ..inference.stitching import FLIPPED_AXES
 from ..layers.dist import all_reduce_sum
 from ..layers.micro_batches import in_micro_batches
 from ..layers.regions import RegionLayout
 from ..text_encoders import TextFeatures
-from .checks import check_regions, check_train_cfg
+from .checks import check_names_groups, check_regions, check_train_cfg
 from .open_vocab_segmentor import OpenVocabSegmentor
 
 
@@ -161,3 +162,42 @@ class PGSeg(OpenVocabSegmentor):
             if flip is not None:
                 maps = {name: indices.flip(FLIPPED_AXES[flip]) for name, indices in maps.items()}
             sample.set_data({'pred_groups': PixelData(**maps)})
+
+    def name_groups(
+        self,
+        inputs: Tensor | list[Tensor],
+        data_samples: list[SegDataSample],
+        labels: Sequence[Tensor],
+        namings: Sequence[str],
+    ) -> NamedGroups:
+        """Name the groups of images by their labels, by the classes present, and by rules.
+
+        Args:
+            inputs: As :meth:`predict` takes them.
+            data_samples: As :meth:`predict` takes them; they are left as they are.
+            labels: For each image the classes of its pixels (h, w) at any size, int64, negative
+                where there is none.
+            namings: Naming rules of the head.
+
+        Returns:
+            Class scores by each way, as :meth:`segment` has them; see
+            :func:`.named_groups.name_groups`.
+
+        Raises:
+            ValueError: If the head names no groups or has no such rule, or if ``decision`` of
+                ``test_cfg`` compares words in place of classes.
+        """
+        check_names_groups(self.decode_head, self.decision)
+        prepared = self._prepare(inputs, data_samples)
+        named = name_groups(
+            self.extract_feat,
+            self.decode_head,
+            prepared.images,
+            prepared.windows,
+            prepared.labels(labels),
+            namings,
+            self._window_batch_size,
+            self._window_divisor,
+        )
+        scores = {way: prepared.undo(images) for way, images in named.scores.items()}
+        return named._replace(scores=scores)
