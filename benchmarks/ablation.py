@@ -2,11 +2,11 @@
 
     python -m benchmarks.ablation [--rows pgseg pastes] [--world 20 100] [--stages 1 2] [--jobs 2]
 
-Every row of benchmarks/ablation_rows.py is trained with every seed on the demo's scenes, and judged
-on scenes that no choice was made on. What is done is not done again: a run is known by its config,
+Every main row of benchmarks/ablation_rows.py is trained with every seed on the demo's scenes, and
+judged on scenes that no choice was made on; variants of NPR are trained where --rows names them. What is done is not done again: a run is known by its config,
 its seed and its data. A command that was killed, or has come to its --minutes, goes on when it is
-given again; a run that was broken off goes on from its last checkpoint. --report writes the page
-from what is there.
+given again; a run that was broken off goes on from its last checkpoint. The page has what was asked
+for, and all rows at all scales that have results; --report writes it and trains nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,9 @@ from pgseg_mm.cli.config_files import SettingsAction
 from pgseg_mm.serialization.atomic_files import read_state, write_json, write_text
 
 from . import ablation_run
-from .ablation_cells import Cell, World, plan
+from .ablation_cells import Cell, World
 from .ablation_report import draw_curves, report
-from .ablation_rows import ROWS
+from .ablation_rows import MAIN, ROWS
 from .gpu_check import commit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add('--rows', nargs='+', choices=ROWS, default=[*ROWS], metavar='ROW', help='default: all')
+    add('--rows', nargs='+', default=[*MAIN], metavar='ROW', help='default: all main rows')
     add('--world', type=int, nargs='+', default=[*WORLDS], metavar='CLASSES', help='20 and 100')
     add('--stages', type=int, nargs='+', choices=[1, 2], default=[1, 2], help='grouping stages')
     add('--seeds', type=int, nargs='+', default=[*SEEDS], metavar='SEED', help='default: 0 to 4')
@@ -83,6 +84,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f'--jobs must be at least 1, got {args.jobs}')
     if args.iterations < 2:
         parser.error(f'--iterations must be at least 2, got {args.iterations}')
+    if unknown := [row for row in args.rows if row not in ROWS]:
+        parser.error(f'--rows: there is no row {", ".join(unknown)}; there are {", ".join(ROWS)}')
     for name in ('rows', 'world', 'stages', 'seeds'):
         given = getattr(args, name)
         if len(set(given)) < len(given):
@@ -90,6 +93,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ('json', 'markdown'):
         check_output(parser, getattr(args, name), f'--{name}')
     return args
+
+
+def run_context() -> Any:
+    """Where the processes of the runs come from: a fork each, so that torch is imported once."""
+    context = get_context('forkserver')
+    context.set_forkserver_preload(['benchmarks.ablation_run'])
+    return context
 
 
 class Results:
@@ -160,8 +170,7 @@ class Schedule:
         self.left_out = 0
         self.ended = 0
         self.processes: set[Any] = set()
-        self.context: Any = get_context('forkserver')  # which imports torch once for all runs
-        self.context.set_forkserver_preload(['benchmarks.ablation_run'])
+        self.context = run_context()
         self.stopped = False
 
     def run(self, cells: Sequence[Cell]) -> None:
@@ -197,7 +206,7 @@ class Schedule:
         else:
             self.longest = max(self.longest, seconds)
             figures = result['curve'][-1]['mIoU']
-            said = ', '.join(f'{way} {figures[way]["all"]:.1f}' for way in figures)
+            said = ', '.join(f'{way} {figures[way]["all"]}' for way in figures)
         rate = (time.monotonic() - self.start) / self.ended
         left = rate * (total - self.ended) / 60
         print(
@@ -231,34 +240,82 @@ class Schedule:
         return process.exitcode
 
 
+def cells_of(
+    args: argparse.Namespace, scales: Iterable[tuple[str, int, int]], seeds: Sequence[int]
+) -> list[Cell]:
+    """Runs of rows at scales, each with the seeds.
+
+    Args:
+        args: Arguments of the command.
+        scales: Row, classes and stages.
+        seeds: Seeds.
+    """
+    return [
+        Cell(
+            row=row,
+            world=World.of(classes, args.num_train, args.num_new),
+            stages=stages,
+            seed=seed,
+            iterations=args.iterations,
+            options=args.cfg_options,
+        )
+        for row, classes, stages in scales
+        for seed in seeds
+    ]
+
+
+def asked_for(args: argparse.Namespace) -> list[Cell]:
+    """All runs of the command: at each scale first one seed for all rows."""
+    return [
+        cell
+        for classes, stages, seed in product(args.world, args.stages, args.seeds)
+        for cell in cells_of(args, [(row, classes, stages) for row in args.rows], [seed])
+    ]
+
+
+def on_the_page(
+    args: argparse.Namespace, asked: Sequence[Cell], known: dict[str, dict[str, Any]]
+) -> list[Cell]:
+    """The runs that were asked for, and those beside a run that has a result."""
+    scales = {(cell.row, cell.classes, cell.stages) for cell in asked}
+    others = {
+        (result['row'], result['classes'], result['stages'])
+        for result in known.values()
+        if result['row'] in ROWS
+    }
+    found = cells_of(args, others - scales, args.seeds)
+    scales |= {(cell.row, cell.classes, cell.stages) for cell in found if cell.key in known}
+    order = [*ROWS]
+    ordered = sorted(scales, key=lambda scale: (scale[1], scale[2], order.index(scale[0])))
+    return cells_of(args, ordered, args.seeds)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 1 if a run failed."""
     args = parse_args(argv)
     given = sys.argv[1:] if argv is None else list(argv)
     command = shlex.join(['python', '-m', 'benchmarks.ablation', *given])
-    worlds = [World.of(classes, args.num_train, args.num_new) for classes in args.world]
-    cells = list(
-        plan(args.rows, worlds, args.stages, args.seeds, args.iterations, args.cfg_options)
-    )
+    asked = asked_for(args)
     results = Results(args.work_dir, args.json)
     results.add(args.add)
-    known = results.read()
     schedule = Schedule(args, results, command)
     if not args.report:
-        waiting = [cell for cell in cells if cell.key not in known]
-        print(f'{len(cells)} runs, {len(cells) - len(waiting)} of them done before', flush=True)
+        known = results.read()
+        waiting = [cell for cell in asked if cell.key not in known]
+        print(f'{len(asked)} runs, {len(asked) - len(waiting)} of them done before', flush=True)
         for world in dict.fromkeys(cell.world for cell in waiting):
             for name, folder in world.folders(args.data).items():
                 ensure_scenes(getattr(world, name), folder)
         # the processes of the runs get it; this one has read it already
         os.environ['OMP_NUM_THREADS'] = '1'
         schedule.run(waiting)
+        if schedule.left_out:
+            print(f'not begun, since the time is up: {schedule.left_out} runs', flush=True)
     known = results.merge()
+    cells = on_the_page(args, asked, known)
     picture = args.markdown.with_suffix('.png')
-    drawn = draw_curves(cells, known, picture)
-    write_text(
-        args.markdown, report(cells, known, args.json, picture if drawn else None, args.markdown)
-    )
+    drawn = picture if draw_curves(cells, known, picture) else None
+    write_text(args.markdown, report(cells, known, args.json, drawn, args.markdown))
     missing = sum(cell.key not in known for cell in cells)
     print(f'{args.markdown}: {len(cells) - missing} of {len(cells)} runs are in the table')
     for name in schedule.failed:

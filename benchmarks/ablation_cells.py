@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -127,7 +126,9 @@ class Cell:
     @cached_property
     def key(self) -> str:
         """What the run's result is found by: changes with all that decides the outcome."""
-        settings = {name: value for name, value in self.settings.items() if name != 'row'}
+        # the config has the row and the options in it
+        shown = ('row', 'options', 'naming', 'batch_size')
+        settings = {name: value for name, value in self.settings.items() if name not in shown}
         return _sha256(settings)[:20]
 
     def _decided(self) -> dict[str, Any]:
@@ -159,19 +160,3 @@ def _without(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without(part) for part in value]
     return value
-
-
-def plan(
-    rows: Sequence[str],
-    worlds: Sequence[World],
-    stages: Sequence[int],
-    seeds: Sequence[int],
-    iterations: int,
-    options: Options,
-) -> Iterator[Cell]:
-    """All runs: those of a world one behind another, and there first one seed for all rows."""
-    for world in worlds:
-        for number in stages:
-            for seed in seeds:
-                for row in rows:
-                    yield Cell(row, world, number, seed, iterations, options)

@@ -16,7 +16,7 @@ from pgseg_mm.cli.provenance import describe
 from pgseg_mm.serialization.atomic_files import write_atomically
 
 from .ablation_cells import Cell
-from .ablation_rows import ABOUT, REFERENCE
+from .ablation_rows import REFERENCE, about
 
 Result = dict[str, Any]
 Figure = Callable[[Result], float | None]
@@ -25,11 +25,21 @@ RULES = ('affinity', 'logits', 'mixture')
 INTRODUCTION = """# What each part is worth
 
 The demo's model, trained on emoji scenes by each row's options, and judged on scenes that no choice
-was made on: the converter's with another seed. **Own** is the mean IoU in percent by the row's own
-naming rule, which is the task. **Oracle** names each group by its pixels, so that only grouping
-counts; **present** takes the best of the classes that are in the image. Means over seeds ± standard
-deviation; Δ is the mean difference to `pgseg` with the same seed ± its standard error. A cell
-without a figure has no run yet, and a figure of fewer seeds than asked for says of how many."""
+was made on: the converter's with another seed.
+
+```bash
+python -m benchmarks.ablation --jobs 2
+```
+
+trains all of it, with five seeds, one thread a run (`--help` has the options). What is done is not
+done again, so the command may be killed at any time. On a GPU more runs fit side by side; a machine
+without a network gets it by `make gpu-bundle` ([gpu.md](gpu.md)).
+
+**Own** is the mean IoU in percent by the row's own naming rule, which is the task. **Oracle** names
+each group by its pixels, so that only grouping counts; **present** takes the best of the classes that
+are in the image. Means over seeds ± standard deviation; Δ is the mean difference to `pgseg` with the
+same seed ± its standard error. A cell without a figure has no run yet; a figure of fewer seeds than
+asked for has their number in brackets."""
 
 
 class Table:
@@ -159,7 +169,7 @@ def report(
         lines += [f"![Mean IoU by the row's own naming rule over iterations]({link})", '']
     lines += ['## The rows', '']
     rows = dict.fromkeys(cell.row for cell in cells)
-    lines += [f'- `{row}`: {ABOUT.get(row, "see benchmarks/ablation_rows.py")}' for row in rows]
+    lines += [f'- `{row}`: {about(row)}' for row in rows]
     used = [known[cell.key] for cell in cells if cell.key in known]
     lines += ['', '## Where it is from', '', *_origins(cells, used, len(known) - len(used))]
     lines.append(f'- Single results: [{raw.name}]({os.path.relpath(raw, page.parent)})')

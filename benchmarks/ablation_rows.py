@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+try:
+    from .npr_variants import VARIANTS
+except ModuleNotFoundError:  # no variants of NPR are there to be tried
+    VARIANTS = {}
 
 Options = dict[str, Any]
 DATA = 'data/emoji_scenes'
@@ -60,7 +66,7 @@ LATE_INTERACTION: Options = {
 
 REFERENCE = 'pgseg'
 """The row that the others are compared with."""
-ROWS: dict[str, Options] = {
+MAIN: dict[str, Options] = {
     'groupvit': {**MEAN_CONTRAST, **NO_PROTOTYPES},
     'pgseg': MEAN_CONTRAST,
     'pgseg_no_npr': {**MEAN_CONTRAST, **NO_NPR},
@@ -78,6 +84,21 @@ ROWS: dict[str, Options] = {
     'both_no_npr': {**BOTH, **NO_NPR},
 }
 """Options over the config by the row's name, in the table's order."""
+
+
+def _of_pastes(variants: dict[str, Options]) -> dict[str, Options]:
+    """Rows of variants of NPR over pastes, without those that are there under another name."""
+    return {
+        f'pastes_{re.sub("[^a-z0-9]+", "_", name.lower())}': {**PASTES, **options}
+        for name, options in variants.items()
+        if {**PASTES, **options} not in MAIN.values()
+    }
+
+
+NPR_ROWS = _of_pastes(VARIANTS)
+"""Rows that are trained only where they are asked for by name."""
+ROWS = {**MAIN, **NPR_ROWS}
+"""All rows, in the table's order."""
 ABOUT = {
     'groupvit': 'GroupViT: no prototypes, contrast of images and captions',
     'pgseg': 'PGSeg as published: prototypes, NPR of the paper, contrast of images and captions',
@@ -96,6 +117,16 @@ ABOUT = {
     'both': 'pastes in 36 % and mosaics in 35 % of the steps, with NPR',
     'both_no_npr': 'the same without the NPR loss',
 }
+
+
+def about(row: str) -> str:
+    """A row in words."""
+    if row in ABOUT:
+        return ABOUT[row]
+    changed = {name: value for name, value in ROWS[row].items() if PASTES.get(name) != value}
+    return 'pastes, with ' + ', '.join(f'`{name}={value}`' for name, value in changed.items())
+
+
 STAGES: dict[int, Options] = {
     1: {},
     2: {

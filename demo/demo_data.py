@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -53,7 +54,7 @@ def ensure_scenes(scenes: Scenes, data: Path) -> None:
         return
     print(f'Data: making {folder} ...', flush=True)
     made = subprocess.run(
-        [sys.executable, str(CONVERTER), *scenes.arguments(data)],
+        [sys.executable, str(CONVERTER), *scenes.arguments(data), f'--workers={os.cpu_count()}'],
         check=False,
     )
     if made.returncode:
