@@ -3,10 +3,11 @@
     python -m benchmarks.ablation [--rows pgseg pastes] [--world 20 100] [--stages 1 2] [--jobs 2]
 
 Every main row of benchmarks/ablation_rows.py is trained with every seed on the demo's scenes, and
-judged on scenes that no choice was made on; variants of NPR are trained where --rows names them. What is done is not done again: a run is known by its config,
-its seed and its data. A command that was killed, or has come to its --minutes, goes on when it is
-given again; a run that was broken off goes on from its last checkpoint. The page has what was asked
-for, and all rows at all scales that have results; --report writes it and trains nothing.
+judged on scenes that no choice was made on; variants of NPR are trained where --rows names them.
+What is done is not done again: a run is known by its config, its seed and its data. A command that
+was killed, or has come to its --minutes, goes on when it is given again; a run that was broken off
+goes on from its last checkpoint. The page has what was asked for, and all rows at all scales that
+have results; --report writes it and trains nothing.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ class Schedule:
             self.left_out += 1
             return
         begin = time.monotonic()
-        status = self._wait(self._job(cell))
+        status = self.wait(self.job(cell))
         seconds = time.monotonic() - begin
         if self.stopped:
             return
@@ -202,7 +203,7 @@ class Schedule:
         result = self.results.merge().get(cell.key) if status == 0 else None
         if result is None:
             self.failed.append(cell.name)
-            said = f'FAILED (status {status}); {self._job(cell).log} says why'
+            said = f'FAILED (status {status}); {self.job(cell).log} says why'
         else:
             self.longest = max(self.longest, seconds)
             figures = result['curve'][-1]['mIoU']
@@ -215,7 +216,7 @@ class Schedule:
             flush=True,
         )
 
-    def _job(self, cell: Cell) -> ablation_run.Job:
+    def job(self, cell: Cell) -> ablation_run.Job:
         folder = self.args.work_dir.resolve()
         key = cell.key
         return ablation_run.Job(
@@ -229,7 +230,7 @@ class Schedule:
             keep=self.args.keep,
         )
 
-    def _wait(self, job: ablation_run.Job) -> int | None:
+    def wait(self, job: ablation_run.Job) -> int | None:
         process = self.context.Process(target=ablation_run.run, args=(job,))
         process.start()
         self.processes.add(process)

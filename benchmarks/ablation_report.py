@@ -36,10 +36,10 @@ done again, so the command may be killed at any time. On a GPU more runs fit sid
 without a network gets it by `make gpu-bundle` ([gpu.md](gpu.md)).
 
 **Own** is the mean IoU in percent by the row's own naming rule, which is the task. **Oracle** names
-each group by its pixels, so that only grouping counts; **present** takes the best of the classes that
-are in the image. Means over seeds ± standard deviation; Δ is the mean difference to `pgseg` with the
-same seed ± its standard error. A cell without a figure has no run yet; a figure of fewer seeds than
-asked for has their number in brackets."""
+each group by its pixels, so that only grouping counts; **present** takes the best of the classes
+that are in the image. Means over seeds ± standard deviation; Δ is the mean difference to `pgseg`
+with the same seed ± its standard error. A cell without a figure has no run yet; a figure of fewer
+seeds than asked for has their number in brackets."""
 
 
 class Table:
