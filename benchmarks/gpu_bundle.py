@@ -1,4 +1,4 @@
-"""Collects what the GPU check needs on a machine without a network.
+"""Collects what the GPU check and the ablation need on a machine without a network.
 
     python -m benchmarks.gpu_bundle [--out gpu_bundle] [--python 3.12] [--platform x86_64]
 
@@ -6,7 +6,8 @@ The folder gets wheels of what the project and its check import and the machine 
 a wheel of the project, an archive of the checkout, and run.sh, which installs the wheels into a
 folder of its own and starts the check there. Which wheels follows from what is installed here: the
 requirements of the roots, and theirs, down to what the machine has (--has). Versions are those
-installed here. What has no wheel is built to one; it must then fit any Python.
+installed here. What has no wheel is built to one; it must then fit any Python. Of OpenMoji only the
+graphics of the ablation's classes are taken along.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from .bundled_graphics import write_graphics_wheel
 from .gpu_check import commit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,23 +39,28 @@ ROOTS = (
     'ftfy',
     'webdataset',
     'nltk',
+    'resvg_py',
 )
 HAS = (
     'torch torchvision transformers timm scipy numpy opencv-python opencv-python-headless '
     'matplotlib pytest pillow pyyaml regex tqdm packaging safetensors huggingface-hub tokenizers '
     'tensorboard rich psutil requests typing-extensions filelock jinja2 setuptools wheel click '
-    'pandas pyarrow pygments markdown-it-py mdurl attrs six protobuf fsspec networkx sympy'
+    'pandas pyarrow pygments markdown-it-py mdurl attrs six protobuf fsspec networkx sympy '
+    'scikit-image imageio tifffile lazy-loader'
 )
 """What the machine has of its own, besides what these need."""
-MAX_MIB = 40
+CLASSES = 100
+"""Classes of the largest world of the ablation."""
+MAX_MIB = 20
 SHELL = """\
 #!/usr/bin/env bash
-# Install the wheels beside this file into a folder and run the GPU check there:
+# Install the wheels beside this file into a folder and run the GPU check, or the ablation, there:
 #   run.sh FOLDER [arguments of benchmarks.gpu_check]
+#   run.sh FOLDER ablation [arguments of benchmarks.ablation]
 # Nothing is downloaded; torch and the like are those of PYTHON (default: python3).
 set -euo pipefail
 if (($# < 1)); then
-    echo "usage: $0 FOLDER [arguments of benchmarks.gpu_check]" >&2
+    echo "usage: $0 FOLDER [ablation] [arguments of benchmarks.gpu_check or of the ablation]" >&2
     exit 2
 fi
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -61,6 +68,11 @@ python=${PYTHON:-python3}
 mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 shift
+module=benchmarks.gpu_check
+if [[ "${1:-}" == ablation ]]; then
+    module=benchmarks.ablation
+    shift
+fi
 "$python" -c 'import torch, sys; v = tuple(map(int, torch.__version__.split("+")[0].split(".")[:2]))
 sys.exit(0 if v >= (2, 6) else f"torch {torch.__version__} is there; the check needs 2.6 or later")'
 "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade \\
@@ -69,7 +81,7 @@ mkdir -p "$folder/checkout"
 tar -xzf "$here/checkout.tar.gz" -C "$folder/checkout"
 cd "$folder/checkout"
 export PYTHONPATH="$folder/checkout:$folder/site${PYTHONPATH:+:$PYTHONPATH}"
-exec "$python" -m benchmarks.gpu_check "$@"
+exec "$python" -m "$module" "$@"
 """
 
 
@@ -176,6 +188,7 @@ def main() -> int:
     (args.out / 'wheels').mkdir(parents=True)
     packages = missing(ROOTS, args.has, args.python)
     collect(args.out / 'wheels', packages, args.python, args.platform)
+    write_graphics_wheel(args.out / 'wheels', CLASSES)
     add_project(args.out)
     script = args.out / 'run.sh'
     script.write_text(SHELL, encoding='utf-8')

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -16,13 +17,14 @@ ATTRIBUTION = (
 
 @dataclass(frozen=True)
 class Scenes:
-    """Size of the data set, and whether its captions are shuffled."""
+    """Size of the data set, whether its captions are shuffled, and its seed."""
 
     num_train: int = 16000
     num_val: int = 200
     num_classes: int = 20
     image_size: int = 64
     shuffle_captions: bool = False
+    seed: int = 0
 
     def folder(self, data: Path) -> Path:
         """Where the scenes lie: the shuffled ones beside the others."""
@@ -52,7 +54,7 @@ def ensure_scenes(scenes: Scenes, data: Path) -> None:
         return
     print(f'Data: making {folder} ...', flush=True)
     made = subprocess.run(
-        [sys.executable, str(CONVERTER), *scenes.arguments(data)],
+        [sys.executable, str(CONVERTER), *scenes.arguments(data), f'--workers={os.cpu_count()}'],
         check=False,
     )
     if made.returncode:

@@ -2,10 +2,13 @@
 
 import importlib
 import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 
+from plain_configs import unformatted
 from prepared_processes import prepared
 
 ROOT = Path(__file__).parents[2]
@@ -57,3 +60,16 @@ def run_benchmark(monkeypatch, name: str, *arguments: object) -> None:
             module.main()
         finally:
             torch.set_num_threads(threads)
+
+
+class PlainProcesses:
+    """Prepared processes that do not format the configs that they write, which takes a second."""
+
+    @staticmethod
+    def Process(target: Callable[..., object], args: tuple) -> BaseProcess:  # noqa: N802
+        return prepared.Process(target=_call_plainly, args=(target, args))
+
+
+def _call_plainly(target: Callable[..., object], args: tuple) -> None:
+    with unformatted():
+        target(*args)

@@ -62,7 +62,7 @@ class NounPrompts(BaseTransform):
                 "NounPrompts needs 'caption' in the results; "
                 'use a data set of image-text pairs such as ImageTextDataset.'
             )
-        nouns = find_nouns(results['caption'])
+        nouns = self.find(results['caption'])
         if nouns:
             results['prompts'] = [
                 self.templates[template].format(nouns[noun])
@@ -71,6 +71,10 @@ class NounPrompts(BaseTransform):
         else:
             results['prompts'] = [results['caption']] * self.num_prompts
         return results
+
+    def find(self, caption: str) -> list[str]:
+        """What of a caption goes into prompts; a subclass may know more than its nouns."""
+        return find_nouns(caption)
 
     @cache_randomness
     def _draw(self, num_nouns: int) -> list[tuple[int, int]]:

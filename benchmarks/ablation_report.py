@@ -1,0 +1,244 @@
+"""The page of the ablation: tables over seeds, against the reference, and curves."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.figure import Figure as Canvas
+
+from pgseg_mm.cli.provenance import describe
+from pgseg_mm.serialization.atomic_files import write_atomically
+
+from .ablation_cells import Cell
+from .ablation_rows import REFERENCE, about
+
+Result = dict[str, Any]
+Figure = Callable[[Result], float | None]
+WAYS = ('oracle', 'present')
+RULES = ('affinity', 'logits', 'mixture')
+INTRODUCTION = """# What each part is worth
+
+The demo's model, trained on emoji scenes by each row's options, and judged on scenes that no choice
+was made on: the converter's with another seed.
+
+```bash
+python -m benchmarks.ablation --jobs 2
+```
+
+trains all of it, with five seeds, one thread a run (`--help` has the options). What is done is not
+done again, so the command may be killed at any time. On a GPU more runs fit side by side; a machine
+without a network gets it by `make gpu-bundle` ([gpu.md](gpu.md)).
+
+**Own** is the mean IoU in percent by the row's own naming rule, which is the task. **Oracle** names
+each group by its pixels, so that only grouping counts; **present** takes the best of the classes
+that are in the image. Means over seeds ± standard deviation; Δ is the mean difference to `pgseg`
+with the same seed ± its standard error. A cell without a figure has no run yet; a figure of fewer
+seeds than asked for has their number in brackets."""
+
+
+class Table:
+    """Runs at one scale, and those of their results that are known.
+
+    Args:
+        cells: The runs, of all rows and seeds.
+        known: Results by key.
+    """
+
+    def __init__(self, cells: Sequence[Cell], known: dict[str, Result]) -> None:
+        self.cells = cells
+        self.rows = list(dict.fromkeys(cell.row for cell in cells))
+        self.seeds = list(dict.fromkeys(cell.seed for cell in cells))
+        self.results = {
+            (cell.row, cell.seed): known[cell.key] for cell in cells if cell.key in known
+        }
+
+    @property
+    def title(self) -> str:
+        first = self.cells[0]
+        stages = 'one grouping stage' if first.stages == 1 else 'two grouping stages'
+        return f'{first.classes} classes, {stages}, {first.iterations} iterations'
+
+    @property
+    def missing(self) -> int:
+        return len(self.cells) - len(self.results)
+
+    def values(self, row: str, figure: Figure) -> dict[int, float]:
+        """A figure of a row by seed."""
+        found = {
+            seed: figure(self.results[row, seed])
+            for seed in self.seeds
+            if (row, seed) in self.results
+        }
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def cell(self, row: str, figure: Figure, digits: int = 1) -> str:
+        """Mean and standard deviation of a figure."""
+        values = list(self.values(row, figure).values())
+        if not values:
+            return ''
+        spread = f' ± {stdev(values):.{digits}f}' if len(values) > 1 else ''
+        of = f' ({len(values)})' if len(values) < len(self.seeds) else ''
+        return f'{mean(values):.{digits}f}{spread}{of}'
+
+    def difference(self, row: str, figure: Figure) -> str:
+        """Mean difference to the reference with the same seeds, and its standard error."""
+        if row == REFERENCE:
+            return ''
+        mine, others = self.values(row, figure), self.values(REFERENCE, figure)
+        differences = [mine[seed] - others[seed] for seed in mine if seed in others]
+        if not differences:
+            return ''
+        error = ''
+        if len(differences) > 1:
+            error = f' ± {stdev(differences) / math.sqrt(len(differences)):.1f}'
+        of = f' ({len(differences)})' if len(differences) < len(self.seeds) else ''
+        return f'{mean(differences):+.1f}{error}{of}'
+
+    def lines(self) -> list[str]:
+        """Both tables as Markdown."""
+        naming = {cell.row: cell.settings['naming'] for cell in self.cells}
+        main = [
+            '| row | names by | own | Δ | oracle | Δ | present | Δ | objects | textures | groups '
+            'used | training, s |',
+            '|---|---|' + '--:|' * 10,
+        ]
+        rules = [
+            '| row | ' + ' | '.join(f'{rule}' for rule in RULES) + ' |',
+            '|---|' + '--:|' * len(RULES),
+        ]
+        for row in self.rows:
+            own = _iou(naming[row])
+            figures = [own, *map(_iou, WAYS)]
+            pairs = [(self.cell(row, each), self.difference(row, each)) for each in figures]
+            more = [
+                self.cell(row, _iou(naming[row], 'objects')),
+                self.cell(row, _iou(naming[row], 'textures')),
+                self.cell(row, lambda result: result['curve'][-1]['groups_used']),
+                self.cell(row, lambda result: result['seconds']['training'], digits=0),
+            ]
+            texts = [f'`{row}`', naming[row], *(text for pair in pairs for text in pair), *more]
+            main.append('| ' + ' | '.join(texts) + ' |')
+            texts = [self.cell(row, _iou(rule)) for rule in RULES]
+            rules.append('| ' + ' | '.join([f'`{row}`', *texts]) + ' |')
+        return [*main, '', 'The same groups, named by each rule:', '', *rules]
+
+
+def _iou(way: str, kind: str = 'all') -> Figure:
+    """The last point's mean IoU by a way."""
+    return lambda result: result['curve'][-1]['mIoU'][way][kind]
+
+
+def tables_of(cells: Iterable[Cell], known: dict[str, Result]) -> list[Table]:
+    """A table for each scale."""
+    scales: dict[tuple[int, int], list[Cell]] = {}
+    for cell in cells:
+        scales.setdefault((cell.classes, cell.stages), []).append(cell)
+    return [Table(scale, known) for scale in scales.values()]
+
+
+def report(
+    cells: Sequence[Cell], known: dict[str, Result], raw: Path, picture: Path | None, page: Path
+) -> str:
+    """The page.
+
+    Args:
+        cells: All runs that belong into it.
+        known: Results by key; those of other runs are counted, and left out.
+        raw: File with all results.
+        picture: The curves, if there are any.
+        page: Where the page will be, for its links.
+    """
+    tables = tables_of(cells, known)
+    lines = [INTRODUCTION, '']
+    missing = sum(table.missing for table in tables)
+    if missing:
+        lines += [f'**{missing} of {len(cells)} runs are missing.**', '']
+    for table in tables:
+        lines += [f'## {table.title[0].upper()}{table.title[1:]}', '', *table.lines(), '']
+        if table.missing:
+            lines += [f'{table.missing} of {len(table.cells)} runs are missing.', '']
+    if picture is not None:
+        link = os.path.relpath(picture, page.parent)
+        lines += ['## During training', '']
+        lines += [f"![Mean IoU by the row's own naming rule over iterations]({link})", '']
+    lines += ['## The rows', '']
+    rows = dict.fromkeys(cell.row for cell in cells)
+    lines += [f'- `{row}`: {about(row)}' for row in rows]
+    used = [known[cell.key] for cell in cells if cell.key in known]
+    lines += ['', '## Where it is from', '', *_origins(cells, used, len(known) - len(used))]
+    lines.append(f'- Single results: [{raw.name}]({os.path.relpath(raw, page.parent)})')
+    return '\n'.join([*lines, ''])
+
+
+def _origins(cells: Sequence[Cell], used: Sequence[Result], others: int) -> list[str]:
+    first = cells[0]
+    train, new = first.world.train, first.world.new
+    counts = ', '.join(
+        f'{world.new.num_val} for {world.new.num_classes} classes'
+        for world in dict.fromkeys(cell.world for cell in cells)
+    )
+    lines = [
+        f'- Data: {train.num_train} training pairs of {train.image_size} px, seed {train.seed}; '
+        f'judged by new scenes of seed {new.seed}: {counts}',
+        f'- Batch size: {first.settings["batch_size"]}; seeds: '
+        + ', '.join(str(seed) for seed in dict.fromkeys(cell.seed for cell in cells)),
+    ]
+    if others > 0:
+        lines.append(f'- Left out: {others} results of other settings, which the raw file keeps')
+    origins = dict.fromkeys('\n'.join(describe(result)) for result in used)
+    commits = dict.fromkeys(result['commit'] for result in used)
+    if commits:
+        lines.append(f'- Commits: {", ".join(commits)}')
+    return [*lines, *dict.fromkeys(line for text in origins for line in text.split('\n'))]
+
+
+def draw_curves(cells: Sequence[Cell], known: dict[str, Result], path: Path) -> bool:
+    """Draw the mean IoU over training, a panel for each scale.
+
+    Returns:
+        Whether there is anything to draw.
+    """
+    tables = [table for table in tables_of(cells, known) if table.results]
+    if not tables:
+        return False
+    width = 4.2 * len(tables) + 2
+    figure = Canvas(figsize=(width, 4))
+    panels = figure.subplots(1, len(tables), squeeze=False, sharey=True)[0]
+    colours = colormaps['tab20'].colors
+    for panel, table in zip(panels, tables, strict=True):
+        for index, row in enumerate(table.rows):
+            points = _mean_curve(table, row)
+            if points:
+                style = '--' if row == REFERENCE else '-'
+                colour = colours[index % len(colours)]
+                panel.plot(*zip(*points, strict=True), style, marker='.', label=row, color=colour)
+        panel.set_title(table.title.rpartition(',')[0], fontsize=9)
+        panel.set_xlabel('iterations')
+    panels[0].set_ylabel('mean IoU by the own naming rule, %')
+    handles = {
+        label: handle
+        for panel in panels
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles, loc='center right', fontsize=8)
+    figure.tight_layout(rect=(0, 0, 1 - 1.9 / width, 1))
+    write_atomically(path, lambda file: figure.savefig(file, dpi=80))
+    return True
+
+
+def _mean_curve(table: Table, row: str) -> list[tuple[int, float]]:
+    """Iterations, and means over the seeds that are known."""
+    naming = next(cell.settings['naming'] for cell in table.cells if cell.row == row)
+    values: dict[int, list[float]] = {}
+    for seed in table.seeds:
+        for point in table.results.get((row, seed), {}).get('curve', []):
+            value = point['mIoU'][naming]['all']
+            if value is not None:
+                values.setdefault(point['iteration'], []).append(value)
+    return [(iteration, mean(found)) for iteration, found in sorted(values.items())]

@@ -1,0 +1,138 @@
+"""The rows of the ablation: what each changes in the demo's config, as dotted options."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+try:
+    from .npr_variants import VARIANTS
+except ModuleNotFoundError:  # no variants of NPR are there to be tried
+    VARIANTS = {}
+
+Options = dict[str, Any]
+DATA = 'data/emoji_scenes'
+"""Folder of the data in the config, in whose place the ablation's comes."""
+
+MEAN_CONTRAST: Options = {
+    'model.data_preprocessor.batch_augments': None,
+    'model.decode_head.loss_contrastive.type': 'ImageTextContrastiveLoss',
+    'model.decode_head.naming': 'affinity',
+}
+"""Images against captions by their mean group, names by the release's rule: as published."""
+NO_NPR: Options = {'model.decode_head.loss_npr': None}
+NO_PROTOTYPES: Options = {**NO_NPR, 'model.backbone.prototypes': None}
+RELEASE_NPR: Options = {
+    # nan_if_empty stays off: it changes nothing but what ends a run
+    'model.backbone.prototypes.momentum': None,
+    'model.decode_head.loss_npr.maximize': False,
+    'model.decode_head.loss_npr.rejection': 'release',
+    'model.decode_head.text_prototypes': {'type': 'ReleaseTextPrototypes'},
+}
+PASTE, MOSAIC = {'type': 'PasteImages'}, {'type': 'MosaicImages'}
+
+
+def _regions(*augments: tuple[Options, float]) -> Options:
+    """Joined images, each kind with its share of the steps; the others are plain."""
+    kinds, probs = zip(*augments, strict=True)
+    return {
+        'model.data_preprocessor.batch_augments.augments': list(kinds),
+        'model.data_preprocessor.batch_augments.probs': list(probs),
+    }
+
+
+PASTES = _regions((PASTE, 0.7))
+MOSAICS = _regions((MOSAIC, 0.5))
+BOTH = _regions((PASTE, 0.36), (MOSAIC, 0.35))
+PROMPTS: Options = {
+    'train_dataloader.dataset.dataset.pipeline': [
+        {'type': 'LoadImageFromFile'},
+        {'type': 'NamePrompts', 'names': f'{DATA}/classes.txt', 'num_prompts': 3},
+        {'type': 'TokenizeCaption', 'context_length': 40},
+        {'type': 'PackImageTextInputs'},
+    ],
+}
+"""Three prompts of the things that a caption names."""
+MULTI_LABEL: Options = {
+    **PROMPTS,
+    'model.decode_head.loss_multi_label': {'type': 'MultiLabelContrastiveLoss'},
+}
+LATE_INTERACTION: Options = {
+    **MEAN_CONTRAST,
+    **PROMPTS,
+    'model.decode_head.loss_contrastive.type': 'GroupsInContrast',
+    'model.decode_head.loss_multi_label': {'type': 'LateInteractionLoss'},
+}
+
+REFERENCE = 'pgseg'
+"""The row that the others are compared with."""
+MAIN: dict[str, Options] = {
+    'groupvit': {**MEAN_CONTRAST, **NO_PROTOTYPES},
+    'pgseg': MEAN_CONTRAST,
+    'pgseg_no_npr': {**MEAN_CONTRAST, **NO_NPR},
+    'release_npr': {**MEAN_CONTRAST, **RELEASE_NPR},
+    'multi_label': {**MEAN_CONTRAST, **MULTI_LABEL},
+    'late_interaction': LATE_INTERACTION,
+    'pastes': PASTES,
+    'pastes_no_npr': {**PASTES, **NO_NPR},
+    'pastes_groupvit': {**PASTES, **NO_PROTOTYPES},
+    'pastes_release_npr': {**PASTES, **RELEASE_NPR},
+    'pastes_multi_label': {**PASTES, **MULTI_LABEL},
+    'mosaics': MOSAICS,
+    'mosaics_no_npr': {**MOSAICS, **NO_NPR},
+    'both': BOTH,
+    'both_no_npr': {**BOTH, **NO_NPR},
+}
+"""Options over the config by the row's name, in the table's order."""
+
+
+def _of_pastes(variants: dict[str, Options]) -> dict[str, Options]:
+    """Rows of variants of NPR over pastes, without those that are there under another name."""
+    return {
+        f'pastes_{re.sub("[^a-z0-9]+", "_", name.lower())}': {**PASTES, **options}
+        for name, options in variants.items()
+        if {**PASTES, **options} not in MAIN.values()
+    }
+
+
+NPR_ROWS = _of_pastes(VARIANTS)
+"""Rows that are trained only where they are asked for by name."""
+ROWS = {**MAIN, **NPR_ROWS}
+"""All rows, in the table's order."""
+ABOUT = {
+    'groupvit': 'GroupViT: no prototypes, contrast of images and captions',
+    'pgseg': 'PGSeg as published: prototypes, NPR of the paper, contrast of images and captions',
+    'pgseg_no_npr': 'prototypes, but no NPR loss',
+    'release_npr': "PGSeg with NPR as the authors' release computes it",
+    'multi_label': 'PGSeg with contrast of three prompts of named things beside the caption',
+    'late_interaction': 'PGSeg with those prompts against the best groups of the image '
+    '(softmax-max) in place of their mean',
+    'pastes': 'region contrast by pastes in 70 % of the steps, with NPR',
+    'pastes_no_npr': 'the same without the NPR loss',
+    'pastes_groupvit': 'the same without prototypes',
+    'pastes_release_npr': "pastes, with the release's NPR",
+    'pastes_multi_label': 'pastes, with NPR and the contrast of prompts',
+    'mosaics': 'region contrast by mosaics in half of the steps, with NPR',
+    'mosaics_no_npr': 'the same without the NPR loss',
+    'both': 'pastes in 36 % and mosaics in 35 % of the steps, with NPR',
+    'both_no_npr': 'the same without the NPR loss',
+}
+
+
+def about(row: str) -> str:
+    """A row in words."""
+    if row in ABOUT:
+        return ABOUT[row]
+    changed = {name: value for name, value in ROWS[row].items() if PASTES.get(name) != value}
+    return 'pastes, with ' + ', '.join(f'`{name}={value}`' for name, value in changed.items())
+
+
+STAGES: dict[int, Options] = {
+    1: {},
+    2: {
+        'model.backbone.depths': (2, 1, 1),
+        'model.backbone.num_group_tokens': (16, 8, 0),
+        'model.backbone.num_output_groups': (16, 8),
+    },
+}
+"""Options by the number of grouping stages."""
