@@ -21,6 +21,7 @@ from torch import Tensor
 
 import clip_parity_features
 import clip_parity_postprocess
+import clip_parity_segment
 import parity_rules
 from parity_maps import ClassMap, Given
 from pgseg_mm.checkpoints import release_shapes, release_to_mm
@@ -300,6 +301,7 @@ def check_file(
         model = (
             clip_parity_features.model_of(meta, arrays, device, dtype)
             or clip_parity_postprocess.model_of(meta, arrays, device, dtype)
+            or clip_parity_segment.model_of(meta, device, dtype)
             or ReleaseModel(meta, arrays.get('class_embed'), device, dtype)
         )
         return [compare(key, stored, model, tolerance) for key, stored in arrays.items()]

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +16,7 @@ import parity_rules
 from pgseg_mm.models import CLIPDenseViT
 from pgseg_mm.serialization.loading import CheckpointError
 
-SETTINGS = {
+TOWER = {
     'width',
     'layers',
     'heads',
@@ -23,10 +25,10 @@ SETTINGS = {
     'output_dim',
     'act',
     'weight_seed',
-    'image_seed',
     'cell',
-    'sizes',
 }
+"""Entries of a file's meta that tell a tower, and the coarseness of images."""
+SETTINGS = TOWER | {'image_seed', 'sizes'}
 OF_OTHERS = {
     'external_seed',
     'external_channels',
@@ -76,15 +78,7 @@ class ClipTower:
     """
 
     def __init__(self, meta: dict[str, Any], device: str, dtype: torch.dtype) -> None:
-        unknown = meta.keys() - SETTINGS - OF_OTHERS
-        missing = SETTINGS - meta.keys()
-        if unknown or missing:
-            raise CheckpointError(
-                f'meta has keys that are not understood: {sorted(unknown)}, and lacks: '
-                f'{sorted(missing)}'
-            )
-        if meta['act'] not in ('quick_gelu', 'gelu'):
-            raise CheckpointError(f'meta act must be quick_gelu or gelu, got {meta["act"]!r}')
+        check_meta(meta, SETTINGS, OF_OTHERS)
         self.meta = meta
         self.place = {'device': torch.device(device), 'dtype': dtype}
         self._models: dict[str, CLIPDenseViT] = {}
@@ -144,28 +138,54 @@ class ClipTower:
     def _model(self, attention: str, **kwargs: Any) -> CLIPDenseViT:
         settings = {'attention': attention, 'pos_embed': 'offset', **kwargs}
         if repr(settings) not in self._models:
-            with TemporaryDirectory() as folder:
-                config = {'model_cfg': self._config()}
-                (Path(folder) / 'open_clip_config.json').write_text(json.dumps(config))
-                model = CLIPDenseViT(f'local-dir:{folder}', **settings).double()
-            weights = {
-                name: torch.from_numpy(
-                    parity_rules.clip_weight(
-                        f'visual.{name}', tuple(entry.shape), self.meta['weight_seed']
-                    )
-                )
-                for name, entry in model.tower.state_dict().items()
-            }
-            model.tower.load_state_dict(weights)
+            with model_folder(self.meta) as name:
+                model = CLIPDenseViT(name, **settings).double()
+            load_weights(model, self.meta['weight_seed'])
             self._models[repr(settings)] = model.to(**self.place).eval()
         return self._models[repr(settings)]
 
-    def _config(self) -> dict[str, Any]:
-        meta = self.meta
-        vision = {key: meta[key] for key in ('width', 'layers', 'patch_size', 'image_size')}
-        return {
-            'embed_dim': meta['output_dim'],
-            'quick_gelu': meta['act'] == 'quick_gelu',
-            'vision_cfg': {**vision, 'head_width': meta['width'] // meta['heads']},
-            'text_cfg': {},
-        }
+
+@contextmanager
+def model_folder(meta: dict[str, Any]) -> Iterator[str]:
+    """open_clip's name of a model of the sizes that a file's meta tells, as long as it is needed.
+
+    Raises:
+        CheckpointError: If the activation is not understood.
+    """
+    if meta['act'] not in ('quick_gelu', 'gelu'):
+        raise CheckpointError(f'meta act must be quick_gelu or gelu, got {meta["act"]!r}')
+    vision = {key: meta[key] for key in ('width', 'layers', 'patch_size', 'image_size')}
+    config = {
+        'embed_dim': meta['output_dim'],
+        'quick_gelu': meta['act'] == 'quick_gelu',
+        'vision_cfg': {**vision, 'head_width': meta['width'] // meta['heads']},
+        'text_cfg': {},
+    }
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / 'open_clip_config.json'
+        path.write_text(json.dumps({'model_cfg': config}))
+        yield f'local-dir:{folder}'
+
+
+def load_weights(model: CLIPDenseViT, seed: int) -> None:
+    """Give the tower of a backbone the weights of a seed."""
+    weights = {
+        name: torch.from_numpy(parity_rules.clip_weight(f'visual.{name}', tuple(entry.shape), seed))
+        for name, entry in model.tower.state_dict().items()
+    }
+    model.tower.load_state_dict(weights)
+
+
+def check_meta(meta: dict[str, Any], settings: Set[str], others: Set[str] = frozenset()) -> None:
+    """Refuse a file whose meta has other entries than these.
+
+    Raises:
+        CheckpointError: If an entry is not among ``settings`` and ``others``, or a setting lacks.
+    """
+    unknown = meta.keys() - settings - others
+    missing = settings - meta.keys()
+    if unknown or missing:
+        raise CheckpointError(
+            f'meta has keys that are not understood: {sorted(unknown)}, and lacks: '
+            f'{sorted(missing)}'
+        )
