@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import parity_rules
-from pgseg_mm.models import CLIPDenseViT
+from pgseg_mm.models import CLIPDenseViT, ProxyCLIPViT
 from pgseg_mm.serialization.loading import CheckpointError
 
 TOWER = {
@@ -35,7 +35,7 @@ OF_OTHERS = {
     'repositories',
     'largest_difference_between_repositories',
 }
-"""Entries of a file's meta that play no part here."""
+"""Entries of a file's meta that not all keys need, or that play no part here."""
 FEATURES: dict[str, dict[str, Any]] = {
     'clip': {'attention': 'clip'},
     'clip_tcl': {'attention': 'clip', 'pos_embed': 'size'},
@@ -55,6 +55,31 @@ FEATURES: dict[str, dict[str, Any]] = {
     'naclip_nonly_first': {'attention': 'gaussian'},
 }
 """Arguments of the backbone by the name of a key; ``pos_embed='offset'`` where not said."""
+
+
+FINENESS = {'proxyclip_same': 1, 'proxyclip_fine': 2}
+"""Rows of the other backbone's grid for each of CLIP's, by the name of a key."""
+
+
+def external_features(seed: int, shape: tuple[int, int, int, int]) -> np.ndarray:
+    """(B, C, h, w), as of another backbone: a shared vector, blocks of two by two, and noise."""
+    rng = np.random.RandomState(seed)
+    batch, channels, height, width = shape
+    shared = rng.standard_normal((batch, channels, 1, 1))
+    coarse = rng.standard_normal((batch, channels, -(-height // 2), -(-width // 2)))
+    blocks = coarse.repeat(2, 2).repeat(2, 3)[:, :, :height, :width]
+    return 0.5 * shared + blocks + 0.5 * rng.standard_normal(shape)
+
+
+class GivenFeatures(nn.Module):
+    """A backbone that gives one map whatever it is shown."""
+
+    def __init__(self, features: Tensor) -> None:
+        super().__init__()
+        self.register_buffer('features', features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features
 
 
 def model_of(
@@ -83,11 +108,6 @@ class ClipTower:
         self.place = {'device': torch.device(device), 'dtype': dtype}
         self._models: dict[str, CLIPDenseViT] = {}
 
-    @staticmethod
-    def leaves_out(key: str) -> bool:
-        """Whether a key is about a method that this project does not have."""
-        return '/proxyclip_' in key
-
     def compute(self, key: str) -> Tensor | None:
         """What the file should hold under ``key``; ``None`` if the key is unknown."""
         match = re.fullmatch(r'(\d+x\d+)/(\w+)', key)
@@ -102,9 +122,12 @@ class ClipTower:
             return model.position_embedding(grid)[0]
         if name in ('last_block_input', 'clip_cls'):
             return self._tokens(images, grid, all_blocks=name == 'clip_cls')
-        if name not in FEATURES:
+        if name in FINENESS and images.shape[2] == images.shape[3]:
+            model = self._proxy_model(grid, FINENESS[name])
+        elif name in FEATURES:
+            model = self._model(**FEATURES[name])
+        else:
             return None
-        model = self._model(**FEATURES[name])
         self._trained_at(grid, model)
         # the reference fails for several images
         (features,) = model(images[:1] if name == 'naclip_nonly_first' else images)
@@ -143,6 +166,16 @@ class ClipTower:
             load_weights(model, self.meta['weight_seed'])
             self._models[repr(settings)] = model.to(**self.place).eval()
         return self._models[repr(settings)]
+
+    def _proxy_model(self, grid: tuple[int, ...], fineness: int) -> ProxyCLIPViT:
+        size = (fineness * grid[0], fineness * grid[1])
+        shape = (2, self.meta['external_channels'], *size)
+        features = torch.from_numpy(external_features(self.meta['external_seed'], shape))
+        proxy = {'type': GivenFeatures, 'features': features}
+        with model_folder(self.meta) as name:
+            model = ProxyCLIPViT(proxy, name, shared_mean=True, pos_embed='offset').double()
+        load_weights(model, self.meta['weight_seed'])
+        return model.to(**self.place).eval()
 
 
 @contextmanager

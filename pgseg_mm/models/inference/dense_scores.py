@@ -68,12 +68,16 @@ class DenseScores(NamedTuple):
         bands = _bands(resize_rows(self.columns, width), self.grid)
 
         def make(classes: Tensor | None, band: slice) -> Tensor:
-            grid = self.grid if classes is None else self.grid[classes.to(self.grid.device)]
             weights = rows[band]
             used = weights.any(dim=0).nonzero().squeeze(1)
+            patches = used.to(self.grid.device)
+            if classes is None:
+                grid = self.grid.index_select(1, patches)
+            else:
+                grid = self.grid[classes.to(patches.device)[:, None], patches]
             out = grid.new_empty(len(grid), len(weights), width)
             with torch.autocast(grid.device.type, enabled=False):
-                stretched = weights[:, used].to(grid) @ grid[:, used.to(grid.device)]
+                stretched = weights[:, used].to(grid) @ grid
                 for x, used_columns, column_weights in bands:
                     out[:, :, x] = stretched[:, :, used_columns] @ column_weights.T
             return out

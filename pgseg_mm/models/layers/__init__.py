@@ -18,6 +18,7 @@ from .position_embedding import resize_position_embedding
 from .projection import ProjectionMLP
 from .prototype_refinement import PrototypeRefinement
 from .prototypes import NonLearnablePrototypes, PrototypeOutput, soft_clusters
+from .proxy_attention import proxy_attention
 from .reconstruction import Moments, ReconstructionMLP
 from .sync_batch_norm import SyncBatchNorm
 from .text_prototypes import ReleaseTextPrototypes, TextPairs, TextPrototypes
@@ -58,6 +59,7 @@ __all__ = [
     'cluster_grid',
     'gaussian_neighbourhood',
     'hard_assignment',
+    'proxy_attention',
     'resize_position_embedding',
     'soft_clusters',
 ]
