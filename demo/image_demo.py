@@ -11,9 +11,15 @@ from tqdm import tqdm
 
 from pgseg_mm.apis import PGSegInferencer, Segmentation
 from pgseg_mm.apis.inferencer import MAX_PIXELS
-from pgseg_mm.apis.model_choice import add_model_choice, add_naming, read_chosen_config
+from pgseg_mm.apis.model_choice import (
+    add_model_choice,
+    add_naming,
+    add_pamr,
+    read_chosen_config,
+)
 from pgseg_mm.cli.arguments import add_model_options, find_device
 from pgseg_mm.cli.numbers import number_from
+from pgseg_mm.errors import RunError
 from pgseg_mm.messages import shown
 
 MAX_SHOWN_CLASSES = 6
@@ -63,7 +69,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         help="score of the background, 0 to 1; the config's by default",
     )
     add_naming(parser)
-    add('--pamr', action=argparse.BooleanOptionalAction, help='refine segments by edges')
+    add_pamr(parser)
     add('--groups', action='store_true', help='draw the groups of the first and last stage, too')
     add('--batch-size', type=number_from(1), default=1, help='images at a time')
     add(
@@ -158,7 +164,7 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
         parser.error(f'--out-file must end in .png, .jpg or the like, got {args.out_file}')
     try:
         failed = segment_files(args, cfg)
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, RunError, TypeError, ValueError) as error:
         parser.exit(2, f'{parser.prog}: error: {error}\n')
     sys.exit(1 if failed else 0)
 

@@ -15,9 +15,15 @@ from numpy.typing import NDArray
 
 from pgseg_mm import limits
 from pgseg_mm.apis import PGSegInferencer, Segmentation, parse_words
-from pgseg_mm.apis.model_choice import add_model_choice, add_naming, read_chosen_config
+from pgseg_mm.apis.model_choice import (
+    add_model_choice,
+    add_naming,
+    add_pamr,
+    read_chosen_config,
+)
 from pgseg_mm.background import is_background
 from pgseg_mm.cli.arguments import add_model_options, find_device, require_port
+from pgseg_mm.errors import RunError
 from pgseg_mm.visualization.colours import Colours, class_colours, separate
 from pgseg_mm.visualization.panels import fit_size
 from pgseg_mm.visualization.segmentation_picture import ShownImage, group_panels, label_panels
@@ -77,6 +83,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         help='largest upload (%(default)g)',
     )
     add_naming(parser)
+    add_pamr(parser)
     add_model_options(parser)
     return parser
 
@@ -229,7 +236,7 @@ def build_page(
                 button = gr.Button('Segment', variant='primary', elem_id='segment')
                 examples = example_buttons()
             with gr.Column(scale=3):
-                given = place_answer()
+                given = place_answer(inferencer.model.makes_groups)
         asked.background.change(lambda on: gr.update(visible=on), asked.background, asked.threshold)
         gr.on([button.click, asked.words.submit], answer, list(asked), list(given))
         connect_examples(examples, uploads, answer, list(asked), list(given))
@@ -263,15 +270,15 @@ def place_question(threshold: float) -> Question:
     return Question(upload, words, background, slider)
 
 
-def place_answer() -> Answer:
-    """Put the places of pictures and legend on the page."""
+def place_answer(groups: bool) -> Answer:
+    """Put the places of pictures and legend on the page, and of groups if there will be some."""
 
     def picture(label: str, name: str) -> gr.Image:
         return gr.Image(label=label, format='png', buttons=BUTTONS, elem_id=name)
 
     segments = picture('segments', 'segments')
     found = gr.HTML(elem_id='legend')
-    with gr.Row():
+    with gr.Row(visible=groups):
         first = picture('groups of the first stage', 'first-stage')
         last = picture('groups of the final stage', 'last-stage')
     return Answer(segments, first, last, found)
@@ -317,6 +324,8 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
     cfg = read_chosen_config(parser, args)
     if args.naming is not None:
         cfg.model.decode_head.naming = args.naming
+    if args.pamr is not None:
+        cfg.model.test_cfg = {**(cfg.model.get('test_cfg') or {}), 'pamr': args.pamr}
     args.device = find_device(parser, args.device)
     try:
         inferencer = PGSegInferencer(
@@ -327,7 +336,7 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
             max_pixels=limits.MAX_WEB_PIXELS,
             allow_partial=args.allow_partial,
         )
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, RunError, TypeError, ValueError) as error:
         parser.error(str(error))
     signal.signal(signal.SIGTERM, interrupt)
     uploads = UploadFolder(os.environ.get('GRADIO_TEMP_DIR'), round(args.max_file_size * 1e6))

@@ -47,3 +47,7 @@ class MissingSampleError(RunError, FileNotFoundError):
 
 class NotFiniteError(RunError, FloatingPointError):
     """The loss is not finite."""
+
+
+class ModelUnavailableError(RunError, RuntimeError):
+    """The config or the weights of a model cannot be downloaded, nor have they been before."""

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from mmengine.config import Config
+from mmseg.registry import MODELS
 
 from page_checks import is_in_module, named_in_code, prose, unknown_calls
 from pages import ROOT, blocks, read_page
@@ -44,7 +45,7 @@ def test_the_table_has_every_method_and_what_it_does_by_default():
 
 @torch.no_grad()
 def test_a_method_of_ones_own_becomes_an_entry(name, monkeypatch):
-    own, _ = blocks(TEXT, 'python')
+    _, own, _, _ = blocks(TEXT, 'python')
     monkeypatch.setattr('pgseg_mm.models.layers.PATCH_ATTENTIONS', dict(PATCH_ATTENTIONS))
     namespace: dict = {}
     exec(own, namespace)
@@ -55,7 +56,20 @@ def test_a_method_of_ones_own_becomes_an_entry(name, monkeypatch):
 
 
 def test_the_option_of_prototypes_is_one_of_the_backbone(name):
-    _, option = blocks(TEXT, 'python')
+    _, _, _, option = blocks(TEXT, 'python')
     cfg = Config.fromstring(option, '.py').backbone
     refine = CLIPDenseViT(name, **cfg).refine
     assert isinstance(refine, PrototypeRefinement) and refine.num_prototypes == 16
+
+
+@torch.no_grad()
+def test_the_other_backbone_is_one_of_mmpretrain(name):
+    _, _, option, _ = blocks(TEXT, 'python')
+    cfg = Config.fromstring(option, '.py').backbone
+    assert cfg.proxy.patch_size == 8 and len(cfg.proxy_mean) == len(cfg.proxy_std) == 3
+    tiny = dict(embed_dims=24, num_layers=1, num_heads=2, feedforward_channels=24)
+    cfg.proxy.update(arch=tiny, img_size=32)
+    backbone = MODELS.build({**cfg, 'model_name': name}).train()
+    assert not backbone.proxy.training and not any(p.requires_grad for p in backbone.parameters())
+    (features,) = backbone(torch.randn(1, 3, 24, 40))
+    assert features.shape == (1, 24, 3, 5) and features.isfinite().all()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pgseg_mm import limits
+from pgseg_mm.background import is_background
 from pgseg_mm.datasets.pairs.skips import MISSING_IMAGE, UnusableSample, run_pipeline
 from pgseg_mm.messages import MAX_QUOTED, quoted, shown
 from pgseg_mm.models.inference.evaluation_mode import evaluating
@@ -146,6 +147,9 @@ class PGSegInferencer:
                 checkpoint.
             background: Whether a class 'background' comes first, which takes what is like none of
                 the words. By default it does if the words name it, or if there is a ``threshold``.
+                Where a ``decision`` compares words, the background keeps words of its own; and of
+                a ``vocabulary``, or if a background or ``threshold`` is asked for, a first class of
+                several words is the background whatever it is called.
             threshold: Score from 0 to 1 below which a pixel is background. By default what the
                 config has for this vocabulary in ``background_thresholds`` or for its model, else
                 0.95, which suits some 20 classes; it should be the lower, the more there are.
@@ -186,10 +190,16 @@ class PGSegInferencer:
         words = resolve(classes, vocabulary, self.model.known_vocabulary)
         if background is None and threshold is not None:
             background = True
-        words = with_background(words, background)
-        _check_threshold(threshold, words)
-        _warn_of_a_single_class(words)
-        if words.has_background and threshold is None:
+        decision = self.model.decision
+        by_words = decision is not None and not decision.has_constant
+        asked = background or (background is None and classes is None)
+        rest = by_words and asked and _stands_for_the_rest(words)
+        if not rest:
+            words = with_background(words, background, keep_words=by_words)
+        rest = rest or words.has_background
+        _check_threshold(threshold, rest)
+        _warn_of_a_single_class(words, rest)
+        if rest and threshold is None:
             threshold = self.default_threshold(vocabulary) or None
         return words, threshold
 
@@ -295,7 +305,13 @@ class PGSegInferencer:
             yield request.result(image, None if image.packed is None else next(samples))
 
 
-def _check_threshold(threshold: float | None, words: Vocabulary) -> None:
+def _stands_for_the_rest(words: Vocabulary) -> bool:
+    """Whether class 0 has several words, and no class is called background."""
+    named = any(is_background(name) for name in words.names)
+    return len(words) > 1 and len(words.words[0]) > 1 and not named
+
+
+def _check_threshold(threshold: float | None, rest: bool) -> None:
     if threshold is None:
         return
     if not isinstance(threshold, (int, float, np.number)):
@@ -305,14 +321,14 @@ def _check_threshold(threshold: float | None, words: Vocabulary) -> None:
             f'threshold must be None or positive, and at most 1, got {threshold}: it is compared '
             'with scores from 0 to 1.'
         )
-    if not words.has_background:
+    if not rest:
         raise ValueError(
             'A threshold finds the background; leave it out, or leave background=False out.'
         )
 
 
-def _warn_of_a_single_class(words: Vocabulary) -> None:
-    if len(words) - words.has_background == 1:
+def _warn_of_a_single_class(words: Vocabulary, rest: bool) -> None:
+    if len(words) - rest == 1:
         print_log(
             f'{quoted(words.names[-1])} is the only class, so it takes every pixel, of the '
             'background, too: scores compare classes. Name what else there may be, such as '

@@ -22,6 +22,7 @@ from pgseg_mm.checkpoints.architecture import architecture_of_model
 from pgseg_mm.checkpoints.carried_config import config_of
 from pgseg_mm.checkpoints.fitting import load_fitting
 from pgseg_mm.checkpoints.mm_checkpoint import META_KEY, architecture_of
+from pgseg_mm.cli.checkpoint_sources import NO_CHECKPOINT
 from pgseg_mm.cli.config_files import CONFIG_SUFFIXES, read_config_file
 from pgseg_mm.models import OpenVocabSegmentor
 from pgseg_mm.serialization.loading import Checkpoint, CheckpointError, load_checkpoint
@@ -43,6 +44,7 @@ def load_model(
     Args:
         model: Path of a config, a config, a model, or a checkpoint that carries its config.
         weights: Checkpoint; a model may do without, and it is left out where it is the first.
+            ``'none'`` takes those that the encoders of a config start with.
         device: Where to run it. By default an accelerator if there is one; a model stays where it
             is.
         trust: Whether to run code that the checkpoint may hold.
@@ -64,14 +66,14 @@ def load_model(
         cfg = getattr(built, 'cfg', None) or ConfigDict()
     else:
         cfg, weights = config_and_weights(model, weights, trust)
-        built = build_model(cfg)
+        built = build_model(cfg, pretrained=weights == NO_CHECKPOINT)
         device = device or get_device()
     if not isinstance(built, OpenVocabSegmentor):
         raise TypeError(
             'PGSegInferencer asks a model for words, so it needs a PGSeg, got '
             f"{type(built).__name__}; mmseg's MMSegInferencer takes other models."
         )
-    if weights is not None:
+    if weights not in (None, NO_CHECKPOINT):
         load_weights(built, weights, trust, allow_partial)
     return built if device is None else built.to(device), cfg
 
@@ -86,7 +88,7 @@ def config_and_weights(
     Args:
         config: Path of a config, a config, or a checkpoint, if it is the only one given; ``None``
             for the config that ``weights`` carry.
-        weights: Checkpoint: whatever :func:`.locate` takes.
+        weights: Checkpoint: whatever :func:`.locate` takes, or ``'none'`` beside a config.
         trust: Whether to run code that the checkpoint may hold; that of its config is never run.
 
     Returns:
@@ -103,7 +105,10 @@ def config_and_weights(
     if weights is None:
         if config is not None:
             as_config(config)
-        raise ValueError('The model of a config needs weights: give a checkpoint as weights.')
+        raise ValueError(
+            'The model of a config needs weights: give a checkpoint as weights, or '
+            f'{NO_CHECKPOINT!r} for those that its encoders start with.'
+        )
     return config_of(weights, trust) if config is None else as_config(config), weights
 
 
@@ -133,19 +138,54 @@ def as_config(config: str | PathLike[str] | Config | ConfigDict) -> Config | Con
     return config
 
 
-def build_model(cfg: Config | ConfigDict) -> nn.Module:
-    """The model of a config, in evaluation mode and without the weights that training began with.
+def build_model(cfg: Config | ConfigDict, pretrained: bool = False) -> nn.Module:
+    """The model of a config, in evaluation mode.
 
     Args:
         cfg: A config with ``model``.
+        pretrained: Whether to load the weights that the encoders start with, for a model that gets
+            no others.
+
+    Raises:
+        ValueError: If these are wanted, and an encoder starts without any.
     """
     parts = {
         name: {**part, 'pretrained': None}
         for name, part in cfg.model.items()
-        if isinstance(part, Mapping) and 'pretrained' in part
+        if isinstance(part, Mapping) and 'pretrained' in part and not pretrained
     }
+    encoders = [name for name in ('backbone', 'text_encoder') if name in cfg.model]
+    absent = [name for name in encoders if not cfg.model[name].get('pretrained')]
+    if pretrained and absent:
+        raise ValueError(
+            f'{NO_CHECKPOINT} stands for the weights that the encoders of the config start with, '
+            f'but {" and ".join(absent)} names none as pretrained; give a checkpoint'
+        )
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmseg')):
         return MODELS.build({**cfg.model, **parts}).eval()
+
+
+def build_with_weights(
+    cfg: Config | ConfigDict,
+    weights: str | PathLike[str],
+    trust: bool = False,
+    allow_partial: bool = False,
+) -> nn.Module:
+    """The model of a config, in evaluation mode, with the weights of a checkpoint.
+
+    Args:
+        cfg: A config with ``model``.
+        weights: As :func:`load_weights` takes it, or ``'none'`` for what the encoders start with.
+        trust: As :func:`load_weights` has it.
+        allow_partial: As :func:`load_weights` has it.
+
+    Raises:
+        Exception: As :func:`build_model` and :func:`load_weights`.
+    """
+    model = build_model(cfg, pretrained=weights == NO_CHECKPOINT)
+    if weights != NO_CHECKPOINT:
+        load_weights(model, weights, trust, allow_partial)
+    return model
 
 
 def load_weights(

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 from pgseg_mm.checkpoints.carried_config import config_of
-from pgseg_mm.cli.checkpoint_sources import SOURCES, require_checkpoint
+from pgseg_mm.cli.checkpoint_sources import SOURCES_OR_NONE, require_checkpoint
 from pgseg_mm.cli.config_files import ConfigError, override
 from pgseg_mm.cli.run_configs import read_model_config
 from pgseg_mm.models.decode_heads.group_naming import NAMING_RULES
@@ -50,8 +50,8 @@ def add_model_choice(parser: argparse.ArgumentParser, named: bool) -> None:
     """
     if named:
         parser.add_argument(
-            '--checkpoint', default=DEFAULT_MODEL, help=f'{SOURCES} (%(default)s)'
-        )  # fmt: skip
+            '--checkpoint', default=DEFAULT_MODEL, help=f'{SOURCES_OR_NONE} (%(default)s)'
+        )
         parser.add_argument('--config', help=f"{CONFIG}; the checkpoint's own by default")
     else:
         parser.add_argument(
@@ -60,7 +60,7 @@ def add_model_choice(parser: argparse.ArgumentParser, named: bool) -> None:
             action=_ModelWords,
             metavar=('MODEL', 'CHECKPOINT'),
             help=f'the checkpoint, or a config and the checkpoint. Config: {CONFIG}; the '
-            f"checkpoint's own by default. Checkpoint: {SOURCES}",
+            f"checkpoint's own by default. Checkpoint: {SOURCES_OR_NONE}",
         )
 
 
@@ -74,6 +74,19 @@ def add_naming(parser: argparse.ArgumentParser) -> None:
         '--naming',
         choices=NAMING_RULES,
         help="how groups get their classes; the config's rule by default",
+    )
+
+
+def add_pamr(parser: argparse.ArgumentParser) -> None:
+    """Add ``--pamr``, whether scores are refined by the image.
+
+    Args:
+        parser: Parser to extend.
+    """
+    parser.add_argument(
+        '--pamr',
+        action=argparse.BooleanOptionalAction,
+        help='let segments follow the edges of the image; as the config says by default',
     )
 
 
@@ -91,7 +104,7 @@ def read_chosen_config(parser: argparse.ArgumentParser, args: argparse.Namespace
         The config with the settings that were overridden.
     """
     if args.config is not None:
-        return read_model_config(parser, args)
+        return read_model_config(parser, args, or_none=True)
     require_checkpoint(parser, args.checkpoint)
     try:
         cfg = config_of(args.checkpoint, args.trust)

@@ -55,7 +55,9 @@ def find_config(parser: argparse.ArgumentParser, config: str) -> str:
         parser.error(f'installed config not found: {config} ({error})')
 
 
-def read_model_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:
+def read_model_config(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, or_none: bool = False
+) -> Config:
     """Config of a tool that takes a config and a checkpoint, with :func:`add_model_options`.
 
     Leaves with the parser's usage message if either is not there.
@@ -63,12 +65,13 @@ def read_model_config(parser: argparse.ArgumentParser, args: argparse.Namespace)
     Args:
         parser: Parser that reports the error.
         args: Parsed arguments; ``config`` becomes the path of the file.
+        or_none: As :func:`.checkpoint_sources.require_checkpoint` has it.
 
     Returns:
         The config with the settings that were overridden.
     """
     args.config = find_config(parser, args.config)
-    require_checkpoint(parser, args.checkpoint)
+    require_checkpoint(parser, args.checkpoint, or_none)
     return read_with_settings(parser, args)
 
 

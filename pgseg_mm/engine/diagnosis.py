@@ -191,7 +191,7 @@ def check_diagnosable(model: Any) -> PGSeg:
             'have them'
         )
     try:
-        check_names_groups(head, model.decision)
+        check_names_groups(head, model.decision, model.test_cfg)
     except ValueError as error:
         raise PreflightError(str(error)) from error
     return model

@@ -1,6 +1,6 @@
 """PGSeg's models, registered in mmseg's MODELS."""
 
-from .backbones import CLIPDenseViT, OpenCLIPGroupViT, PGSegViT
+from .backbones import CLIPDenseViT, OpenCLIPGroupViT, PGSegViT, ProxyCLIPViT
 from .batch_augments import MosaicImages, PasteImages, RandomBatchAugment
 from .classifiers import PGSegClassifier
 from .data_preprocessor import PGSegDataPreProcessor
@@ -48,6 +48,7 @@ __all__ = [
     'PGSegViT',
     'PasteImages',
     'PrototypeRefinement',
+    'ProxyCLIPViT',
     'RandomBatchAugment',
     'RegionTextContrast',
     'ReleaseTextPrototypes',

@@ -4,9 +4,14 @@ from collections import Counter
 
 import open_clip
 from mmengine.logging import print_log
+from open_clip.pretrained import download_pretrained_from_hf
 from torch import Tensor, nn
 
+from pgseg_mm.errors import ModelUnavailableError
+from pgseg_mm.messages import first_line
+
 from .loading import load_checkpoint
+from .locating import HUB
 
 MAX_LISTED_ENTRIES = 5
 POSITION_IDS = 'transformer.embeddings.position_ids'
@@ -21,16 +26,17 @@ def load_text_tower(
     Args:
         tower: The text tower, which is changed in place.
         model_name: Name of its model, as open_clip spells it.
-        pretrained: One of open_clip's tags for that model, or a file with the state dict of the
-            whole model or of the text tower, as it is or under ``state_dict``. Entries of other
-            parts are left out and counted in the log.
+        pretrained: One of open_clip's tags for that model, ``hf-hub:ORGANISATION/REPOSITORY`` for
+            the weights of an open_clip model there, or a file with the state dict of the whole
+            model or of the text tower, as it is or under ``state_dict``. Entries of other parts are
+            left out and counted in the log.
         quick_gelu: Whether the tower is built with QuickGELU, to be compared with the tag.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The tag is unknown, the file holds no state dict of tensors, or its entries do
             not fit the tower.
-        RuntimeError: The weights of a tag cannot be downloaded.
+        ModelUnavailableError: The weights of a tag or a hub cannot be had.
     """
     path = _find_checkpoint(model_name, pretrained, quick_gelu)
     weights, others = _text_entries(load_checkpoint(path).state_dict, tower)
@@ -65,13 +71,15 @@ def _load(
 
 
 def _find_checkpoint(model_name: str, pretrained: str, quick_gelu: bool) -> str:
+    if pretrained.startswith(HUB):
+        return _download_from_hub(pretrained)
     tag = open_clip.get_pretrained_cfg(model_name, pretrained)
     if tag:
         _check_activation(model_name, pretrained, tag.get('quick_gelu', False), quick_gelu)
         try:
             return open_clip.download_pretrained(tag)
         except OSError as error:
-            raise RuntimeError(
+            raise ModelUnavailableError(
                 f'The weights {pretrained!r} of {model_name} could not be downloaded: {error}\n'
                 'Without a network give the path of a local copy as pretrained, or None.'
             ) from error
@@ -85,6 +93,18 @@ def _find_checkpoint(model_name: str, pretrained: str, quick_gelu: bool) -> str:
     if os.path.dirname(pretrained) or os.path.splitext(pretrained)[1]:
         raise FileNotFoundError(message)
     raise ValueError(message)
+
+
+def _download_from_hub(name: str) -> str:
+    """Path of the weights of an open_clip model of a hub, downloaded unless they are there."""
+    try:
+        return download_pretrained_from_hf(name.removeprefix(HUB))
+    except (OSError, ValueError) as error:
+        raise ModelUnavailableError(
+            f'The weights of {name} could not be had: {first_line(error)}\n'
+            'An open_clip model on the hub has a file open_clip_model.safetensors or '
+            'open_clip_pytorch_model.bin. Without a network, what was downloaded before is taken.'
+        ) from error
 
 
 def _check_activation(model_name: str, tag: str, trained_with: bool, built_with: bool) -> None:

@@ -7,6 +7,12 @@ from typing import Any
 
 import open_clip
 
+from pgseg_mm.errors import ModelUnavailableError
+from pgseg_mm.messages import first_line
+
+HUB = 'hf-hub:'
+"""What names of models on a hub begin with."""
+
 
 def find_open_clip_model(model_name: str) -> tuple[str, dict[str, Any]]:
     """Look up a model of open_clip.
@@ -21,9 +27,19 @@ def find_open_clip_model(model_name: str) -> tuple[str, dict[str, Any]]:
 
     Raises:
         ValueError: There is no such name.
+        ModelUnavailableError: The model of a hub cannot be had.
     """
     name = model_name if ':' in model_name else model_name.replace('/', '-')
-    config = open_clip.get_model_config(name)
+    try:
+        config = open_clip.get_model_config(name)
+    except (OSError, ValueError) as error:
+        if not name.startswith(HUB):
+            raise
+        raise ModelUnavailableError(
+            f'The config of {name} could not be had: {first_line(error)}\n'
+            'An open_clip model on the hub has a file open_clip_config.json. Without a network, '
+            'what was downloaded before is taken.'
+        ) from error
     if config is None:
         close = get_close_matches(name, open_clip.list_models(), n=5)
         hint = f'did you mean {", ".join(close)}? ' if close else ''

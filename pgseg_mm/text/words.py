@@ -180,12 +180,15 @@ def vocabulary_of_meta(meta: Mapping[str, Any] | None) -> Vocabulary | None:
     return Vocabulary.from_names(meta['classes']) if meta and meta.get('classes') else None
 
 
-def with_background(vocabulary: Vocabulary, background: bool | None) -> Vocabulary:
+def with_background(
+    vocabulary: Vocabulary, background: bool | None, keep_words: bool = False
+) -> Vocabulary:
     """The vocabulary with the background as class 0, or without it.
 
     Args:
         vocabulary: The classes, which may name a background at any place.
         background: Whether there is to be a background; ``None`` for as the vocabulary has it.
+        keep_words: Whether a background that the vocabulary has keeps its further words.
 
     Raises:
         ValueError: There is no other class.
@@ -195,5 +198,6 @@ def with_background(vocabulary: Vocabulary, background: bool | None) -> Vocabula
         raise ValueError('The classes name nothing but the background; add a class.')
     if background is None:
         background = len(others) < len(vocabulary)
-    words = (*[(BACKGROUND,)] * background, *others)
+    own = [words for words in vocabulary.words if is_background(words[0])] if keep_words else []
+    words = (*(own or [(BACKGROUND,)])[: int(background)], *others)
     return Vocabulary(words, repeats=vocabulary.repeats)

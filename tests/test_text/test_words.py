@@ -140,3 +140,14 @@ def test_what_is_called_background():
     assert not is_background('backgrounds')
     assert has_background(['BACKGROUND', 'dog']) and not has_background(['dog', 'background'])
     assert not has_background([])
+
+
+def test_a_background_keeps_its_words_if_that_is_asked_for():
+    vocabulary = make_vocabulary([('dog', 'puppy'), ('background', 'sky', 'wall')])
+    for background in (None, True):
+        kept = with_background(vocabulary, background, keep_words=True)
+        assert kept.words == (('background', 'sky', 'wall'), ('dog', 'puppy'))
+        assert with_background(vocabulary, background).words[0] == ('background',)
+    assert with_background(vocabulary, False, keep_words=True).words == (('dog', 'puppy'),)
+    added = with_background(make_vocabulary(['dog']), True, keep_words=True)
+    assert added.words == (('background',), ('dog',))

@@ -11,7 +11,8 @@ they are known. Output "scores": float32 (B, K, H, W), what mmseg's EncoderDecod
 mode='tensor' of test_cfg mode='whole': the score of each pixel's group for each class, or of the
 pixel itself, by the head's naming rule, with the background first if the config finds it by
 threshold. With --argmax the output is "classes": int64
-(B, H, W). Windows of large images are cut and averaged outside of the model.
+(B, H, W). Windows of large images are cut and averaged outside of the model, where decision and
+pamr of the config's test_cfg are applied, too; the file's metadata have both.
 """
 
 import argparse
@@ -25,10 +26,11 @@ from mmengine.config import ConfigDict
 from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
-from pgseg_mm.apis.model import build_model, load_weights
+from pgseg_mm.apis.model import build_with_weights
 from pgseg_mm.cli.arguments import add_model_options, check_output
-from pgseg_mm.cli.checkpoint_sources import SOURCES
+from pgseg_mm.cli.checkpoint_sources import SOURCES_OR_NONE
 from pgseg_mm.cli.run_configs import read_model_config
+from pgseg_mm.errors import RunError
 from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.numpy_files import read_npz
 
@@ -42,7 +44,8 @@ class ExportedModel(nn.Module):
     """Images to class scores, or to the best class of each pixel.
 
     Args:
-        model: A PGSeg, or an EncoderDecoder with a PGSegHead, that knows its classes.
+        model: A PGSeg or another OpenVocabSegmentor, or an EncoderDecoder with one of their heads,
+            that knows its classes.
         argmax: Whether to give classes in place of scores.
     """
 
@@ -143,11 +146,27 @@ def check_input_size(size: tuple[int, int], patch: int) -> None:
         )
 
 
+def default_size(cfg: ConfigDict, backbone: nn.Module) -> tuple[int, int]:
+    """Height and width of a window, or else of the images that a backbone was trained on.
+
+    Args:
+        cfg: Config of the model.
+        backbone: Its backbone.
+    """
+    window = (cfg.get('test_cfg') or {}).get('crop_size', cfg.backbone.get('img_size'))
+    if window is not None:
+        return to_2tuple(window)
+    grid_size = getattr(backbone, 'grid_size', None)
+    return (224, 224) if grid_size is None else tuple(n * backbone.patch_size for n in grid_size)
+
+
 def onnx_metadata(cfg: ConfigDict, class_embeds: Any, head: nn.Module) -> dict[str, str]:
     """What a user of the file has to know, as JSON."""
     meta: dict[str, Any] = {'with_background': head.with_background}
     if hasattr(head, 'naming'):
         meta['naming'] = head.naming
+    rules = cfg.get('test_cfg') or {}
+    meta.update({key: rules[key] for key in ('decision', 'pamr') if rules.get(key)})
     preprocessor = cfg.get('data_preprocessor') or {}
     meta.update({key: list(preprocessor[key]) for key in ('mean', 'std') if key in preprocessor})
     if str(class_embeds).endswith('.npz'):
@@ -163,7 +182,7 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     )
     parser.add_argument('config', help='config file')
     parser.add_argument(
-        'checkpoint', help=f'its weights, those of a text tower are left out: {SOURCES}'
+        'checkpoint', help=f'its weights, those of a text tower are left out: {SOURCES_OR_NONE}'
     )
     parser.add_argument('--out', type=Path, default=Path('model.onnx'))
     parser.add_argument('--class-embeds', help="embeddings in place of the config's class_embeds")
@@ -183,25 +202,23 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 
 def main() -> None:
     parser, args = parse_arguments()
-    cfg = read_model_config(parser, args)
+    cfg = read_model_config(parser, args, or_none=True)
     if args.class_embeds is not None:
         cfg.model.decode_head.class_embeds = args.class_embeds
     class_embeds = cfg.model.decode_head.get('class_embeds')
     if class_embeds is None:
         parser.error('no classes: give --class-embeds, as tools/misc/embed_vocabulary.py writes it')
     check_output(parser, args.out)
-    default = (cfg.model.get('test_cfg') or {}).get(
-        'crop_size', cfg.model.backbone.get('img_size', 224)
-    )
-    size = tuple(args.size or to_2tuple(default))
     try:
-        check_input_size(size, cfg.model.backbone.get('patch_size', 1))
+        if args.size is not None:
+            check_input_size(args.size, cfg.model.backbone.get('patch_size', 1))
     except ValueError as error:
         parser.error(str(error))
     try:
-        model = build_model(cfg)
-        load_weights(model, args.checkpoint, args.trust, args.allow_partial)
-    except (CheckpointError, FileNotFoundError, ValueError) as error:
+        model = build_with_weights(cfg, args.checkpoint, args.trust, args.allow_partial)
+        size = tuple(args.size or default_size(cfg.model, model.backbone))
+        check_input_size(size, getattr(model.backbone, 'patch_size', 1))
+    except (CheckpointError, FileNotFoundError, RunError, ValueError) as error:
         parser.exit(2, f'{parser.prog}: error: {error}\n')
     module = ExportedModel(model, args.argmax).eval()
     metadata = onnx_metadata(cfg.model, class_embeds, model.decode_head)
@@ -214,6 +231,8 @@ def main() -> None:
         print(f'{height} x {width}: onnxruntime differs from PyTorch by {found:.1e}')
         if not found <= TOLERANCE:
             sys.exit(f'error: {args.out} differs from PyTorch by more than {TOLERANCE}')
+    for rule in metadata.keys() & {'decision', 'pamr'}:
+        print(f'test_cfg.{rule} is not part of the file: apply it to the scores')
     print(f'{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB')
 
 

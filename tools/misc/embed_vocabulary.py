@@ -3,8 +3,8 @@
     python tools/misc/embed_vocabulary.py CONFIG CHECKPOINT --vocabulary voc21 --out embeds.npy
 
 The file goes into the head: decode_head=dict(class_embeds='embeds.npy'), see projects/text_free.
-Where the config sets background_threshold, class 0 must be the background; it is found by the
-threshold and has no embedding. Classes of several words are written to an .npz file.
+Where the config sets background_threshold or background_score, class 0 must be the background; it
+has no embedding. Classes of several words are written to an .npz file.
 """
 
 import argparse
@@ -12,18 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from pgseg_mm.apis.model import build_model, load_weights
+from pgseg_mm.apis.model import build_with_weights
 from pgseg_mm.cli.arguments import add_model_options, check_output, find_device
-from pgseg_mm.cli.checkpoint_sources import SOURCES
+from pgseg_mm.cli.checkpoint_sources import SOURCES_OR_NONE
 from pgseg_mm.cli.run_configs import read_model_config
-from pgseg_mm.models import PGSeg
+from pgseg_mm.errors import RunError
+from pgseg_mm.models import OpenVocabSegmentor
 from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.text.templates import PROMPT_TEMPLATES, get_templates
 from pgseg_mm.text.vocabulary import Vocabulary
 from pgseg_mm.text.words import resolve
 
 
-def write_embeds(model: PGSeg, vocabulary: Vocabulary, out: Path) -> tuple[int, int]:
+def write_embeds(model: OpenVocabSegmentor, vocabulary: Vocabulary, out: Path) -> tuple[int, int]:
     """Embed a vocabulary and write the file.
 
     Args:
@@ -41,7 +42,7 @@ def write_embeds(model: PGSeg, vocabulary: Vocabulary, out: Path) -> tuple[int, 
     if out.suffix not in ('.npy', '.npz'):
         raise ValueError(f'--out must be a .npy or .npz file, got {out}')
     model.set_vocabulary(vocabulary)  # complains if the background is not in its place
-    words, labels = vocabulary.labelled_words(model.decode_head.with_background)
+    words, labels = vocabulary.labelled_words(model.skips_background)
     if out.suffix == '.npy' and len(set(labels)) < len(labels):
         raise ValueError(
             f'{len(words)} words name {len(set(labels))} classes, which a .npy file cannot tell; '
@@ -62,7 +63,7 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config of a model with a text encoder')
-    parser.add_argument('checkpoint', help=f'its weights: {SOURCES}')
+    parser.add_argument('checkpoint', help=f'its weights: {SOURCES_OR_NONE}')
     words = parser.add_mutually_exclusive_group(required=True)
     words.add_argument(
         '--vocabulary',
@@ -85,7 +86,7 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 
 def main() -> None:
     parser, args = parse_arguments()
-    cfg = read_model_config(parser, args)
+    cfg = read_model_config(parser, args, or_none=True)
     args.device = find_device(parser, args.device)
     if args.out.suffix in ('.npy', '.npz'):
         check_output(parser, args.out)
@@ -97,19 +98,16 @@ def main() -> None:
         # these are names of labels, in which a comma divides nothing
         names = args.classes if args.vocabulary is None else args.vocabulary
         vocabulary = resolve(vocabulary=names)
-        model = build_model(cfg)
-        if not isinstance(model, PGSeg):
+        if 'text_encoder' not in cfg.model:
             raise ValueError(
                 f'{args.config} has no text encoder to embed words with: its model is a '
-                f'{type(model).__name__}; give the config of the PGSeg that it was made from'
+                f'{cfg.model.type}; give the config of the PGSeg that it was made from'
             )
-        load_weights(model, args.checkpoint, args.trust, args.allow_partial)
+        model = build_with_weights(cfg, args.checkpoint, args.trust, args.allow_partial)
         words, channels = write_embeds(model.to(args.device), vocabulary, args.out)
-    except (CheckpointError, FileNotFoundError, ValueError) as error:
+    except (CheckpointError, FileNotFoundError, RunError, ValueError) as error:
         parser.exit(2, f'{parser.prog}: error: {error}\n')
-    background = (
-        ', the background left to its threshold' if model.decode_head.with_background else ''
-    )
+    background = ', the background left to its threshold' if model.skips_background else ''
     print(
         f'{args.out}: {words} words of {len(vocabulary)} classes{background}, {channels} channels'
     )

@@ -22,8 +22,9 @@ class CLIPDenseViT(OpenCLIPViT):
     Args:
         model_name: Name of an open_clip model whose image tower is a ViT with a class token, such
             as ``ViT-B-16-quickgelu``; see :class:`OpenCLIPTextEncoder`.
-        pretrained: Weights of the tower: one of open_clip's tags for the model, or a file with the
-            state dict of the whole model or of its image tower. ``None`` initialises at random.
+        pretrained: Weights of the tower: one of open_clip's tags for the model, ``hf-hub:`` name of
+            an open_clip model, or a file with the state dict of the whole model or of its image
+            tower. ``None`` initialises at random.
         attention: How patches look at each other, by the name of the method:
 
             - ``'clip'``: query and key, as trained;
@@ -120,9 +121,21 @@ class CLIPDenseViT(OpenCLIPViT):
         for block in self.blocks[first:-1]:
             x = self._run(block, x, neighbourhood, residual=True)
         x = self._run(self.blocks[-1], x, neighbourhood, self.keeps_residual)
-        x = self.tower.ln_post(x[:, 1:]) @ self.tower.proj
+        return (self.project(x[:, 1:], grid_size),)
+
+    def project(self, patches: Tensor, grid_size: tuple[int, int]) -> Tensor:
+        """Take patches into the space of images and texts.
+
+        Args:
+            patches: (B, N, C) behind the last block.
+            grid_size: Their grid (h, w) with h * w = N.
+
+        Returns:
+            (B, ``embed_dims``, h, w), refined if there is a refinement.
+        """
+        x = self.tower.ln_post(patches) @ self.tower.proj
         features = x.transpose(1, 2).unflatten(2, grid_size)
-        return (features if self.refine is None else self.refine(features),)
+        return features if self.refine is None else self.refine(features)
 
     def _run(self, block: Any, x: Tensor, neighbourhood: Tensor | None, residual: bool) -> Tensor:
         """(B, 1 + N, C) tokens behind a block that attends by this backbone's method."""

@@ -17,8 +17,9 @@ class OpenCLIPViT(OpenCLIPTower):
     Args:
         model_name: Name of an open_clip model whose image tower is a ViT with a class token, such
             as ``ViT-B-16``; see :class:`OpenCLIPTextEncoder`.
-        pretrained: Weights of the tower: one of open_clip's tags for the model, or a file with the
-            state dict of the whole model or of its image tower. ``None`` initialises at random.
+        pretrained: Weights of the tower: one of open_clip's tags for the model, ``hf-hub:`` name of
+            an open_clip model, or a file with the state dict of the whole model or of its image
+            tower. ``None`` initialises at random.
         init_cfg: Config of mmengine's weight initialisation.
 
     Attributes:
@@ -51,6 +52,11 @@ class OpenCLIPViT(OpenCLIPTower):
         self.embed_dims = config['embed_dim']
         self.token_dims = self.tower.conv1.out_channels
         self.patch_size = self.tower.conv1.kernel_size[0]
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Patches (h, w) of the images that the tower was trained on."""
+        return self.tower.grid_size
 
     @property
     def blocks(self) -> nn.ModuleList:

@@ -1,5 +1,6 @@
 """From scores of words to the class of each pixel."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -25,7 +26,8 @@ class Decision:
         background_score: Score of class 0, which then has no words, in each pixel.
 
     Raises:
-        ValueError: If the scale is not positive, or a threshold is not from 0 to 1.
+        ValueError: If the scale is not positive, a threshold is not from 0 to 1, or a number is not
+            finite.
     """
 
     logit_scale: float = 40.0
@@ -34,6 +36,10 @@ class Decision:
     background_score: float | None = None
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            number = isinstance(value, (int, float)) and math.isfinite(value)
+            if not number and (value is not None or name == 'logit_scale'):
+                raise ValueError(f'decision {name} must be a finite number, got {value!r}')
         if not self.logit_scale > 0:
             raise ValueError(f'decision logit_scale must be positive, got {self.logit_scale}')
         for name in ('prob_threshold', 'area_threshold'):
@@ -114,7 +120,7 @@ def decide(pieces: ScorePieces, classes: Tensor, rule: Decision, probable: bool 
         won = torch.bincount(labels.flatten(), minlength=num_classes).double()
         kept = won > rule.area_threshold * won[1:].sum()
         kept[0] = True
-    if not kept.all():
+    if not kept[labels].all():  # where no pixel loses its class, nothing changes
         best = _best_of_words(pieces, kept.cpu()[classes].nonzero().squeeze(1), rule)
         labels = _classes_of(best, classes)
     if lse is None:

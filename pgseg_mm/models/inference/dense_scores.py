@@ -33,20 +33,22 @@ class DenseScores(NamedTuple):
     """(W, Q), the same for columns."""
     guide: Tensor | None = None
     """(3, h, w), the image that a refinement follows, of any size."""
+    image_size: tuple[int, int] | None = None
+    """(H, W) of an image whose ``rows`` and ``columns`` are those of patches, so that scores go
+    from patches straight to the size that is asked for."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the image in pixels."""
-        return len(self.rows), len(self.columns)
+        return self.image_size or (len(self.rows), len(self.columns))
 
     def flip(self, direction: str) -> 'DenseScores':
         """Mirror the image: ``'horizontal'``, ``'vertical'`` or ``'diagonal'`` (both)."""
         axes = FLIPPED_AXES[direction]
-        return DenseScores(
-            self.grid,
-            self.rows.flip(0) if -2 in axes else self.rows,
-            self.columns.flip(0) if -1 in axes else self.columns,
-            None if self.guide is None else self.guide.flip(axes),
+        return self._replace(
+            rows=self.rows.flip(0) if -2 in axes else self.rows,
+            columns=self.columns.flip(0) if -1 in axes else self.columns,
+            guide=None if self.guide is None else self.guide.flip(axes),
         )
 
     def with_background(self, index: int, count: int) -> 'DenseScores':
@@ -66,12 +68,16 @@ class DenseScores(NamedTuple):
         bands = _bands(resize_rows(self.columns, width), self.grid)
 
         def make(classes: Tensor | None, band: slice) -> Tensor:
-            grid = self.grid if classes is None else self.grid[classes.to(self.grid.device)]
             weights = rows[band]
             used = weights.any(dim=0).nonzero().squeeze(1)
+            patches = used.to(self.grid.device)
+            if classes is None:
+                grid = self.grid.index_select(1, patches)
+            else:
+                grid = self.grid[classes.to(patches.device)[:, None], patches]
             out = grid.new_empty(len(grid), len(weights), width)
             with torch.autocast(grid.device.type, enabled=False):
-                stretched = weights[:, used].to(grid) @ grid[:, used.to(grid.device)]
+                stretched = weights[:, used].to(grid) @ grid
                 for x, used_columns, column_weights in bands:
                     out[:, :, x] = stretched[:, :, used_columns] @ column_weights.T
             return out
@@ -99,6 +105,8 @@ class DenseScores(NamedTuple):
 
     def at_size(self, size: tuple[int, int]) -> 'DenseScores':
         """The scores of the nearest pixels at another size, (height, width)."""
+        if self.image_size is not None:  # no pixels between patches and what is asked for
+            return self._replace(image_size=size)
         rows, columns = (
             matrix[((torch.arange(new) + 0.5) * (len(matrix) / new)).long()]
             for matrix, new in zip((self.rows, self.columns), size, strict=True)
@@ -111,6 +119,7 @@ def join_windows(
     windows: Sequence[Window],
     scores: Sequence[Tensor],
     divisor: int = 1,
+    direct: bool = False,
 ) -> DenseScores:
     """Put the scores of windows together; where they overlap, they will be averaged.
 
@@ -120,7 +129,17 @@ def join_windows(
             :func:`sliding_windows` makes them.
         scores: For each window the class scores of its patches, (K, h, w).
         divisor: What the sides of windows were padded to multiples of before they were encoded.
+        direct: Whether the scores of one window go from its patches straight to the size that is
+            asked for, and not to the image's first.
+
+    Raises:
+        ValueError: If there are several windows, or padded ones, that are to go straight there.
     """
+    if direct:
+        if len(windows) > 1 or divisor > 1:
+            raise ValueError('only the scores of one window without padding can skip its pixels')
+        rows, columns = (torch.eye(n, dtype=torch.float64) for n in scores[0].shape[1:])
+        return DenseScores(scores[0], rows, columns, image_size=(size[0], size[1]))
     tops = sorted({window.top for window in windows})
     lefts = sorted({window.left for window in windows})
     grids = torch.stack(list(scores)).unflatten(0, (len(tops), len(lefts)))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layers.precision import at_least_float32
 from .decision import Decision, decide, probabilities
 from .dense_scores import DenseScores
 from .pamr import PAMR
@@ -49,7 +50,9 @@ def mean_pieces(
         if guide is None:
             raise ValueError('a refinement needs the image, but the scores were made without it')
         affinity = pamr.affinity(
-            F.interpolate(guide[None], size=size, mode='bilinear', align_corners=False)[0]
+            F.interpolate(
+                at_least_float32(guide)[None], size=size, mode='bilinear', align_corners=False
+            )[0]
         )
 
     def make(columns: Tensor | None, rows: slice) -> Tensor:

@@ -34,6 +34,7 @@ def score_windows(
     batch_size: int | None = None,
     thresholds: Sequence[float] | None = None,
     divisor: int = 1,
+    direct: bool = False,
 ) -> list[ImageScores]:
     """Class scores of images, from windows that cover them.
 
@@ -49,14 +50,16 @@ def score_windows(
         thresholds: Background thresholds in place of the head's.
         divisor: Windows are padded with zeros around to multiples of this, and what lies there is
             left out of the scores.
+        direct: As :func:`join_windows` has it.
 
     Returns:
         B results of the images' sizes.
 
     Raises:
-        ValueError: If the head scores pixels and aligns corners, which windows of a grid cannot.
+        ValueError: If the head scores pixels and aligns corners, which windows of a grid cannot, or
+            if it scores groups and these are to be resized without windows' pixels.
     """
-    check_resizing(head)
+    check_resizing(head, direct)
     groups: dict[Place, Tensor] = {}
     scores: dict[Place, Tensor] = {}
     for chunk in encode_windows(encode, images, windows, batch_size, divisor):
@@ -67,15 +70,26 @@ def score_windows(
             groups.update(zip(chunk.places, assigned, strict=True))
             classified = head.classify_groups(chunk.features, thresholds)
         scores.update(zip(chunk.places, classified, strict=True))
-    return join_scores(images, windows, scores, None if head.scores_pixels else groups, divisor)
+    own_groups = None if head.scores_pixels else groups
+    return join_scores(images, windows, scores, own_groups, divisor, direct)
 
 
-def check_resizing(head: Any) -> None:
-    """Refuse a head that scores pixels and aligns corners, which windows of a grid cannot.
+def check_resizing(head: Any, direct: bool = False) -> None:
+    """Refuse a head whose scores cannot be resized as they shall be.
+
+    Args:
+        head: The head.
+        direct: Whether its scores go from patches straight to the size of the result.
 
     Raises:
-        ValueError: If it does.
+        ValueError: If it scores pixels and aligns corners, or scores groups that are to be resized
+            from patches.
     """
+    if direct and not head.scores_pixels:
+        raise ValueError(
+            "test_cfg resize='direct' resizes scores of patches, but this "
+            f"{type(head).__name__} scores groups of pixels; set resize='image'"
+        )
     if head.scores_pixels and getattr(head, 'align_corners', False):
         raise ValueError('scores of pixels are resized by align_corners=False, got True')
 
@@ -115,6 +129,7 @@ def join_scores(
     scores: dict[Place, Tensor],
     groups: dict[Place, Tensor] | None,
     divisor: int = 1,
+    direct: bool = False,
 ) -> list[ImageScores]:
     """Scores of images from those of their windows.
 
@@ -125,6 +140,7 @@ def join_scores(
             where there are no groups.
         groups: For each window the group of its pixels, (height, width).
         divisor: As :func:`score_windows` has it.
+        direct: As :func:`score_windows` has it.
 
     Returns:
         B results of the images' sizes.
@@ -134,7 +150,7 @@ def join_scores(
         size = (image.shape[-2], image.shape[-1])
         own_scores = [scores[i, j] for j in range(len(own))]
         if groups is None:
-            results.append(join_windows(size, own, own_scores, divisor))
+            results.append(join_windows(size, own, own_scores, divisor, direct))
         else:
             results.append(stitch(size, own, [groups[i, j] for j in range(len(own))], own_scores))
     return results

@@ -20,6 +20,7 @@ from .position_embedding import resize_position_embedding
 from .projection import ProjectionMLP
 from .prototype_refinement import PrototypeRefinement
 from .prototypes import NonLearnablePrototypes
+from .proxy_attention import proxy_attention
 from .reconstruction import Moments, ReconstructionMLP
 from .sync_batch_norm import SyncBatchNorm
 from .text_prototypes import ReleaseTextPrototypes, TextPairs, TextPrototypes
@@ -63,6 +64,7 @@ __all__ = [
     'gaussian_neighbourhood',
     'hard_assignment',
     'kmeans_plus_plus',
+    'proxy_attention',
     'resize_position_embedding',
     'soft_clusters',
 ]

@@ -82,6 +82,14 @@ def check_test_cfg(test_cfg: dict | None) -> dict:
             raise ValueError(
                 f'test_cfg {name} must be None or an integer of at least 1, got {number!r}'
             )
+    resize = cfg.get('resize', 'image')
+    if resize not in ('image', 'direct'):
+        raise ValueError(f"test_cfg resize must be 'image' or 'direct', got {resize!r}")
+    if resize == 'direct' and (mode != 'whole' or (cfg.get('window_divisor') or 1) > 1):
+        raise ValueError(
+            "test_cfg resize='direct' takes scores from the patches of the whole image straight to "
+            "its original size; set mode='whole' and window_divisor=None, or resize='image'"
+        )
     as_decision(cfg.get('decision'))
     as_pamr(cfg.get('pamr'))
     return cfg
@@ -98,12 +106,18 @@ def set_naming(head: Any, naming: str) -> None:
     head.set_naming(naming)
 
 
-def check_names_groups(head: Any, decision: Decision | None) -> None:
+def check_names_groups(head: Any, decision: Decision | None, test_cfg: dict) -> None:
     """Refuse what has no groups to be named in several ways.
 
     Raises:
-        ValueError: If the head scores patches alone, or a rule decides by scores of words.
+        ValueError: If the head scores patches alone, a rule decides by scores of words, or scores
+            are to be resized from patches.
     """
+    if test_cfg.get('resize') == 'direct':
+        raise ValueError(
+            "test_cfg resize='direct' resizes scores of patches, and groups are to take classes; "
+            "set resize='image'"
+        )
     if not hasattr(head, 'classify_among'):
         raise ValueError(
             f'{type(head).__name__} scores patches and names no groups, so nothing can be said of '

@@ -51,13 +51,15 @@ class OpenVocabSegmentor(BaseSegmentor):
             the hash of words, templates and text weights.
         test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` in pixels;
             ``window_divisor=N`` pads windows with zeros around to multiples of N, and cuts the
-            scores back. ``window_batch_size`` is the number of windows, of all images, that go
-            through the encoder at a time, and bounds the memory: 8 by default with ``'slide'``,
-            ``None`` (all) with ``'whole'``. ``seg_logits=True`` adds dense class scores to the
-            results, ``class_scores=True`` the mean score of each class.
-            ``pamr=dict(num_iters=10, dilations=(8, 16))`` refines the scores by the image (see
-            :class:`PAMR`); ``decision=dict(logit_scale=40, prob_threshold=0.1)`` has a softmax over
-            words decide, and class 0 may have words of its own (see :class:`Decision`).
+            scores back; with ``'whole'``, ``resize='direct'`` takes scores from the patches
+            straight to the original size, not to the image's first. ``window_batch_size`` is the
+            number of windows, of all images, that go through the encoder at a time, and bounds the
+            memory: 8 by default with ``'slide'``, ``None`` (all) with ``'whole'``.
+            ``seg_logits=True`` adds dense class scores to the results, ``class_scores=True`` the
+            mean score of each class. ``pamr=dict(num_iters=10, dilations=(8, 16))`` refines the
+            scores by the image (see :class:`PAMR`); ``decision=dict(logit_scale=40,
+            prob_threshold=0.1)`` has a softmax over words decide, and class 0 may have words of its
+            own (see :class:`Decision`).
         pretrained: Deprecated name of a checkpoint; use ``init_cfg``.
         init_cfg: Config of mmengine's weight initialisation.
 
@@ -305,6 +307,7 @@ class OpenVocabSegmentor(BaseSegmentor):
             self._window_batch_size,
             thresholds,
             self._window_divisor,
+            direct=self.test_cfg.get('resize') == 'direct',
         )
         return prepared.undo(scores)
 

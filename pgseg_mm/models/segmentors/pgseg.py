@@ -193,9 +193,9 @@ class PGSeg(OpenVocabSegmentor):
 
         Raises:
             ValueError: If the head names no groups or has no such rule, or if ``decision`` of
-                ``test_cfg`` compares words in place of classes.
+                ``test_cfg`` compares words in place of classes, or its ``resize`` is by patches.
         """
-        check_names_groups(self.decode_head, self.decision)
+        check_names_groups(self.decode_head, self.decision, self.test_cfg)
         prepared = self._prepare(inputs, data_samples)
         named = name_groups(
             self.extract_feat,

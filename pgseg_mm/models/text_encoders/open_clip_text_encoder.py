@@ -28,8 +28,9 @@ class OpenCLIPTextEncoder(OpenCLIPTower):
         model_name: A name that ``open_clip.list_models()`` lists, such as ``ViT-B-32``, or
             ``local-dir:FOLDER`` or ``hf-hub:ORGANISATION/REPOSITORY`` for the architecture and
             tokenizer of an open_clip model there.
-        pretrained: Weights to start from: one of open_clip's tags for the model, downloaded if
-            need be, or a file with the state dict of the whole model or of its text tower.
+        pretrained: Weights to start from: one of open_clip's tags for the model or
+            ``hf-hub:ORGANISATION/REPOSITORY``, downloaded if need be, or a file with the state dict
+            of the whole model or of its text tower.
             ``None`` initialises at random, towers from Hugging Face too. OpenAI's weights belong
             to the names with ``-quickgelu``.
         trainable_layers: Number of transformer blocks, counted from the last, to train together

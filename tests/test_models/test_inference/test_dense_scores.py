@@ -130,3 +130,31 @@ def test_pieces_are_small(monkeypatch):
     made._replace(make=make).best()
     assert max(piece.numel() for piece in seen) <= 500
     assert sum(piece.numel() for piece in seen) == CLASSES * 60 * 50
+
+
+@pytest.mark.usefixtures('pieces')
+@pytest.mark.parametrize('output', [(20, 30), (33, 47), (3, 4)])
+def test_scores_of_one_window_can_skip_its_pixels(output):
+    windows = sliding_windows((20, 30), (20, 30), (20, 30))
+    scores = scores_of(windows)
+    guide = torch.rand(3, 20, 30)
+    joined = join_windows((20, 30), windows, scores, direct=True)._replace(guide=guide)
+    assert joined.size == (20, 30)
+    resized = F.interpolate(scores[0][None], size=output, mode='bilinear')[0]
+    torch.testing.assert_close(joined.logits(output), resized)
+    for direction, axes in (('horizontal', [2]), ('diagonal', [1, 2])):
+        flipped = joined.flip(direction)
+        torch.testing.assert_close(flipped.logits(output), resized.flip(axes))
+        assert flipped.size == (20, 30) and torch.equal(flipped.guide, guide.flip(axes))
+    assert joined.at_size((20, 30)) == joined._replace(image_size=(20, 30))
+    other = joined.at_size((7, 30))
+    assert other.size == (7, 30)
+    torch.testing.assert_close(other.logits(output), resized)
+
+
+def test_several_or_padded_windows_have_pixels():
+    windows = sliding_windows((20, 30), (20, 20), (20, 20))
+    with pytest.raises(ValueError, match='one window without padding'):
+        join_windows((20, 30), windows, scores_of(windows), direct=True)
+    with pytest.raises(ValueError, match='one window without padding'):
+        join_windows((20, 20), windows[:1], scores_of(windows[:1]), 8, direct=True)

@@ -181,3 +181,31 @@ def test_classes_of_a_view_have_its_rule_and_its_threshold():
 def test_faulty_settings_are_refused(cfg, message):
     with pytest.raises(ValueError, match=message):
         model(test_cfg=dict(SLIDE, **cfg))
+
+
+def test_scores_of_patches_go_straight_to_the_original_size():
+    cfg = dict(mode='whole', seg_logits=True, window_divisor=1)
+    two_steps = predict(model(test_cfg=cfg)).seg_logits.data
+    made = model(test_cfg=dict(cfg, resize='direct'))
+    found = predict(made).seg_logits.data
+    patches = made.decode_head.dense_scores(made.extract_feat(IMAGE))
+    expected = F.interpolate(patches, size=(50, 61), mode='bilinear')[0]
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(two_steps, expected, atol=1e-4)
+    mirrored = predict(made, IMAGE.flip(3), flip=True, flip_direction='horizontal')
+    plain = made.decode_head.dense_scores(made.extract_feat(IMAGE.flip(3)))
+    plain = F.interpolate(plain, size=(50, 61), mode='bilinear')[0].flip(2)
+    torch.testing.assert_close(mirrored.seg_logits.data, plain)
+
+
+def test_what_has_no_patches_to_go_from_is_refused():
+    for cfg in (dict(SLIDE, resize='direct'), dict(resize='direct', window_divisor=8)):
+        with pytest.raises(ValueError, match="mode='whole' and window_divisor=None"):
+            model(test_cfg=cfg)
+    with pytest.raises(ValueError, match="'image' or 'direct', got 'patch'"):
+        model(test_cfg=dict(resize='patch'))
+    with pytest.raises(ValueError, match="set resize='image'"):
+        predict(model('affinity', test_cfg=dict(resize='direct')))
+    made = model(test_cfg=dict(resize='direct'))
+    with pytest.raises(ValueError, match="set resize='image'"):
+        made.name_groups(IMAGE, [SegDataSample()], [torch.zeros(40, 56).long()], ['logits'])
