@@ -25,10 +25,8 @@ from ..inference.pamr import as_pamr
 from ..inference.pixel_classes import ImageScores, PixelRules, classify_pixels, mean_logits
 from ..inference.sliding_window import Window, sliding_windows
 from ..inference.window_scores import score_windows
-from .checks import check_test_cfg, check_text_widths, set_naming
+from .checks import check_test_cfg, check_text_widths, set_naming, window_settings
 
-WINDOW_BATCH = 8
-"""Windows that are encoded at a time."""
 Model = TypeVar('Model', bound='OpenVocabSegmentor')
 
 
@@ -50,16 +48,17 @@ class OpenVocabSegmentor(BaseSegmentor):
             ``~/.cache/pgseg_mm``; ``None`` embeds the words anew in each run. An entry is found by
             the hash of words, templates and text weights.
         test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` in pixels;
-            ``window_divisor=N`` pads windows with zeros around to multiples of N, and cuts the
-            scores back. ``window_batch_size`` is the number of windows, of all images, that go
-            through the encoder at a time, and bounds the memory: 8 by default with ``'slide'``,
-            ``None`` (all) with ``'whole'``. ``seg_logits=True`` adds dense class scores to the
-            results, ``class_scores=True`` the mean score of each class.
+            ``window_divisor=N`` pads windows with zeros around to multiples of N (``'patch'``: of
+            the patch), and cuts the scores back. ``window_batch_size`` is the number of windows, of
+            all images, that go through the encoder at a time, and bounds the memory: 8 by default
+            with ``'slide'``, ``None`` (all) with ``'whole'``. ``seg_logits=True`` adds dense class
+            scores to the results, ``class_scores=True`` the mean score of each class.
             ``pamr=dict(num_iters=10, dilations=(8, 16))`` refines the scores by the image (see
             :class:`PAMR`); ``decision=dict(logit_scale=40, prob_threshold=0.1)`` has a softmax over
             words decide, and class 0 may have words of its own (see :class:`Decision`).
         pretrained: Deprecated name of a checkpoint; use ``init_cfg``.
         init_cfg: Config of mmengine's weight initialisation.
+        normalize_prompts: Whether embeddings of prompts get unit length before their mean.
 
     Raises:
         ValueError: If ``test_cfg`` is incomplete, vocabulary or templates are faulty, or the head
@@ -81,6 +80,7 @@ class OpenVocabSegmentor(BaseSegmentor):
         test_cfg: dict | None = None,
         pretrained: str | None = None,
         init_cfg: dict | list[dict] | None = None,
+        normalize_prompts: bool = False,
     ) -> None:
         if pretrained is not None:
             init_cfg = {'type': 'Pretrained', 'checkpoint': pretrained}
@@ -91,6 +91,7 @@ class OpenVocabSegmentor(BaseSegmentor):
         check_text_widths(self.decode_head, self.text_encoder)
         self.align_corners = self.decode_head.align_corners
         self.templates = get_templates(templates)
+        self.normalize_prompts = normalize_prompts
         self.embedding_cache = (
             None if class_embed_cache is None else EmbeddingCache(class_embed_cache)
         )
@@ -127,6 +128,7 @@ class OpenVocabSegmentor(BaseSegmentor):
             self.decode_head.text_projector,
             self.templates,
             self.embedding_cache,
+            self.normalize_prompts,
         )
 
     def known_vocabulary(self) -> Vocabulary | None:
@@ -354,8 +356,7 @@ class OpenVocabSegmentor(BaseSegmentor):
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         images = [with_a_patch(image, self._patch_size) for image in images]
         windows = [self.windows((image.shape[-2], image.shape[-1])) for image in images]
-        default = WINDOW_BATCH if self.test_cfg['mode'] == 'slide' else None
-        batch_size = self.test_cfg.get('window_batch_size', default)
+        batch_size, divisor = window_settings(self.test_cfg, self._patch_size)
         scores = score_windows(
             self.extract_feat,
             self.decode_head,
@@ -363,7 +364,7 @@ class OpenVocabSegmentor(BaseSegmentor):
             windows,
             batch_size,
             thresholds,
-            self.test_cfg.get('window_divisor') or 1,
+            divisor,
         )
         guides = images if as_pamr(self.test_cfg.get('pamr')) else [None] * len(images)
         return [

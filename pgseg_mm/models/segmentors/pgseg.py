@@ -44,6 +44,7 @@ class PGSeg(OpenVocabSegmentor):
             :func:`group_maps`).
         pretrained: Deprecated name of a checkpoint; use ``init_cfg``.
         init_cfg: Config of mmengine's weight initialisation.
+        normalize_prompts: Whether embeddings of prompts get unit length before their mean.
 
     Raises:
         ValueError: If ``test_cfg`` is incomplete, vocabulary or templates are faulty, or the head
@@ -66,6 +67,7 @@ class PGSeg(OpenVocabSegmentor):
         test_cfg: dict | None = None,
         pretrained: str | None = None,
         init_cfg: dict | list[dict] | None = None,
+        normalize_prompts: bool = False,
     ) -> None:
         super().__init__(
             backbone,
@@ -78,6 +80,7 @@ class PGSeg(OpenVocabSegmentor):
             test_cfg,
             pretrained,
             init_cfg,
+            normalize_prompts,
         )
         check_regions(self.data_preprocessor, self.decode_head)
         self.train_cfg = check_train_cfg(train_cfg)
