@@ -88,8 +88,8 @@ class Protocol(NamedTuple):
         known = ', '.join(name for name, found in self.benchmarks.items() if found is not None)
         if own is None:
             raise ConfigError(
-                f'how {shown(benchmark)} is evaluated by the {self.name} protocol is unknown; it says '
-                f'so of {known}'
+                f'how {shown(benchmark)} is evaluated by the {self.name} protocol is unknown; '
+                f'it has settings of {known}'
             )
         values = {**self.common, **own}
         if unknown := [name for name, value in values.items() if value == UNKNOWN]:
@@ -303,7 +303,8 @@ def settings_of(cfg: Config, protocol: str, notes: tuple[str, ...] = ()) -> Prot
     test_cfg = cfg.model.get('test_cfg') or {}
     windows = test_cfg if test_cfg.get('mode') == 'slide' else {}
     decision = test_cfg.get('decision') or {}
-    preprocessor = cfg.model.data_preprocessor
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    mean, std = (tuple(preprocessor.get(key) or ()) or None for key in ('mean', 'std'))
     words = [hook.get('vocabulary') for hook in cfg.custom_hooks if type_name(hook) == HOOK]
     constant = decision.get('background_score')
     return ProtocolSettings(
@@ -317,8 +318,8 @@ def settings_of(cfg: Config, protocol: str, notes: tuple[str, ...] = ()) -> Prot
         words=words[0] if words else None,
         templates=cfg.model.get('templates', 'simple'),
         normalize_prompts=cfg.model.get('normalize_prompts', False),
-        mean=tuple(preprocessor.mean),
-        std=tuple(preprocessor.std),
+        mean=mean,
+        std=std,
         background_threshold=cfg.model.decode_head.get('background_threshold'),
         background_score=constant,
         logit_scale=decision.get('logit_scale', 40.0) if decision else None,

@@ -15,8 +15,8 @@ protocol = dict(
     scores='mask',
     pamr=dict(num_iters=10, dilations=(1, 2, 4, 8, 12, 24)),
     notes=[
-        "TCL refines the masks of each window at a quarter of the window's size, and mixes them with "
-        "those of MaskCLIP after it; here scores are refined at the image's own size"
+        "TCL refines the masks of each window at a quarter of the window's size, and mixes them "
+        "with MaskCLIP's; here scores are refined at the image's own size"
     ],
     benchmarks=dict(
         voc21=dict(words='tcl/voc21', background_score=0.4),
