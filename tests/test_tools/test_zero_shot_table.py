@@ -190,7 +190,7 @@ def test_what_the_user_sets_goes_before_the_protocol(root, checkpoint, tmp_path)
         (['--benchmarks', 'voc22'], 'unknown benchmarks voc22; there are ade20k,'),
         (['--thresholds', 'voc21'], "--thresholds takes NAME=VALUE, got 'voc21'"),
         (['--thresholds', 'voc21=-1'], 'must be positive'),
-        (['--protocol', 'sclop'], 'no protocol "sclop"; choose one of clearclip, groupvit'),
+        (['--protocol', 'sclop'], "no protocol 'sclop'; choose one of clearclip, groupvit"),
         (['--protocol', 'tcl', 'tcl'], 'tcl is given twice'),
     ],
 )
