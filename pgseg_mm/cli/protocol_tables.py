@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pgseg_mm.text.vocabulary import Vocabulary
 
-from .protocols import ProtocolSettings
+from .protocols import Protocol, ProtocolSettings
 
 HEAD = ('Benchmark', 'Short side', 'Windows', 'Words', 'Background', 'Logit scale', 'Area')
 
@@ -31,16 +31,16 @@ def settings_row(settings: ProtocolSettings) -> tuple[str, ...]:
 def background_in_words(settings: ProtocolSettings) -> str:
     """How class 0 is found, if there is one of everything else."""
     if settings.background_threshold is not None:
-        return f'no score of {settings.background_threshold:g}'
+        return f'scores below {settings.background_threshold:g}'
     if settings.background_score is not None:
-        return f'constant score of {settings.background_score:g}'
+        return f'constant score {settings.background_score:g}'
     if settings.prob_threshold is None:
         return '–'
     words = 'its words'
     if settings.words is not None:
         first = Vocabulary.from_file(settings.words).words[0]
         words = f'{len(first)} words' if len(first) > 1 else f'the word {first[0]}'
-    return f'{words}; no probability of {settings.prob_threshold:g}'
+    return f'{words}, or probability below {settings.prob_threshold:g}'
 
 
 def common_settings(settings: ProtocolSettings) -> str:
@@ -50,7 +50,11 @@ def common_settings(settings: ProtocolSettings) -> str:
     if divisor is not None:
         whole = divisor == 'patch'
         padded = f'are padded to {"whole patches" if whole else f"multiples of {divisor} px"}'
-    unit = 'each of unit length before the mean' if settings.normalize_prompts else 'averaged as is'
+    unit = (
+        'each of unit length before the mean'
+        if settings.normalize_prompts
+        else 'averaged as they are'
+    )
     templates = settings.templates
     named = f'`{templates}`' if isinstance(templates, str) else f'{len(templates)} of its own'
     pamr = settings.pamr
@@ -91,3 +95,19 @@ def protocol_table(settings: Sequence[ProtocolSettings], unknown: Sequence[str] 
         lines.append(f'- Unknown: how {", ".join(unknown)} would be evaluated.')
     notes = dict.fromkeys(note for one in settings for note in one.notes)
     return [*lines, *(f'- Not as published: {note}.' for note in notes)]
+
+
+def describe_protocol(protocol: Protocol, level: int = 2) -> list[str]:
+    """A protocol as lines in Markdown, with its name as the heading.
+
+    Args:
+        protocol: The protocol.
+        level: Of the heading.
+
+    Raises:
+        ConfigError: If settings of a benchmark are unknown.
+    """
+    names = protocol.benchmarks
+    known = [protocol.settings(name) for name, own in names.items() if own is not None]
+    unknown = [name for name, own in names.items() if own is None]
+    return [f'{"#" * level} {protocol.name}', '', *protocol_table(known, unknown)]
