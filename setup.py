@@ -69,7 +69,7 @@ setup(
     packages=find_packages(include=['pgseg_mm*']),
     py_modules=['pgseg_command'],
     entry_points={'console_scripts': ['pgseg = pgseg_command:main']},
-    package_data={'pgseg_mm': ['text/vocabularies/*.txt']},
+    package_data={'pgseg_mm': ['text/vocabularies/*.txt', 'text/vocabularies/*/*.txt']},
     cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.10,<3.15',
     install_requires=read_requirements('runtime'),

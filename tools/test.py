@@ -1,6 +1,7 @@
 """Evaluate a checkpoint on the test set of a config."""
 
 import argparse
+from functools import partial
 
 from mmengine.config import Config
 from mmseg.registry import METRICS
@@ -8,8 +9,16 @@ from mmseg.registry import METRICS
 from pgseg_mm.cli.arguments import add_launch_arguments
 from pgseg_mm.cli.benchmark_data import image_folder, leaf_datasets, require_data
 from pgseg_mm.cli.checkpoint_sources import SOURCES, require_checkpoint
+from pgseg_mm.cli.config_files import ConfigError
 from pgseg_mm.cli.parts import is_kind, type_name
 from pgseg_mm.cli.processes import data_errors, end_job, prepare_distributed, refusals
+from pgseg_mm.cli.protocols import (
+    apply_protocol,
+    as_protocol,
+    notes_on,
+    protocol_names,
+    read_protocol,
+)
 from pgseg_mm.cli.run_configs import (
     add_checks,
     check_loading_of,
@@ -51,7 +60,34 @@ def build_parser() -> argparse.ArgumentParser:
         action='store_true',
         help="test-time augmentation, by the config's tta_model and tta_pipeline",
     )
+    parser.add_argument(
+        '--protocol',
+        metavar='NAME',
+        help='how to evaluate, in place of what the config says of sizes, windows, words and '
+        f'thresholds: {", ".join(protocol_names())}, or a config file with protocol=dict(...) '
+        "(default: the config's protocol, if it has one)",
+    )
     return parser
+
+
+def set_protocol(cfg: Config, name: str | None) -> None:
+    """Apply a protocol by its name, or that of the config.
+
+    Raises:
+        ConfigError: If there is none of that name, or it cannot be applied.
+    """
+    if name is None and cfg.get('protocol') is None:
+        return
+    protocol = as_protocol(cfg.protocol) if name is None else read_protocol(name)
+    if not cfg.get('benchmark'):
+        raise ConfigError(
+            f'the {protocol.name} protocol needs to know the benchmark: '
+            "benchmark=dict(name='voc21') in the config"
+        )
+    settings = protocol.settings(cfg.benchmark.name)
+    apply_protocol(cfg, settings)
+    for note in notes_on(cfg, settings):
+        print(f'{protocol.name} on {cfg.benchmark.name}: {note}')
 
 
 def enable_visualization(cfg: Config, args: argparse.Namespace) -> None:
@@ -125,6 +161,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.wait_time is not None and not args.show:
         parser.error('--wait-time is how long --show stays on a picture; give --show, too')
+    if args.tta and args.protocol:
+        parser.error('--protocol says how large images are; leave --tta out')
     args.config = find_config(parser, args.config)
     if args.checkpoint == 'none':
         args.checkpoint = None
@@ -133,13 +171,15 @@ def main() -> None:
 
     load_checkpoints_safely(trust=args.trust)
     try:
-        cfg = load_config(args)
+        cfg = load_config(args, partial(set_protocol, name=args.protocol))
         cfg.load_from = args.checkpoint
         cfg.resume = False  # what a config says of a training
         drop_unused(cfg, 'test')
         if args.show or args.show_dir:
             enable_visualization(cfg, args)
         if args.tta:
+            if cfg.get('applied_protocol'):
+                raise ValueError("the config's protocol says how large images are; leave --tta out")
             enable_tta(cfg)
         if args.out is not None:
             write_predictions(cfg, args.out)

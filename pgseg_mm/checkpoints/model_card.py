@@ -29,8 +29,9 @@ METRICS = {'mIoU': 'mean_iou', 'aAcc': 'accuracy', 'mAcc': 'mean_accuracy'}
 PROTOCOLS = {
     'published': 'as GroupViT and PGSeg were evaluated: short side of 448 px, windows of 448 px, '
     '224 px apart',
-    'tcl': 'the unified protocol of TCL',
 }
+OLD_LABELS = {'tcl': 'published, with synonyms'}
+"""What tables said that did not yet tell of what a protocol consists."""
 PGSEG_BIBTEX = """@inproceedings{zhang2023pgseg,
   title={Uncovering Prototypical Knowledge for Weakly Open-Vocabulary Semantic Segmentation},
   author={Zhang, Fei and Zhou, Tianfei and Li, Boyang and He, Hao and Ma, Chaofan
@@ -238,7 +239,13 @@ def read_benchmark_table(path: str | PathLike[str]) -> BenchmarkTable:
         raise CheckpointError(
             f'{shown(path)} has no benchmarks; give zero_shot.json as zero_shot_table.py writes it'
         )
-    results = [_result(row, path) for row in rows if row.get('state') == 'measured']
+    measured = [row for row in rows if row.get('state') == 'measured']
+    results = [_result(row, path) for row in measured]
+    if len({str(row.get('protocol')) for row in measured}) > 1:
+        results = [
+            result._replace(name=f'{result.name} by {row["protocol"]}')
+            for result, row in zip(results, measured, strict=True)
+        ]
     if not results:
         raise CheckpointError(f'{shown(path)} has no benchmark that was measured')
     if left := len(rows) - len(results):
@@ -247,9 +254,10 @@ def read_benchmark_table(path: str | PathLike[str]) -> BenchmarkTable:
             logger='current',
             level=logging.WARNING,
         )
-    return BenchmarkTable(
-        str(content.get('protocol')), str(content.get('checkpoint')), tuple(results)
-    )
+    protocol = str(content.get('protocol'))
+    if 'protocols' not in content:
+        protocol = OLD_LABELS.get(protocol, protocol)
+    return BenchmarkTable(protocol, str(content.get('checkpoint')), tuple(results))
 
 
 def _result(row: Mapping[str, Any], path: str | PathLike[str]) -> BenchmarkResult:

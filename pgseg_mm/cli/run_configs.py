@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from mmengine.config import Config
@@ -95,7 +96,9 @@ def read_with_settings(parser: argparse.ArgumentParser, args: argparse.Namespace
     return cfg
 
 
-def load_config(args: argparse.Namespace) -> Config:
+def load_config(
+    args: argparse.Namespace, prepare: Callable[[Config], None] | None = None
+) -> Config:
     """Read the config and apply the arguments of :func:`add_launch_arguments`.
 
     The work directory is, in this order: ``--work-dir``, the config's own, or
@@ -103,6 +106,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Args:
         args: Parsed arguments, with ``config`` among them.
+        prepare: What changes the config before the user's own settings override it.
 
     Returns:
         The config, ready for the Runner but for what is particular to a tool.
@@ -112,6 +116,8 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     announce_local_rank(args.local_rank)
     cfg = read_config(args.config)
+    if prepare is not None:
+        prepare(cfg)
     if args.launcher is not None:
         cfg.launcher = args.launcher
     elif cfg.get('launcher') is None:

@@ -15,6 +15,11 @@ PROMPT_TEMPLATES: dict[str, tuple[str, ...]] = {
     'simple': ('a photo of a {}.',),
     'subset7': _as_text(SIMPLE_IMAGENET_TEMPLATES),
     'openai80': _as_text(OPENAI_IMAGENET_TEMPLATES),
+    'tcl': (
+        *_as_text(SIMPLE_IMAGENET_TEMPLATES),
+        'a photo of many {}.',
+        'a photo of {}s.',
+    ),
 }
 """Named template sets; ``template.format(word)`` is the prompt of a word."""
 

@@ -75,11 +75,12 @@ class Vocabulary:
         """Read a vocabulary from a text file.
 
         Args:
-            path: Name of a vocabulary that comes with the package, such as ``voc21``, or path of
-                a file: UTF-8 text with one class a line in label order, synonyms separated by
-                commas, or a JSON list; see :func:`read_word_file`. Classes may share a word in
-                files called ``cls_*``, as SCLIP has them. ``imagenet1k`` is open_clip's list of
-                names, some of which stand for two classes.
+            path: Name of a vocabulary that comes with the package, such as ``voc21``, or, of a
+                published evaluation, ``sclip/voc21``; or path of a file: UTF-8 text with one class
+                a line in label order, synonyms separated by commas, or a JSON list; see
+                :func:`read_word_file`. Classes may share a word in files called ``cls_*``, as SCLIP
+                has them, and in those of published evaluations. ``imagenet1k`` is open_clip's list
+                of names, some of which stand for two classes.
 
         Raises:
             FileAccessError: The system cannot read the file.
@@ -94,14 +95,15 @@ class Vocabulary:
         if not path.is_file() and shipped.is_file():
             path = shipped
         if not path.is_file():
-            names = ', '.join(sorted([IMAGENET1K, *(file.stem for file in SHIPPED.glob('*.txt'))]))
+            files = (file.relative_to(SHIPPED).with_suffix('') for file in SHIPPED.rglob('*.txt'))
+            names = ', '.join(sorted([IMAGENET1K, *(file.as_posix() for file in files)]))
             raise FileNotFoundError(
                 f'Vocabulary file {shown(path)} does not exist; give a text file with one class a '
                 f'line, or one of those that come with the package: {names}.'
             )
         words, places = read_word_file(path)
         # SCLIP's name background by what is there, some of which are classes as well
-        repeats = path.name.startswith(SCLIP_PREFIX)
+        repeats = path.name.startswith(SCLIP_PREFIX) or path.parent.parent == SHIPPED
         stripped = [
             _stripped(synonyms, place) for synonyms, place in zip(words, places, strict=True)
         ]

@@ -20,6 +20,7 @@ from odd_images import picture
 from pgseg_mm import limits
 from pgseg_mm.apis import PGSegInferencer
 from pgseg_mm.checkpoints import hub, locate
+from pgseg_mm.checkpoints.model_card import read_benchmark_table
 from pgseg_mm.checkpoints.push import About, push, save_for_hub
 from pgseg_mm.serialization.loading import CheckpointError, load_checkpoint
 
@@ -163,6 +164,23 @@ def test_the_card_has_what_is_known_and_nothing_else(at_hub, trained, tmp_path):
     assert {m['name']: m['value'] for m in result['metrics']} == {'mIoU': 52.34, 'aAcc': 80.0}
     assert '| voc21 | 21 | 0.95 | 1449 | 52.34 | 80.00 |  |' in text
     assert 'Protocol: published (as GroupViT' in text and 'other' not in text.split('Protocol')[1]
+
+
+def test_tables_tell_their_protocols(tmp_path):
+    path = table(tmp_path)
+    content = json.loads(path.read_text())
+
+    def read(**changes):
+        path.write_text(json.dumps({**content, **changes}))
+        return read_benchmark_table(path)
+
+    assert read().protocol == 'published'
+    assert read(protocol='tcl').protocol == 'published, with synonyms'  # what it was
+    assert read(protocol='tcl', protocols={'tcl': {}}).protocol == 'tcl'
+    (row, _) = content['benchmarks']
+    rows = [{**row, 'protocol': name} for name in ('sclip', 'naclip')]
+    several = read(protocol='sclip naclip', protocols={}, benchmarks=rows)
+    assert [result.name for result in several.results] == ['voc21 by sclip', 'voc21 by naclip']
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ def test_named_sets_hold_as_many_templates_as_they_say():
     assert get_templates('simple') == ('a photo of a {}.',)
     assert len(get_templates('subset7')) == 7
     assert len(get_templates('openai80')) == 80
+    assert len(get_templates('tcl')) == 9
 
 
 @pytest.mark.parametrize('name', sorted(PROMPT_TEMPLATES))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner import Runner
 
 from benchmark_zoo import BENCHMARKS, SMALL, run_test_tool, small_checkpoint
@@ -135,22 +136,64 @@ def test_a_benchmark_that_fails_is_reported_and_the_rest_evaluated(root, checkpo
     assert '- voc21 FAILED: ' in (work_dir / 'zero_shot.md').read_text()
 
 
-def test_the_tcl_protocol_has_synonyms(root, checkpoint, tmp_path):
+def test_several_protocols_are_columns_that_say_what_they_are(
+    root, checkpoint, tmp_path, evaluated, capsys
+):
     BY_NAME['voc20'].write(root)
-    arguments = ['--protocol', 'tcl', '--benchmarks', 'voc20']
-    assert run(checkpoint, tmp_path / 'table', *arguments) == 0
-    table = json.loads((tmp_path / 'table' / 'zero_shot.json').read_text())
-    assert table['protocol'] == 'tcl'
-    log = next((tmp_path / 'table' / 'voc20').rglob('*.log')).read_text()
-    assert 'voc20_synonyms' in log
+    work_dir = tmp_path / 'table'
+    small = ['--benchmarks', 'voc20']
+    assert run(checkpoint, work_dir, '--protocol', 'tcl', *small) == 0
+    alone = json.loads((work_dir / 'zero_shot.json').read_text())
+    assert alone['protocol'] == 'tcl'
+    assert run(checkpoint, work_dir, '--protocol', 'tcl', 'clearclip', 'pgseg', *small) == 0
+    assert evaluated == ['voc20', 'voc20']  # TCL's was kept; PGSeg's is not known
+
+    table = json.loads((work_dir / 'zero_shot.json').read_text())
+    rows = {row['protocol']: row for row in table['benchmarks']}
+    assert {name: row['state'] for name, row in rows.items()} == dict(
+        tcl='measured', clearclip='measured', pgseg='unknown'
+    )
+    assert rows['tcl']['metrics'] == alone['benchmarks'][0]['metrics']
+    said = table['protocols']['clearclip']['voc20']
+    assert (said['short_side'], said['window'], said['stride']) == (448, 448, 224)
+    assert (said['words'], said['logit_scale']) == ('clearclip/voc20', 50)
+    markdown = (work_dir / 'zero_shot.md').read_text()
+    scores = [f'{rows[name]["metrics"]["mIoU"]:.2f}' for name in ('tcl', 'clearclip')]
+    assert '| mIoU | tcl | clearclip | pgseg |' in markdown
+    assert f'| voc20 | {scores[0]} | {scores[1]} |  |' in markdown
+    assert 'voc20 by pgseg was not evaluated: the pgseg protocol is not known for it' in markdown
+    for text in (markdown, capsys.readouterr().out):
+        clearclip = text.partition('## The clearclip protocol')[2]
+        assert '| voc20 | 448 | 448, 224 apart | `clearclip/voc20` | – | 50 | – |' in clearclip
+        assert 'templates `openai80`, each of unit length before the mean' in clearclip
+        assert 'PAMR, 10 iterations, dilations 1, 2, 4, 8, 12, 24' in text
+    with (work_dir / 'zero_shot.csv').open() as file:
+        lines = {line['protocol']: line for line in csv.DictReader(file)}
+    assert lines['tcl']['words'] == 'tcl/voc20' and lines['pgseg']['state'] == 'unknown'
+
+
+def test_what_the_user_sets_goes_before_the_protocol(root, checkpoint, tmp_path):
+    BY_NAME['voc21'].write(root)
+    work_dir = tmp_path / 'table'
+    arguments = ['--protocol', 'pgseg', '--benchmarks', 'voc21', '--thresholds', 'voc21=0.5']
+    assert run(checkpoint, work_dir, *arguments) == 0
+    table = json.loads((work_dir / 'zero_shot.json').read_text())
+    assert table['benchmarks'][0]['threshold'] == 0.5
+    assert '| scores below 0.5 |' in (work_dir / 'zero_shot.md').read_text()
+    (dumped,) = (work_dir / 'pgseg' / 'voc21').glob('*.py')
+    cfg = Config.fromfile(dumped)
+    assert cfg.model.decode_head.background_threshold == 0.5
+    assert cfg.applied_protocol.protocol == 'pgseg' and 'protocol' not in cfg
 
 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--benchmarks', 'voc22'], 'unknown benchmarks voc22; the published protocol has ade20k,'),
+        (['--benchmarks', 'voc22'], 'unknown benchmarks voc22; there are ade20k,'),
         (['--thresholds', 'voc21'], "--thresholds takes NAME=VALUE, got 'voc21'"),
         (['--thresholds', 'voc21=-1'], 'must be positive'),
+        (['--protocol', 'sclop'], "no protocol 'sclop'; choose one of clearclip, groupvit"),
+        (['--protocol', 'tcl', 'tcl'], 'tcl is given twice'),
     ],
 )
 def test_wrong_arguments(checkpoint, tmp_path, capsys, arguments, message):

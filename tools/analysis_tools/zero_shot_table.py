@@ -1,26 +1,27 @@
 """Evaluate a checkpoint zero-shot on all benchmarks, and write the table that papers print.
 
     python tools/analysis_tools/zero_shot_table.py CONFIG CHECKPOINT [--benchmarks voc21 ade20k ...]
+        [--protocol sclip naclip ...]
 
-The model is that of CONFIG, which may be a training config; data and metrics are those of
-configs/pgseg/zero_shot. Benchmarks whose data are not there are named, with what to do. Each
-result is kept as soon as it is there, so that a run that was stopped goes on where it was: what was
-evaluated with the same weights and settings is not evaluated again, unless --again says so. Files
-in the work directory: zero_shot.md, zero_shot.csv, zero_shot.json, and the log of each benchmark.
+The model is that of CONFIG, which may be a training config; CHECKPOINT is none for the weights that
+the model starts with. Data and metrics are those of configs/pgseg/zero_shot; images, windows, words
+and thresholds are as the protocol has them, and the table says of what that consists. Benchmarks
+whose data are not there are named, with what to do. Each result is kept as soon as it is there, so
+that a run that was stopped goes on where it was: what was evaluated with the same weights and
+settings is not evaluated again, unless --again says so. Files in the work directory: zero_shot.md,
+zero_shot.csv, zero_shot.json, and the log of each benchmark.
 """
 
 import argparse
-import csv
 import hashlib
-import io
 import json
 import math
 import shlex
 import sys
 import time
 import traceback
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -29,24 +30,44 @@ from pgseg_mm.apis.model_choice import add_naming
 from pgseg_mm.cli.arguments import add_launch_arguments
 from pgseg_mm.cli.benchmark_data import missing_data
 from pgseg_mm.cli.checkpoint_sources import SOURCES, require_checkpoint
-from pgseg_mm.cli.config_files import override, read_config_file
+from pgseg_mm.cli.config_files import ConfigError, override, read_config_file
 from pgseg_mm.cli.processes import end_job, prepare_distributed
-from pgseg_mm.cli.provenance import describe, describe_machine, versions
+from pgseg_mm.cli.protocols import (
+    Protocol,
+    ProtocolSettings,
+    apply_protocol,
+    notes_on,
+    protocol_names,
+    read_protocol,
+    settings_of,
+    with_threshold,
+)
+from pgseg_mm.cli.provenance import describe_machine, versions
 from pgseg_mm.cli.run_configs import add_checks, check_loading_of, find_config
+from pgseg_mm.cli.zero_shot_results import (
+    Failed,
+    Measured,
+    Missing,
+    TableRow,
+    Unknown,
+    as_csv,
+    as_markdown,
+    protocols_of,
+)
 from pgseg_mm.engine.preflight import build_runner, check_writable
 from pgseg_mm.errors import PreflightError, RunError
 from pgseg_mm.evaluation import LabelMapError, ZeroShotIoUMetric
 from pgseg_mm.files.reading import DamagedFileError, FileAccessError
+from pgseg_mm.models.inference.decision import as_decision
 from pgseg_mm.serialization.atomic_files import read_state, write_json, write_text
 from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.locating import locate
 from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'pgseg' / 'zero_shot'
-CONFIG_PREFIX = {
-    'published': 'pgseg_vit-small-p16_zero-shot_',
-    'tcl': 'pgseg_vit-small-p16_zero-shot-tcl_',
-}
+CONFIG_PREFIX = 'pgseg_vit-small-p16_zero-shot_'
+PUBLISHED = 'published'
+"""The protocol of GroupViT and PGSeg on all benchmarks, with the thresholds of the config."""
 TRAINING_KEYS = (
     'train_dataloader',
     'train_cfg',
@@ -57,44 +78,12 @@ TRAINING_KEYS = (
 EVALUATION_KEYS = ('benchmark', 'test_dataloader', 'test_evaluator', 'test_cfg', 'custom_hooks')
 VALIDATION_KEYS = ('val_dataloader', 'val_evaluator', 'val_cfg')
 READ_BYTES = 2**20
-REPORTED_METRICS = ('mIoU', 'aAcc', 'mAcc')
 
 
-class Measured(NamedTuple):
-    """A benchmark that was evaluated; metrics in percent."""
-
-    name: str
-    classes: int
-    threshold: float | None
-    images: int
-    seconds: float
-    metrics: dict[str, float]
-    class_iou: dict[str, float | None]
-    """IoU of each class, ``None`` for those that neither occur nor are predicted."""
-
-
-class Missing(NamedTuple):
-    """A benchmark whose data are not there."""
-
-    name: str
-    missing: list[str]
-    prepare: str
-
-
-class Failed(NamedTuple):
-    """A benchmark that ended with an error."""
-
-    name: str
-    error: str
-
-
-TableRow = Measured | Missing | Failed
-
-
-def list_benchmarks(protocol: str) -> dict[str, Path]:
-    """Names and configs of the segmentation benchmarks that a protocol has."""
-    prefix = CONFIG_PREFIX[protocol]
-    files = {path.stem.removeprefix(prefix): path for path in sorted(CONFIGS.glob(f'{prefix}*.py'))}
+def list_benchmarks() -> dict[str, Path]:
+    """Names and configs of the segmentation benchmarks."""
+    paths = sorted(CONFIGS.glob(f'{CONFIG_PREFIX}*.py'))
+    files = {path.stem.removeprefix(CONFIG_PREFIX): path for path in paths}
     files.pop('imagenet1k', None)  # classification
     return files
 
@@ -104,20 +93,31 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config of the model')
-    parser.add_argument('checkpoint', help=SOURCES)
+    parser.add_argument(
+        'checkpoint',
+        help=f"{SOURCES}; none for the weights that the config's model starts with",
+    )
     parser.add_argument(
         '--benchmarks',
         nargs='+',
         metavar='NAME',
-        help=f'of {", ".join(list_benchmarks("published"))} (default: all)',
+        help=f'of {", ".join(list_benchmarks())} (default: all that a protocol is known for)',
     )
-    parser.add_argument('--protocol', choices=CONFIG_PREFIX, default='published')
+    parser.add_argument(
+        '--protocol',
+        nargs='+',
+        metavar='NAME',
+        default=[PUBLISHED],
+        help=f'one or several of {", ".join([PUBLISHED, *protocol_names()])}, or config files with '
+        f'protocol=dict(...) (default: {PUBLISHED})',
+    )
     parser.add_argument(
         '--thresholds',
         nargs='+',
         default=[],
         metavar='NAME=VALUE',
-        help="background thresholds to take in place of the config's background_thresholds",
+        help="background thresholds to take in place of the config's background_thresholds, or of "
+        "the protocol's",
     )
     add_naming(parser)
     parser.add_argument('--again', action='store_true', help='evaluate what has been evaluated')
@@ -143,30 +143,40 @@ def parse_thresholds(given: list[str]) -> dict[str, float]:
     return thresholds
 
 
-def benchmark_config(
-    config: Config, benchmark: Config, name: str, thresholds: dict[str, float]
-) -> Config:
-    """The model of a config under a benchmark.
+def benchmark_config(config: Config, benchmark: Config) -> Config:
+    """The model of a config on a benchmark, whose data, metric and words are taken.
 
     Args:
-        config: Config with a model, and ``background_thresholds`` if it has any.
-        benchmark: Config of ``configs/pgseg/zero_shot``, whose data, metric and words are taken.
+        config: Config with a model.
+        benchmark: Config of ``configs/pgseg/zero_shot``.
+    """
+    cfg = Config(config.to_dict())
+    for key in (*TRAINING_KEYS, *VALIDATION_KEYS, 'protocol', 'applied_protocol'):
+        cfg.pop(key, None)
+    for key in EVALUATION_KEYS:
+        cfg[key] = benchmark[key]
+    if 'class_embed_cache' in benchmark.model:
+        cfg.model.class_embed_cache = benchmark.model.class_embed_cache
+    return cfg
+
+
+def set_published_threshold(
+    cfg: Config, benchmark: Config, name: str, thresholds: dict[str, float]
+) -> None:
+    """Give the head the threshold of a benchmark, if it has a background class.
+
+    Args:
+        cfg: Config with the model, and ``background_thresholds`` if it has any; changed in place.
+        benchmark: Config of ``configs/pgseg/zero_shot``.
         name: Name of the benchmark.
         thresholds: Background thresholds by benchmark that go before those of the config.
 
     Raises:
         ValueError: The benchmark has a background class and nobody says its threshold.
     """
-    cfg = Config(config.to_dict())
-    for key in (*TRAINING_KEYS, *VALIDATION_KEYS):
-        cfg.pop(key, None)
-    for key in EVALUATION_KEYS:
-        cfg[key] = benchmark[key]
-    if 'class_embed_cache' in benchmark.model:
-        cfg.model.class_embed_cache = benchmark.model.class_embed_cache
     threshold = None
     if benchmark.model.decode_head.get('background_threshold') is not None:
-        known = {**(config.get('background_thresholds') or {}), **thresholds}
+        known = {**(cfg.get('background_thresholds') or {}), **thresholds}
         if name not in known:
             raise ValueError(
                 f'{name} has a background class, and neither background_thresholds of the config '
@@ -175,17 +185,21 @@ def benchmark_config(
             )
         threshold = known[name]
     cfg.model.decode_head.background_threshold = threshold
-    return cfg
 
 
-def fingerprint(cfg: Config, checkpoint: Path) -> str:
+def fingerprint(cfg: Config, checkpoint: str | None) -> str:
     """Tells whether a result belongs to these weights and settings."""
     digest = hashlib.sha256()
     for key in ('model', 'test_dataloader', 'test_evaluator', 'custom_hooks'):
         digest.update(json.dumps(cfg.get(key), sort_keys=True, default=str).encode())
-    with checkpoint.open('rb') as file:
-        while block := file.read(READ_BYTES):
-            digest.update(block)
+    own = [] if checkpoint is None else [locate(checkpoint)]
+    parts = (cfg.model.get('backbone'), cfg.model.get('text_encoder'))
+    named = {str((part or {}).get('pretrained')) for part in parts}
+    own += [path for path in map(Path, sorted(named)) if path.is_file()]
+    for path in own:
+        with path.open('rb') as file:
+            while block := file.read(READ_BYTES):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -209,7 +223,7 @@ def evaluate(cfg: Config, name: str) -> Measured:
     return Measured(
         name=name,
         classes=len(dataset.metainfo['classes']),
-        threshold=cfg.model.decode_head.background_threshold,
+        threshold=threshold_of(cfg),
         images=len(dataset),
         seconds=seconds,
         metrics={key: float(value) for key, value in metrics.items()},
@@ -217,24 +231,60 @@ def evaluate(cfg: Config, name: str) -> Measured:
     )
 
 
-def run_one(
-    name: str, file: Path, args: argparse.Namespace, thresholds: dict[str, float]
-) -> TableRow:
-    """Evaluate a benchmark, or find out why not."""
-    folder = Path(args.work_dir) / name
-    kept = folder / 'result.json'
-    benchmark = read_config_file(file)
-    cfg = benchmark_config(read_config_file(args.config), benchmark, name, thresholds)
+def threshold_of(cfg: Config) -> float | None:
+    """What decides on the background, whichever way it is found."""
+    rule = as_decision(cfg.model.test_cfg.get('decision'))
+    return cfg.model.decode_head.get('background_threshold') if rule is None else rule.threshold
+
+
+def configure(
+    name: str, protocol: Protocol | None, args: argparse.Namespace, thresholds: dict[str, float]
+) -> tuple[Config, ProtocolSettings]:
+    """Config of a benchmark by a protocol (``None``: as published), and what is in force there.
+
+    Raises:
+        ValueError: If a threshold lacks, or the protocol cannot be applied.
+    """
+    config = read_config_file(args.config)
+    benchmark = read_config_file(list_benchmarks()[name])
+    cfg = benchmark_config(config, benchmark)
+    notes: tuple[str, ...] = ()
+    if protocol is None:
+        set_published_threshold(cfg, benchmark, name, thresholds)
+    else:
+        settings = with_threshold(protocol.settings(name), thresholds.get(name))
+        apply_protocol(cfg, settings)
+        notes = settings.notes if name in thresholds else notes_on(cfg, settings)
     if args.naming is not None:
         cfg.model.decode_head.naming = args.naming
     override(cfg, args.cfg_options)
+    return cfg, settings_of(cfg, PUBLISHED if protocol is None else protocol.name, notes)
+
+
+def run_one(
+    name: str, protocol: Protocol | None, args: argparse.Namespace, thresholds: dict[str, float]
+) -> TableRow:
+    """Evaluate a benchmark, or find out why not."""
+    label = PUBLISHED if protocol is None else protocol.name
+    folder = Path(args.work_dir) / ('' if protocol is None else label) / name
+    if protocol is not None and protocol.benchmarks.get(name) is None:
+        return TableRow(label, Unknown(name, f'the {label} protocol is not known for it'))
+    cfg, settings = configure(name, protocol, args, thresholds)
     if missing := missing_data(cfg):
-        return Missing(name, missing, cfg.benchmark.prepare)
-    mark = fingerprint(cfg, locate(args.checkpoint))
+        return TableRow(label, Missing(name, missing, cfg.benchmark.prepare), settings)
+    return TableRow(label, find_or_measure(cfg, name, folder, args), settings)
+
+
+def find_or_measure(
+    cfg: Config, name: str, folder: Path, args: argparse.Namespace
+) -> Measured | Failed:
+    """The result that is kept in a folder, if it belongs to this config, or a new one."""
+    kept = folder / 'result.json'
+    mark = fingerprint(cfg, args.checkpoint)
     if kept.is_file() and not args.again:
         result = read_state(kept, f'{name} is evaluated again') or {}
         if result.pop('fingerprint', None) == mark and set(result) == set(Measured._fields):
-            print(f'{name}: evaluated before, with the same weights and settings')
+            print(f'{folder.name}: evaluated before, with the same weights and settings')
             return Measured(**result)
     cfg.update(load_from=args.checkpoint, resume=False, work_dir=str(folder))
     if args.launcher is not None:
@@ -259,86 +309,65 @@ def run_one(
     return row
 
 
-def as_csv(rows: list[TableRow]) -> str:
-    """A line a benchmark, those without a result with empty cells."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    columns = ['benchmark', 'state', 'classes', 'threshold', 'images', 'seconds']
-    writer.writerow([*columns, *REPORTED_METRICS])
-    for row in rows:
-        cells: list[Any] = [row.name, type(row).__name__.lower()]
-        if isinstance(row, Measured):
-            cells += [row.classes, row.threshold, row.images, f'{row.seconds:.1f}']
-            cells += [row.metrics.get(metric) for metric in REPORTED_METRICS]
-        else:
-            cells += [None] * (4 + len(REPORTED_METRICS))
-        writer.writerow(cells)
-    return text.getvalue()
-
-
-def as_markdown(rows: list[TableRow], result: dict[str, Any] | None = None) -> str:
-    """The table, what is missing, and with a result how it was made."""
-    lines = [
-        '| Benchmark | Classes | Background threshold | Images | mIoU | aAcc | mAcc |',
-        '| --- | --: | --: | --: | --: | --: | --: |',
-    ]
-    for row in rows:
-        if isinstance(row, Measured):
-            threshold = 'no background' if row.threshold is None else f'{row.threshold:g}'
-            scores = ' | '.join(f'{row.metrics[metric]:.2f}' for metric in REPORTED_METRICS)
-            lines.append(f'| {row.name} | {row.classes} | {threshold} | {row.images} | {scores} |')
-    notes = [
-        f'- {row.name} was not evaluated: {", ".join(row.missing)} cannot be found. '
-        f'To prepare the data, {row.prepare}.'
-        for row in rows
-        if isinstance(row, Missing)
-    ]
-    notes += [f'- {row.name} FAILED: {row.error}' for row in rows if isinstance(row, Failed)]
-    if result is None:
-        return '\n'.join([*lines, '', *notes])
-    naming = f', naming by {result["naming"]}' if result['naming'] else ''
-    head = [
-        '# Zero-shot segmentation',
-        '',
-        f'`{result["checkpoint"]}` by `{result["config"]}`, {result["protocol"]} protocol'
-        f'{naming}. Metrics in percent.',
-        '',
-    ]
-    return '\n'.join([*head, *lines, '', *notes, *([''] if notes else []), *describe(result), ''])
-
-
 def write_table(rows: list[TableRow], args: argparse.Namespace) -> None:
     """Write the table in its three forms, of what there is so far."""
     folder = Path(args.work_dir)
     result = {
         'command': shlex.join(['python', 'tools/analysis_tools/zero_shot_table.py', *sys.argv[1:]]),
         'config': args.config,
-        'checkpoint': args.checkpoint,
-        'protocol': args.protocol,
+        'checkpoint': args.checkpoint or 'none',
+        'protocol': ' '.join(protocols_of(rows)),
+        'protocols': {
+            label: {row.found.name: row.settings and asdict(row.settings) for row in own}
+            for label, own in protocols_of(rows).items()
+        },
         'naming': args.naming,
         'machine': describe_machine(),
         'versions': versions(),
-        'benchmarks': [{'state': type(row).__name__.lower(), **row._asdict()} for row in rows],
+        'benchmarks': [
+            {'state': row.state, 'protocol': row.protocol, **row.found._asdict()} for row in rows
+        ],
     }
     write_json(folder / 'zero_shot.json', result)
     write_text(folder / 'zero_shot.csv', as_csv(rows))
     write_text(folder / 'zero_shot.md', as_markdown(rows, result))
 
 
+def choose(
+    parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> list[tuple[str, Protocol | None]]:
+    """Benchmarks and protocols to evaluate, or leave with the parser's usage message."""
+    known = list_benchmarks()
+    if unknown := [name for name in args.benchmarks or () if name not in known]:
+        parser.error(f'unknown benchmarks {", ".join(unknown)}; there are {", ".join(known)}')
+    chosen: list[tuple[str, Protocol | None]] = []
+    labels: set[str] = set()
+    for given in args.protocol:
+        try:
+            protocol = None if given == PUBLISHED else read_protocol(given)
+        except ConfigError as error:
+            parser.error(str(error))
+        label = PUBLISHED if protocol is None else protocol.name
+        if label in labels or (protocol is not None and label in known):
+            parser.error(f'--protocol: {label} is given twice, or is the name of a benchmark')
+        labels.add(label)
+        names = list(known) if protocol is None else [n for n in protocol.benchmarks if n in known]
+        chosen += [(name, protocol) for name in args.benchmarks or names]
+    return chosen
+
+
 def main() -> int:
     parser = build_parser()
     args = parser.parse_args()
     args.config = find_config(parser, args.config)
-    require_checkpoint(parser, args.checkpoint)
-    known = list_benchmarks(args.protocol)
-    names = list(known) if args.benchmarks is None else args.benchmarks
-    if unknown := [name for name in names if name not in known]:
-        parser.error(
-            f'unknown benchmarks {", ".join(unknown)}; the {args.protocol} protocol has '
-            f'{", ".join(known)}'
-        )
+    if args.checkpoint == 'none':
+        args.checkpoint = None
+    else:
+        require_checkpoint(parser, args.checkpoint)
+    chosen = choose(parser, args)
     if args.work_dir is None:
-        stem = f'{Path(args.config).stem}_{Path(args.checkpoint).stem}_{args.protocol}'
+        stem = f'{Path(args.config).stem}_{Path(args.checkpoint or "none").stem}'
+        stem += f'_{PUBLISHED}' if args.protocol == [PUBLISHED] else ''
         stem += f'_{args.naming}' if args.naming else ''
         args.work_dir = str(Path('work_dirs') / 'zero_shot' / stem)
     load_checkpoints_safely(trust=args.trust)
@@ -346,16 +375,16 @@ def main() -> int:
     try:
         check_writable(args.work_dir, 'work_dir')
         thresholds = parse_thresholds(args.thresholds)
-        for name in names:
-            rows.append(run_one(name, known[name], args, thresholds))
+        for name, protocol in chosen:
+            rows.append(run_one(name, protocol, args, thresholds))
             if is_main_process():
                 write_table(rows, args)
     except ValueError as error:
         parser.error(str(error))
     if is_main_process():
         print(f'\n{as_markdown(rows)}\nWritten to {args.work_dir}/zero_shot.md, .csv and .json')
-    failed = any(isinstance(row, Failed) for row in rows)
-    measured = any(isinstance(row, Measured) for row in rows)
+    failed = any(isinstance(row.found, Failed) for row in rows)
+    measured = any(isinstance(row.found, Measured) for row in rows)
     return 0 if measured and not failed else 1
 
 

@@ -1,5 +1,6 @@
-# As TCL and SCLIP evaluate: every class by its synonyms, of which the best one counts, and a short
-# side of 560 px
+# Deprecated name: the published protocol with this project's synonyms; neither TCL's nor SCLIP's,
+# which are --protocol tcl and sclip (docs/zero_shot.md).
+# Short side 560 px
 _base_ = ['./pgseg_vit-small-p16_zero-shot_cityscapes.py']
 test_pipeline = [
     _base_.test_pipeline[0],

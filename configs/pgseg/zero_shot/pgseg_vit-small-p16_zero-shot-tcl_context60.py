@@ -1,3 +1,4 @@
-# As TCL and SCLIP evaluate: every class by its synonyms, of which the best one counts
+# Deprecated name: the published protocol with this project's synonyms; neither TCL's nor SCLIP's,
+# which are --protocol tcl and sclip (docs/zero_shot.md).
 _base_ = ['./pgseg_vit-small-p16_zero-shot_context60.py']
 custom_hooks = [dict(type='VocabularyHook', vocabulary='context60_synonyms')]

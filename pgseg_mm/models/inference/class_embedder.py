@@ -49,6 +49,8 @@ class ClassEmbedder:
         projector: From these features to embeddings.
         templates: Prompt templates, each with a ``{}`` for the word.
         cache: Where embeddings are kept between runs; ``None`` embeds them anew.
+        normalize_prompts: Whether the embedding of each prompt has unit length before the mean over
+            the templates, as SCLIP and others have it.
     """
 
     def __init__(
@@ -57,11 +59,13 @@ class ClassEmbedder:
         projector: nn.Module,
         templates: Sequence[str],
         cache: EmbeddingCache | None = None,
+        normalize_prompts: bool = False,
     ) -> None:
         self.text_encoder = text_encoder
         self.projector = projector
         self.templates = templates
         self.cache = cache
+        self.normalize_prompts = normalize_prompts
 
     @torch.no_grad()
     def embed_words(self, words: Sequence[str]) -> Tensor:
@@ -81,6 +85,8 @@ class ClassEmbedder:
                     for tokens in self._tokens_of(prompts)
                 ]
             )
+        if self.normalize_prompts:
+            embeds = F.normalize(embeds, dim=-1)
         return F.normalize(embeds.unflatten(0, (len(words), -1)).mean(dim=1), dim=-1)
 
     def update(
@@ -110,7 +116,8 @@ class ClassEmbedder:
         if last is not None and last.embeds is not head.class_embeds:
             last = None  # somebody else has given the head others, or moved them
         skip = head.with_background if skip_background is None else skip_background
-        state = (vocabulary, skip, words_apart, self.templates, self._weight_versions())
+        prompts = (self.templates, self.normalize_prompts)
+        state = (vocabulary, skip, words_apart, prompts, self._weight_versions())
         if last is not None and last.state == state:
             return last
         check_background(vocabulary, skip)
@@ -140,6 +147,7 @@ class ClassEmbedder:
         settings = [
             [words, labels, self.templates, device, str(autocast), VERSIONS],
             [describe_module(module) for module in self._modules],
+            *(['normalized prompts'] if self.normalize_prompts else []),
         ]
         tokens = self.text_encoder.tokenize([*words, *self.templates])  # says which tokenizer it is
         named = [

@@ -7,6 +7,9 @@ from torch import nn
 from ..inference.decision import Decision, as_decision
 from ..inference.pamr import as_pamr
 
+WINDOW_BATCH = 8
+"""Windows that are encoded at a time."""
+
 
 def check_text_widths(head: nn.Module, encoder: nn.Module) -> None:
     """Refuse a head that expects other widths of texts than the text encoder gives.
@@ -78,6 +81,8 @@ def check_test_cfg(test_cfg: dict | None) -> dict:
         raise ValueError("test_cfg mode='slide' needs crop_size and stride, in pixels")
     for name in ('window_batch_size', 'window_divisor'):
         number = cfg.get(name)
+        if name == 'window_divisor' and number == 'patch':
+            continue
         if number is not None and (not isinstance(number, int) or number < 1):
             raise ValueError(
                 f'test_cfg {name} must be None or an integer of at least 1, got {number!r}'
@@ -85,7 +90,7 @@ def check_test_cfg(test_cfg: dict | None) -> dict:
     resize = cfg.get('resize', 'image')
     if resize not in ('image', 'direct'):
         raise ValueError(f"test_cfg resize must be 'image' or 'direct', got {resize!r}")
-    if resize == 'direct' and (mode != 'whole' or (cfg.get('window_divisor') or 1) > 1):
+    if resize == 'direct' and (mode != 'whole' or cfg.get('window_divisor') not in (None, 1)):
         raise ValueError(
             "test_cfg resize='direct' takes scores from the patches of the whole image straight to "
             "its original size; set mode='whole' and window_divisor=None, or resize='image'"
@@ -93,6 +98,19 @@ def check_test_cfg(test_cfg: dict | None) -> dict:
     as_decision(cfg.get('decision'))
     as_pamr(cfg.get('pamr'))
     return cfg
+
+
+def window_settings(test_cfg: dict, patch_size: int) -> tuple[int | None, int]:
+    """How many windows are encoded at a time, and what their sides are padded to multiples of.
+
+    Args:
+        test_cfg: What :func:`check_test_cfg` returned.
+        patch_size: Side of a patch in pixels.
+    """
+    default = WINDOW_BATCH if test_cfg['mode'] == 'slide' else None
+    divisor = test_cfg.get('window_divisor') or 1
+    batch_size = test_cfg.get('window_batch_size', default)
+    return batch_size, patch_size if divisor == 'patch' else divisor
 
 
 def set_naming(head: Any, naming: str) -> None:

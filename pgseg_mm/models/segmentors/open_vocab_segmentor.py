@@ -25,10 +25,8 @@ from ..inference.pixel_classes import ImageScores, PixelRules, classify_pixels, 
 from ..inference.prepared_images import PreparedImages, prepare_images
 from ..inference.sliding_window import Window, sliding_windows
 from ..inference.window_scores import score_windows
-from .checks import check_test_cfg, check_text_widths, set_naming
+from .checks import check_test_cfg, check_text_widths, set_naming, window_settings
 
-WINDOW_BATCH = 8
-"""Windows that are encoded at a time."""
 Model = TypeVar('Model', bound='OpenVocabSegmentor')
 
 
@@ -50,18 +48,19 @@ class OpenVocabSegmentor(BaseSegmentor):
             ``~/.cache/pgseg_mm``; ``None`` embeds the words anew in each run. An entry is found by
             the hash of words, templates and text weights.
         test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` in pixels;
-            ``window_divisor=N`` pads windows with zeros around to multiples of N, and cuts the
-            scores back; with ``'whole'``, ``resize='direct'`` takes scores from the patches
-            straight to the original size, not to the image's first. ``window_batch_size`` is the
-            number of windows, of all images, that go through the encoder at a time, and bounds the
-            memory: 8 by default with ``'slide'``, ``None`` (all) with ``'whole'``.
-            ``seg_logits=True`` adds dense class scores to the results, ``class_scores=True`` the
-            mean score of each class. ``pamr=dict(num_iters=10, dilations=(8, 16))`` refines the
-            scores by the image (see :class:`PAMR`); ``decision=dict(logit_scale=40,
-            prob_threshold=0.1)`` has a softmax over words decide, and class 0 may have words of its
-            own (see :class:`Decision`).
+            ``window_divisor=N`` pads windows with zeros around to multiples of N (``'patch'``: of
+            the patch), and cuts the scores back; with ``'whole'``, ``resize='direct'`` takes scores
+            from the patches straight to the original size, not to the image's first.
+            ``window_batch_size`` is the number of windows, of all images, that go through the
+            encoder at a time, and bounds the memory: 8 by default with ``'slide'``, ``None`` (all)
+            with ``'whole'``. ``seg_logits=True`` adds dense class scores to the results,
+            ``class_scores=True`` the mean score of each class. ``pamr=dict(num_iters=10,
+            dilations=(8, 16))`` refines the scores by the image (see :class:`PAMR`);
+            ``decision=dict(logit_scale=40, prob_threshold=0.1)`` has a softmax over words decide,
+            and class 0 may have words of its own (see :class:`Decision`).
         pretrained: Deprecated name of a checkpoint; use ``init_cfg``.
         init_cfg: Config of mmengine's weight initialisation.
+        normalize_prompts: Whether embeddings of prompts get unit length before their mean.
 
     Raises:
         ValueError: If ``test_cfg`` is incomplete, vocabulary or templates are faulty, or the head
@@ -83,6 +82,7 @@ class OpenVocabSegmentor(BaseSegmentor):
         test_cfg: dict | None = None,
         pretrained: str | None = None,
         init_cfg: dict | list[dict] | None = None,
+        normalize_prompts: bool = False,
     ) -> None:
         if pretrained is not None:
             init_cfg = {'type': 'Pretrained', 'checkpoint': pretrained}
@@ -93,6 +93,7 @@ class OpenVocabSegmentor(BaseSegmentor):
         check_text_widths(self.decode_head, self.text_encoder)
         self.align_corners = self.decode_head.align_corners
         self.templates = get_templates(templates)
+        self.normalize_prompts = normalize_prompts
         self.embedding_cache = (
             None if class_embed_cache is None else EmbeddingCache(class_embed_cache)
         )
@@ -129,6 +130,7 @@ class OpenVocabSegmentor(BaseSegmentor):
             self.decode_head.text_projector,
             self.templates,
             self.embedding_cache,
+            self.normalize_prompts,
         )
 
     def known_vocabulary(self) -> Vocabulary | None:
@@ -299,14 +301,15 @@ class OpenVocabSegmentor(BaseSegmentor):
                 :meth:`StitchedScores.with_background`.
         """
         prepared = self._prepare(inputs, data_samples)
+        batch_size, divisor = window_settings(self.test_cfg, self._patch_size)
         scores = score_windows(
             self.extract_feat,
             self.decode_head,
             prepared.images,
             prepared.windows,
-            self._window_batch_size,
+            batch_size,
             thresholds,
-            self._window_divisor,
+            divisor,
             direct=self.test_cfg.get('resize') == 'direct',
         )
         return prepared.undo(scores)
@@ -319,15 +322,6 @@ class OpenVocabSegmentor(BaseSegmentor):
         self._embed_vocabulary()
         guided = as_pamr(self.test_cfg.get('pamr')) is not None
         return prepare_images(inputs, data_samples, self._patch_size, self.windows, guided)
-
-    @property
-    def _window_batch_size(self) -> int | None:
-        default = WINDOW_BATCH if self.test_cfg['mode'] == 'slide' else None
-        return self.test_cfg.get('window_batch_size', default)
-
-    @property
-    def _window_divisor(self) -> int:
-        return self.test_cfg.get('window_divisor') or 1
 
     def fill_sample(self, sample: SegDataSample, views: Sequence[ImageScores]) -> None:
         """Put the best classes, and on request dense scores, into the sample of an image.

@@ -17,7 +17,7 @@ from ..layers.dist import all_reduce_sum
 from ..layers.micro_batches import in_micro_batches
 from ..layers.regions import RegionLayout
 from ..text_encoders import TextFeatures
-from .checks import check_names_groups, check_regions, check_train_cfg
+from .checks import check_names_groups, check_regions, check_train_cfg, window_settings
 from .open_vocab_segmentor import OpenVocabSegmentor
 
 
@@ -46,6 +46,7 @@ class PGSeg(OpenVocabSegmentor):
             :func:`group_maps`).
         pretrained: Deprecated name of a checkpoint; use ``init_cfg``.
         init_cfg: Config of mmengine's weight initialisation.
+        normalize_prompts: Whether embeddings of prompts get unit length before their mean.
 
     Raises:
         ValueError: If ``test_cfg`` is incomplete, vocabulary or templates are faulty, or the head
@@ -68,6 +69,7 @@ class PGSeg(OpenVocabSegmentor):
         test_cfg: dict | None = None,
         pretrained: str | None = None,
         init_cfg: dict | list[dict] | None = None,
+        normalize_prompts: bool = False,
     ) -> None:
         super().__init__(
             backbone,
@@ -80,6 +82,7 @@ class PGSeg(OpenVocabSegmentor):
             test_cfg,
             pretrained,
             init_cfg,
+            normalize_prompts,
         )
         check_regions(self.data_preprocessor, self.decode_head)
         self.train_cfg = check_train_cfg(train_cfg)
@@ -204,8 +207,7 @@ class PGSeg(OpenVocabSegmentor):
             prepared.windows,
             prepared.labels(labels),
             namings,
-            self._window_batch_size,
-            self._window_divisor,
+            *window_settings(self.test_cfg, self._patch_size),
         )
         scores = {way: prepared.undo(images) for way, images in named.scores.items()}
         return named._replace(scores=scores)

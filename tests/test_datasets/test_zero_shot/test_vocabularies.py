@@ -6,6 +6,7 @@ import pytest
 from mmseg.registry import DATASETS
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
+from pgseg_mm.cli.protocols import protocol_names, read_protocol
 from pgseg_mm.text.vocabulary import SHIPPED, Vocabulary
 
 SIZES = dict(
@@ -62,6 +63,18 @@ def test_all_benchmarks_have_a_file_and_no_file_is_without_a_test():
     synonyms = {f'{name}_synonyms' for name in WITH_SYNONYMS}
     expected = {*SIZES, *synonyms, 'davis2016_surroundings'}
     assert {path.stem for path in SHIPPED.glob('*.txt')} == expected
+
+
+def test_words_of_published_evaluations_are_used_and_shared():
+    """What they say is tested with the protocols."""
+    files = {
+        path.relative_to(SHIPPED).with_suffix('').as_posix() for path in SHIPPED.rglob('*.txt')
+    }
+    protocols = [read_protocol(name) for name in protocol_names()]
+    used = {own['words'] for p in protocols for own in p.benchmarks.values() if own}
+    assert {name for name in files if '/' in name} == {name for name in used if '/' in name}
+    words = {name: Vocabulary.from_file(name).words for name in used | SIZES.keys()}
+    assert len(set(words.values())) == len(words)  # no list twice
 
 
 @pytest.mark.parametrize('name', SIZES)

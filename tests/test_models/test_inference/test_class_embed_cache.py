@@ -59,10 +59,11 @@ def with_heads(num_heads) -> dict:
         dict(vocabulary=['dog', 'cat', 'grass', 'the sky']),
         dict(vocabulary=['cat', 'dog', 'grass', 'sky']),
         dict(templates='subset7'),
+        dict(normalize_prompts=True),
         dict(text_encoder=with_heads(2)),
         dict(text_encoder={**with_heads(None), 'context_length': 20}),
     ],
-    ids=['word', 'order', 'templates', 'heads', 'length'],
+    ids=['word', 'order', 'templates', 'prompts', 'heads', 'length'],
 )
 def test_what_decides_the_embeddings_decides_the_entry(folder, other):
     cached_model(folder).predict(IMAGE)

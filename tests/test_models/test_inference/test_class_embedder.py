@@ -50,6 +50,22 @@ def test_by_its_parts_alone():
     torch.testing.assert_close(tiny_model(templates='subset7').embed_words(['dog']), found)
 
 
+def test_prompts_are_averaged_as_they_are_or_at_unit_length():
+    plain, unit = (
+        tiny_model(templates='subset7', normalize_prompts=normalize) for normalize in (False, True)
+    )
+    prompts = [template.format('dog') for template in get_templates('subset7')]
+    with evaluating(plain.text_encoder, plain.decode_head.text_projector), torch.no_grad():
+        tokens = plain.text_encoder.tokenize(prompts)
+        embeds = plain.decode_head.text_projector(plain.text_encoder(tokens).eot).double()
+    lengths = embeds.norm(dim=1, keepdim=True)
+    assert lengths.max() > 1.01 * lengths.min()  # it makes a difference
+    for model, rows in ((plain, embeds), (unit, embeds / lengths)):
+        mean = rows.mean(0)
+        found = model.embed_words(['dog'])[0].double()
+        torch.testing.assert_close(found, mean / mean.norm(), atol=1e-6, rtol=1e-6)
+
+
 def test_a_head_is_given_embeddings_when_it_lacks_them():
     model = tiny_model(vocabulary=CLASSES)
     embedder, head = model.class_embedder, model.decode_head

@@ -42,6 +42,20 @@ def test_dense_scores_on_request_agree_with_the_classes():
     assert torch.equal(out.seg_logits.data.argmax(0), out.pred_sem_seg.data[0])
 
 
+def test_windows_are_padded_to_whole_patches():
+    images = torch.rand(1, 3, 27, 37)
+    scores = {}
+    for divisor in (None, 8, 'patch'):
+        cfg = dict(mode='whole', seg_logits=True, window_divisor=divisor)
+        model = tiny_model(vocabulary=CLASSES, test_cfg=cfg)
+        scores[divisor] = model.predict(images)[0].seg_logits.data
+    assert model.backbone.patch_size == 8
+    assert torch.equal(scores['patch'], scores[8])
+    assert not torch.equal(scores['patch'], scores[None])
+    with pytest.raises(ValueError, match='window_divisor must be None or an integer'):
+        tiny_model(test_cfg=dict(window_divisor='patches'))
+
+
 SLIDE = dict(mode='slide', crop_size=32, stride=(16, 16), seg_logits=True)
 
 
