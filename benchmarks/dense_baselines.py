@@ -88,6 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--tower', default='ViT-B-16-quickgelu', help="open_clip's name (default: %(default)s)"
     )
+    parser.add_argument(
+        '--methods', nargs='+', choices=METHODS, default=METHODS, help='default: all'
+    )
     parser.add_argument('--size', **size, default=(448, 597), help='image (default: %(default)s)')
     parser.add_argument('--num-classes', type=int, default=171, help='default: %(default)s')
     parser.add_argument(
@@ -186,10 +189,10 @@ def measure_methods(
 def measure_rules(model: OpenVocabSegmentor, image: Tensor, rounds: int) -> list[dict[str, Any]]:
     """Seconds of what follows the encoder, by how scores become classes."""
     calls: dict[str, Callable[[], object]] = {}
+    guided = with_rule(model, {'pamr': asdict(REFINED)})  # scores with their image
+    scores = guided.segment(image, [SegDataSample()])
     for name, rule in RULES.items():
-        ruled = with_rule(model, rule)
-        scores = ruled.segment(image, [SegDataSample()])
-        calls[name] = partial(ruled.fill_sample, SegDataSample(), scores)
+        calls[name] = partial(with_rule(model, rule).fill_sample, SegDataSample(), scores)
     features, refine = encode(model, image), PrototypeRefinement()
     calls[PROTOTYPES] = lambda: [refine(maps) for maps in features]
     height, width = image.shape[2:]
@@ -325,12 +328,13 @@ def main() -> None:
         args.threads,
         args.device,
     )
-    models = build_models(METHODS, settings)
-    set_classes(models[METHODS[-1]], args.num_classes)
+    models = build_models(tuple(args.methods), settings)
+    last = models[args.methods[-1]]
+    set_classes(last, args.num_classes)  # all share their head
     image = make_image(settings)
     methods = measure_methods(models, image, args.rounds)
-    rules = measure_rules(models[METHODS[-1]], image, args.rounds)
-    del models
+    rules = measure_rules(last, image, args.rounds)
+    del models, last
     memory = []
     if not args.no_memory and can_measure_memory(torch.device(args.device)):
         memory = [in_fresh_process(measure_memory, settings, name) for name in MEMORY_RULES]
