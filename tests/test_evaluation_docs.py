@@ -41,9 +41,12 @@ def small(words: list[str]) -> list[str]:
 
 
 def test_a_benchmark_is_evaluated(place, monkeypatch, capsys):
-    ((_, tool, *arguments),) = commands(ZERO_SHOT, 'tools/test.py')
-    run_tool(monkeypatch, tool, *small(arguments))
-    assert 'mIoU' in capsys.readouterr().out
+    shown = commands(ZERO_SHOT, 'tools/test.py')
+    assert [words[-2:] for words in shown[1:]] == [['--protocol', 'tcl']]
+    for number, (_, tool, *arguments) in enumerate(shown):
+        name = f'experiment_name=run_{number}'  # mmengine's holds for a second
+        run_tool(monkeypatch, tool, *small(arguments), name)
+        assert 'mIoU' in capsys.readouterr().out
 
 
 def test_a_benchmark_is_evaluated_in_several_processes(place):

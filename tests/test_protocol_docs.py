@@ -112,6 +112,7 @@ def test_a_row_can_be_filled_from_nothing(tmp_path, monkeypatch):
         *(f'{tower}.model_name=tiny' for tower in towers),
         *(f'{tower}.pretrained=tiny.pt' for tower in towers),
         *('model.decode_head.in_channels=24', 'test_dataloader.num_workers=0'),
+        'model.templates=simple',  # eighty take long
     ]
     with pytest.raises(SystemExit) as leaving:
         run_tool(monkeypatch, tool, *arguments, '--cfg-options', *tiny)
