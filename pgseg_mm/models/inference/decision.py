@@ -112,7 +112,7 @@ def decide(pieces: ScorePieces, classes: Tensor, rule: Decision, probable: bool 
         best = join_bands([band for band, _ in found])
         lse = torch.cat([band for _, band in found])
     else:
-        best = _best_of_words(pieces, None, rule)
+        best = best_of_words(pieces, None, rule)
     num_classes = int(classes.max()) + 1
     labels = _classes_of(best, classes)
     kept = torch.ones(num_classes, dtype=torch.bool, device=labels.device)
@@ -121,7 +121,7 @@ def decide(pieces: ScorePieces, classes: Tensor, rule: Decision, probable: bool 
         kept = won > rule.area_threshold * won[1:].sum()
         kept[0] = True
     if not kept[labels].all():  # where no pixel loses its class, nothing changes
-        best = _best_of_words(pieces, kept.cpu()[classes].nonzero().squeeze(1), rule)
+        best = best_of_words(pieces, kept.cpu()[classes].nonzero().squeeze(1), rule)
         labels = _classes_of(best, classes)
     if lse is None:
         return Decided(Best(best.values, labels), labels, lse, kept)
@@ -163,7 +163,7 @@ def _best_and_sum(band: Iterator[tuple[Tensor, Tensor]], rule: Decision) -> tupl
     return best, rule.logit_scale * best.values + total.log()
 
 
-def _best_of_words(pieces: ScorePieces, words: Tensor | None, rule: Decision) -> Best:
+def best_of_words(pieces: ScorePieces, words: Tensor | None, rule: Decision) -> Best:
     """Best word of each pixel among some, or all, of them."""
     if words is not None and not len(words):  # the constant score alone is left
         like = torch.zeros(pieces.size, device=pieces.device)

@@ -142,9 +142,9 @@ def test_classes_that_win_nothing_cost_no_second_look(clip, monkeypatch):
     from pgseg_mm.models.inference import decision
 
     looked = []
-    best_of_words = decision._best_of_words
+    original = decision.best_of_words
     monkeypatch.setattr(
-        decision, '_best_of_words', lambda *args: looked.append(args) or best_of_words(*args)
+        decision, 'best_of_words', lambda *args: looked.append(args) or original(*args)
     )
     for threshold, times in ((0.0, 1), (1.0, 2)):
         made = ruled(clip, **SLIDE, decision=dict(area_threshold=threshold), threshold=None)
