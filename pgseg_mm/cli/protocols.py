@@ -25,7 +25,7 @@ UNKNOWN = 'unknown'
 """Value of a setting, or of a benchmark, that could not be found out."""
 RESIZES = ('Resize', 'ResizeAnyShape')
 HOOK = 'VocabularyHook'
-SCORES = {'PGSegHead': 'affinity', 'DenseCLIPHead': 'cosine'}
+HEAD_SCORES = {'PGSegHead': 'affinity', 'DenseCLIPHead': 'cosine'}
 """What the scores of a head are, where that is known."""
 
 
@@ -337,7 +337,7 @@ def _side(size: Any) -> Any:
 
 def notes_on(cfg: Config, settings: ProtocolSettings) -> tuple[str, ...]:
     """What a protocol cannot do, or cannot mean, with the model of a config."""
-    found = SCORES.get(type_name(cfg.model.decode_head))
+    found = HEAD_SCORES.get(type_name(cfg.model.decode_head))
     limits = (
         settings.background_threshold,
         settings.background_score,
