@@ -8,19 +8,11 @@ from pgseg_mm.text.vocabulary import Vocabulary
 
 from .protocols import Protocol, ProtocolSettings
 
-BENCHMARK_COLUMNS = (
-    'Benchmark',
-    'Short side',
-    'Windows',
-    'Words',
-    'Background',
-    'Logit scale',
-    'Area',
-)
+TABLE_HEAD = ('Benchmark', 'Short side', 'Windows', 'Words', 'Background', 'Logit scale', 'Area')
 
 
 def settings_row(settings: ProtocolSettings) -> tuple[str, ...]:
-    """Cells of a benchmark under :data:`BENCHMARK_COLUMNS`."""
+    """Cells of a benchmark under :data:`TABLE_HEAD`."""
     windows = f'{settings.window}, {settings.stride} apart' if settings.window else 'whole image'
     scale = settings.logit_scale
     if settings.background_score is not None and scale == 1:
@@ -90,10 +82,7 @@ def protocol_table(settings: Sequence[ProtocolSettings], unknown: Sequence[str] 
         settings: Of one protocol, one for each benchmark.
         unknown: Benchmarks that the protocol is not known for.
     """
-    lines = [
-        f'| {" | ".join(BENCHMARK_COLUMNS)} |',
-        f'| --- |{" --- |" * (len(BENCHMARK_COLUMNS) - 1)}',
-    ]
+    lines = [f'| {" | ".join(TABLE_HEAD)} |', f'| --- |{" --- |" * (len(TABLE_HEAD) - 1)}']
     lines += [f'| {" | ".join(settings_row(one))} |' for one in settings]
     common: dict[str, list[str]] = {}
     for one in settings:
