@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
@@ -30,6 +31,7 @@ from pgseg_mm.cli.provenance import describe
 from pgseg_mm.models import OpenVocabSegmentor, PrototypeRefinement
 from pgseg_mm.models.inference.pamr import PAMR
 from pgseg_mm.models.inference.window_scores import encode_windows
+from pgseg_mm.models.segmentors.open_vocab_segmentor import WINDOW_BATCH
 
 from .outputs import make_parser, origin, parse, write_results
 from .timing import (
@@ -110,6 +112,7 @@ def build_models(
     methods: tuple[str, ...], settings: BaselineSettings
 ) -> dict[str, OpenVocabSegmentor]:
     """Models of the methods, which share random weights, with random embeddings of classes."""
+    init_default_scope('mmseg')
     models: dict[str, OpenVocabSegmentor] = {}
     for method in methods:
         cfg = Config.fromfile(CONFIGS / f'{method}_vit-base-p16.py').model
@@ -149,8 +152,7 @@ def make_image(settings: BaselineSettings) -> Tensor:
 def encode(model: OpenVocabSegmentor, image: Tensor) -> list[Tensor]:
     """Maps of an image's windows, in the batches of a prediction."""
     windows = [model.windows((image.shape[2], image.shape[3]))]
-    batch = model._window_batch_size
-    chunks = encode_windows(model.extract_feat, [image[0]], windows, batch)
+    chunks = encode_windows(model.extract_feat, [image[0]], windows, WINDOW_BATCH)
     return [chunk.features[0] for chunk in chunks]
 
 

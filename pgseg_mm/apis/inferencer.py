@@ -146,13 +146,13 @@ class PGSegInferencer:
                 with the package, such as ``'voc21'``. By default the classes of the model or its
                 checkpoint.
             background: Whether a class 'background' comes first, which takes what is like none of
-                the words. By default it does if the words name it, or if there is a ``threshold``;
-                with a ``decision``, a first class of several words may be it, too (docs/clip.md).
+                the words. By default it does if the words name it, or if there is a ``threshold``.
+                By a ``decision``, a first class of several words may be it (docs/inference.md).
             threshold: Score from 0 to 1 below which a pixel is background. By default what the
                 config has for this vocabulary in ``background_thresholds`` or for its model, else
                 0.95, which suits some 20 classes; it should be the lower, the more there are.
             batch_size: Images, of any sizes, that go through the model at a time.
-            scores: ``'classes'`` adds each class's mean score, ``'dense'`` that in each pixel.
+            scores: ``'classes'`` adds the mean score of each class, ``'dense'`` that in each pixel.
             groups: Whether to add the groups of the first and the last stage.
             naming: How groups get their classes (see :class:`PGSegHead`); the model's by default.
             pamr: Whether to refine scores by the image, or how (see :class:`PAMR`); likewise.

@@ -10,7 +10,7 @@ import open_clip
 from pgseg_mm.errors import ModelUnavailableError
 from pgseg_mm.messages import first_line
 
-OPEN_CLIP_HUB = 'hf-hub:'
+_HUB = 'hf-hub:'
 """What names of models on a hub begin with."""
 
 
@@ -33,7 +33,7 @@ def find_open_clip_model(model_name: str) -> tuple[str, dict[str, Any]]:
     try:
         config = open_clip.get_model_config(name)
     except (OSError, ValueError) as error:
-        if not name.startswith(OPEN_CLIP_HUB):
+        if not name.startswith(_HUB):
             raise
         raise ModelUnavailableError(
             f'The config of {name} could not be had: {first_line(error)}\n'

@@ -8,6 +8,7 @@ from mmseg.structures import SegDataSample
 
 from pgseg_mm.models import OpenVocabSegmentor
 from pgseg_mm.models.inference.class_embedder import ClassEmbedder
+from pgseg_mm.models.inference.score_pieces import ScorePieces
 from pgseg_mm.text.vocabulary import Vocabulary
 from tiny_open_clip import CLIP, VISION
 
@@ -139,12 +140,10 @@ def test_thresholds_at_their_limits(clip):
 
 def test_classes_that_win_nothing_cost_no_second_look(clip, monkeypatch):
     """The area rule decides again only where a pixel has lost its class."""
-    from pgseg_mm.models.inference import decision
-
     looked = []
-    original = decision.best_of_words
+    bands = ScorePieces.bands
     monkeypatch.setattr(
-        decision, 'best_of_words', lambda *args: looked.append(args) or original(*args)
+        ScorePieces, 'bands', lambda self, *args: looked.append(args) or bands(self, *args)
     )
     for threshold, times in ((0.0, 1), (1.0, 2)):
         made = ruled(clip, **SLIDE, decision=dict(area_threshold=threshold), threshold=None)
