@@ -120,7 +120,7 @@ class Table:
                 self.cell(row, _iou(naming[row], 'objects')),
                 self.cell(row, _iou(naming[row], 'textures')),
                 self.cell(row, lambda result: result['curve'][-1]['groups_used']),
-                self.cell(row, lambda result: result['seconds']['training'], digits=0),
+                self.cell(row, _seconds, digits=0),
             ]
             texts = [f'`{row}`', naming[row], *(text for pair in pairs for text in pair), *more]
             main.append('| ' + ' | '.join(texts) + ' |')
@@ -132,6 +132,11 @@ class Table:
 def _iou(way: str, kind: str = 'all') -> Figure:
     """The last point's mean IoU by a way."""
     return lambda result: result['curve'][-1]['mIoU'][way][kind]
+
+
+def _seconds(result: Result) -> float | None:
+    """Of the training, unless some of it was lost when the run was broken off."""
+    return None if result.get('resumed') else result['seconds']['training']
 
 
 def tables_of(cells: Iterable[Cell], known: dict[str, Result]) -> list[Table]:

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmengine.runner.checkpoint import find_latest_checkpoint
 from torch.utils.data import DataLoader
 
 from pgseg_mm.engine.diagnosis import diagnose
 from pgseg_mm.models.decode_heads.group_naming import NAMING_RULES
 from pgseg_mm.serialization.atomic_files import read_state, write_json
+from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
-from pgseg_mm.serialization.work_folders import lock_folder
+from pgseg_mm.serialization.work_folders import find_checkpoint, lock_folder
 
 from . import late_interaction  # noqa: F401, registers its parts
 from .ablation_cells import Cell
@@ -141,8 +141,7 @@ def train(job: Job) -> None:
         {
             'key': job.cell.key,
             **job.cell.settings,
-            'curve': known['curve'],
-            'seconds': known['seconds'],
+            **known,
             **origin('ablation'),
             'command': job.command,
             'commit': job.commit,
@@ -154,16 +153,24 @@ def train(job: Job) -> None:
 
 def _resume(cfg: Any, job: Job) -> dict[str, Any]:
     """Make the config go on from the last checkpoint; returns what was known there."""
-    nothing = {'curve': [], 'seconds': {'training': 0.0, 'judging': 0.0}}
+    nothing = {
+        'curve': [],
+        'seconds': {'training': 0.0, 'judging': 0.0},
+        'resumed': False,  # then the seconds lack what was lost
+    }
     progress = job.folder / 'progress.json'
-    known = read_state(progress, 'the run begins anew') if progress.is_file() else None
-    latest = find_latest_checkpoint(str(job.folder / 'train')) if known else None
-    if known and latest:
-        iteration = int(Path(latest).stem.removeprefix('iter_'))
+    known = read_state(progress, 'the run begins anew') if progress.is_file() else nothing
+    try:
+        latest = find_checkpoint(job.folder / 'train')
+    except CheckpointError as error:
+        print(f'the run begins anew: {error}')
+        latest = None
+    if known is not None and latest is not None:
+        iteration = int(latest.stem.removeprefix('iter_'))
         known['curve'] = [point for point in known['curve'] if point['iteration'] <= iteration]
         if len(known['curve']) == iteration // job.cell.curve_interval:
-            cfg.resume, cfg.load_from = True, latest
-            return known
+            cfg.resume, cfg.load_from = True, str(latest)
+            return {**known, 'resumed': True}
     shutil.rmtree(job.folder / 'train', ignore_errors=True)
     return nothing
 

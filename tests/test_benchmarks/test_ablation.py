@@ -165,7 +165,9 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(data, folders, tmp_path):
             process.join()
             assert process.exitcode == -signal.SIGKILL and not job.result.exists()
         assert schedule.wait(job) == 0
-        curves.append(json.loads(job.result.read_text())['curve'])
+        result = json.loads(job.result.read_text())
+        assert result['resumed'] == (name == 'killed')
+        curves.append(result['curve'])
         job.result.unlink()
     assert 'resumed' in job.log.read_text()
     assert curves[0] == curves[1]
