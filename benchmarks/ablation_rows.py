@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-try:
-    from .npr_variants import VARIANTS
-except ModuleNotFoundError:  # no variants of NPR are there to be tried
-    VARIANTS = {}
+from .npr_variants import VARIANTS
 
 Options = dict[str, Any]
 DATA = 'data/emoji_scenes'

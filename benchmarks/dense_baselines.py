@@ -31,7 +31,7 @@ from pgseg_mm.cli.provenance import describe
 from pgseg_mm.models import OpenVocabSegmentor, PrototypeRefinement
 from pgseg_mm.models.inference.pamr import PAMR
 from pgseg_mm.models.inference.window_scores import encode_windows
-from pgseg_mm.models.segmentors.open_vocab_segmentor import WINDOW_BATCH
+from pgseg_mm.models.segmentors.checks import WINDOW_BATCH
 
 from .outputs import make_parser, origin, parse, write_results
 from .timing import (
