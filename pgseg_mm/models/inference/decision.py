@@ -108,9 +108,9 @@ def decide(pieces: ScorePieces, classes: Tensor, rule: Decision, probable: bool 
     probable = probable or bool(rule.prob_threshold)
     lse = None
     if probable:
-        found = [_best_and_sum(band, rule) for _, band in pieces.bands()]
-        best = join_bands([band for band, _ in found])
-        lse = torch.cat([band for _, band in found])
+        found = ((rows, _best_and_sum(band, rule)) for rows, band in pieces.bands())
+        values, columns, lse = join_bands(pieces.size[0], found)
+        best = Best(values, columns)
     else:
         best = best_of_words(pieces, None, rule)
     num_classes = int(classes.max()) + 1
@@ -125,7 +125,7 @@ def decide(pieces: ScorePieces, classes: Tensor, rule: Decision, probable: bool 
         labels = _classes_of(best, classes)
     if lse is None:
         return Decided(Best(best.values, labels), labels, lse, kept)
-    probability = (rule.logit_scale * best.values - lse).exp()
+    probability = (rule.logit_scale * best.values).sub_(lse).exp_()
     decided = labels.masked_fill(probability < (rule.prob_threshold or 0), 0)
     return Decided(Best(probability, labels), decided, lse, kept)
 
@@ -147,8 +147,10 @@ def probabilities(pieces: ScorePieces, classes: Tensor, rule: Decision) -> Tenso
     return out
 
 
-def _best_and_sum(band: Iterator[tuple[Tensor, Tensor]], rule: Decision) -> tuple[Best, Tensor]:
-    """Best word of each pixel, and logarithm of the sum over all words, as it runs along."""
+def _best_and_sum(
+    band: Iterator[tuple[Tensor, Tensor]], rule: Decision
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Score and number of each pixel's best word, and logarithm of the sum over all, as it runs."""
     best = None
     total = torch.zeros(())
     for columns, scores in band:
@@ -160,7 +162,7 @@ def _best_and_sum(band: Iterator[tuple[Tensor, Tensor]], rule: Decision) -> tupl
             total *= (rule.logit_scale * (before.values - best.values)).exp()
         total += scores.sub_(best.values).mul_(rule.logit_scale).exp_().sum(dim=0)
     assert best is not None
-    return best, rule.logit_scale * best.values + total.log()
+    return *best, rule.logit_scale * best.values + total.log()
 
 
 def best_of_words(pieces: ScorePieces, words: Tensor | None, rule: Decision) -> Best:
@@ -168,14 +170,16 @@ def best_of_words(pieces: ScorePieces, words: Tensor | None, rule: Decision) -> 
     if words is not None and not len(words):  # the constant score alone is left
         like = torch.zeros(pieces.size, device=pieces.device)
         return Best(like + (rule.background_score or 0), like.long() - 1)
-    found = []
-    for _, band in pieces.bands(words):
-        best = None
-        for columns, scores in band:
-            best = better_of(_start(rule, scores[0]) if best is None else best, columns, scores)
-        assert best is not None
-        found.append(best)
-    return join_bands(found)
+
+    def bands() -> Iterator[tuple[slice, Best]]:
+        for rows, band in pieces.bands(words):
+            best = None
+            for columns, scores in band:
+                best = better_of(_start(rule, scores[0]) if best is None else best, columns, scores)
+            assert best is not None
+            yield rows, best
+
+    return Best(*join_bands(pieces.size[0], bands()))
 
 
 def _start(rule: Decision, like: Tensor) -> Best | None:
@@ -190,6 +194,5 @@ def _start(rule: Decision, like: Tensor) -> Best | None:
 
 def _classes_of(best: Best, classes: Tensor) -> Tensor:
     """(H, W) class of the best word; column -1 is the constant score of class 0."""
-    return classes.to(best.columns.device)[best.columns.clamp(min=0)].masked_fill(
-        best.columns < 0, 0
-    )
+    labels = classes.to(best.columns.device)[best.columns.clamp(min=0)]
+    return labels.masked_fill_(best.columns < 0, 0)

@@ -1,6 +1,6 @@
 """Dense class scores that are made a piece at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,14 +64,16 @@ class ScorePieces(NamedTuple):
 
     def best(self) -> Best:
         """The best column of each pixel."""
-        found = []
-        for _, pieces in self.bands():
-            best = None
-            for columns, scores in pieces:
-                best = better_of(best, columns, scores)
-            assert best is not None
-            found.append(best)
-        return join_bands(found)
+
+        def bands() -> Iterator[tuple[slice, Best]]:
+            for rows, pieces in self.bands():
+                best = None
+                for columns, scores in pieces:
+                    best = better_of(best, columns, scores)
+                assert best is not None
+                yield rows, best
+
+        return Best(*join_bands(self.size[0], bands()))
 
     def logits(self) -> Tensor:
         """All scores, (K, H, W)."""
@@ -101,9 +103,22 @@ def better_of(best: Best | None, columns: Tensor, scores: Tensor) -> Best:
     return Best(torch.where(better, values, best.values), torch.where(better, index, best.columns))
 
 
-def join_bands(bands: list[Best]) -> Best:
-    """Bands of an image one below the other."""
-    return Best(*(torch.cat(parts) for parts in zip(*bands, strict=True)))
+def join_bands(height: int, bands: Iterable[tuple[slice, Sequence[Tensor]]]) -> list[Tensor]:
+    """Bands of an image one below the other.
+
+    Args:
+        height: Rows H of the image.
+        bands: For each band its rows and its maps (r, W), which are let go of at once.
+
+    Returns:
+        The maps (H, W).
+    """
+    joined: list[Tensor] = []
+    for rows, maps in bands:
+        joined = joined or [part.new_empty(height, part.shape[1]) for part in maps]
+        for whole, part in zip(joined, maps, strict=True):
+            whole[rows] = part
+    return joined
 
 
 def mean_of_winners(best: Best, num_columns: int) -> Tensor:
