@@ -156,7 +156,7 @@ class Model:
             cfg.model.decode_head.loss_contrastive.type = 'RegionTextContrast'
             cfg.model.data_preprocessor.batch_augments = {'augments': dict(option.joined)}
         model = MODELS.build(cfg.model)
-        join = model.data_preprocessor.batch_augments
+        join = getattr(model.data_preprocessor, 'batch_augments', None)
 
         def loss(images: Tensor, tokens: Tensor) -> Tensor:
             regions = None

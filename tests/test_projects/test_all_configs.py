@@ -55,6 +55,10 @@ def _small_canvas(part: ConfigDict) -> None:
         part.size = (SIZE, SIZE)
 
 
+def _small_pastes(part: ConfigDict) -> None:
+    part.update(grid=8, sizes=(3, 4))
+
+
 def _trainable(part: ConfigDict) -> None:
     if 'class_embeds' in part:  # a background found by threshold has no logit to train
         part.background_threshold = None
@@ -68,6 +72,7 @@ SMALLER: dict[str, Callable[[ConfigDict], None]] = {
     'SegmenterMaskTransformerHead': _one_layer,
     'SegDataPreProcessor': _small_canvas,
     'PGSegHead': _trainable,
+    'PasteImages': _small_pastes,
 }
 
 

@@ -112,7 +112,8 @@ def test_uploads_have_a_total_and_the_oldest_make_room(demo, uploads, monkeypatc
 
 def test_pictures_count_as_uploads_do(demo, uploads, monkeypatch):
     gradio = pytest.importorskip('gradio')
-    inferencer = SimpleNamespace(default_threshold=lambda: 0.95)
+    model = SimpleNamespace(makes_groups=True)
+    inferencer = SimpleNamespace(default_threshold=lambda: 0.95, model=model)
     listeners = SimpleNamespace(waits_for=lambda session: True)
     page = demo('web_demo').build_page(inferencer, uploads, listeners)
     answer = next(function.fn for function in page.fns.values() if function.name == 'answer')

@@ -52,6 +52,8 @@ def train(
 _base_ = {str(CONFIG)!r}
 randomness = dict(seed=0, diff_rank_seed=False)
 model = dict(
+    # ranks join images of their own; tests of the models hold what comes of it
+    data_preprocessor=dict(batch_augments=None),
     backbone=dict(
         img_size=32,
         depths=(2, 1, 1),

@@ -15,7 +15,8 @@ class PasteImages(nn.Module):
     """Pastes into every image of a batch another one, shrunk, at a random place of the patch grid.
 
     Two regions: what is around, with the image's own caption, and what is inside, with that of the
-    other image. Place and size are the same for the whole batch, and of images as many as before.
+    other image. Place and size are the same for the whole batch, and there are as many images as
+    before. Each process pastes among the images of its own batch.
 
     Args:
         grid: Cells of the grid, a side; at best the number of patches.
