@@ -22,7 +22,7 @@ from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
 from pgseg_mm.models.inference import window_scores
-from pgseg_mm.models.segmentors import pgseg as pgseg_module
+from pgseg_mm.models.segmentors import open_vocab_segmentor as segmentor_module
 
 from ..groupvit_peer import PEER, load_peer
 from ..inference import make_image
@@ -224,7 +224,7 @@ def where_the_time_goes(stage: Stage, folder: Path, number: int) -> Piece:
         (model.decode_head, 'assign_pixels', 'groups of pixels and classes of groups'),
         (model.decode_head, 'classify_groups', 'groups of pixels and classes of groups'),
         (window_scores, 'stitch', 'stitching'),
-        (pgseg_module, 'mean_class_map', 'resizing and argmax'),
+        (segmentor_module, 'classify_pixels', 'resizing and argmax'),
         (runner.test_evaluator, 'process', 'metric'),
     ]
     begin = time.perf_counter()
