@@ -43,13 +43,18 @@ def background_in_words(settings: ProtocolSettings) -> str:
     return f'{words}, or probability below {settings.prob_threshold:g}'
 
 
+def _multiples(divisor: int | str) -> str:
+    return 'whole patches' if divisor == 'patch' else f'multiples of {divisor} px'
+
+
 def common_settings(settings: ProtocolSettings) -> str:
     """What is mostly the same for all benchmarks of a protocol, in a sentence."""
     divisor = settings.window_divisor
-    padded = 'are not padded'
-    if divisor is not None:
-        whole = divisor == 'patch'
-        padded = f'are padded to {"whole patches" if whole else f"multiples of {divisor} px"}'
+    padded = 'are not padded' if divisor is None else f'are padded to {_multiples(divisor)}'
+    again = ''
+    if settings.image_divisor is not None:
+        sides = _multiples(settings.image_divisor)
+        again = f'; images resized again to {sides}, of at least the window'
     unit = (
         'each of unit length before the mean'
         if settings.normalize_prompts
@@ -70,7 +75,7 @@ def common_settings(settings: ProtocolSettings) -> str:
         )
         pixels = f'pixels less ({mean}) by ({std})'
     return (
-        f'long side at most {settings.long_side} px; windows {padded}; templates {named}, {unit}; '
+        f'long side at most {settings.long_side} px{again}; windows {padded}; templates {named}, {unit}; '
         f'{pixels}; {refined}'
     )
 

@@ -43,6 +43,8 @@ class ProtocolSettings:
     stride: int | None = None
     window_divisor: int | str | None = None
     """What windows are padded to multiples of, with zeros around; ``'patch'`` for the patch."""
+    image_divisor: int | str | None = None
+    """What the sides of the resized image are resized again to multiples of."""
     words: str | None = None
     """Vocabulary; ``None`` for the data set's own names."""
     templates: Any = 'simple'
@@ -245,7 +247,15 @@ def _set_words(cfg: Config, settings: ProtocolSettings) -> None:
 
 
 def _test_cfg(cfg: dict[str, Any], settings: ProtocolSettings) -> dict[str, Any]:
-    for key in ('mode', 'crop_size', 'stride', 'window_divisor', 'decision', 'pamr'):
+    for key in (
+        'mode',
+        'crop_size',
+        'stride',
+        'window_divisor',
+        'image_divisor',
+        'decision',
+        'pamr',
+    ):
         cfg.pop(key, None)
     if settings.window is None or settings.stride is None:
         cfg.update(mode='whole')
@@ -255,8 +265,9 @@ def _test_cfg(cfg: dict[str, Any], settings: ProtocolSettings) -> dict[str, Any]
             crop_size=(settings.window, settings.window),
             stride=(settings.stride, settings.stride),
         )
-    if settings.window_divisor is not None:
-        cfg.update(window_divisor=settings.window_divisor)
+    for key in ('window_divisor', 'image_divisor'):
+        if getattr(settings, key) is not None:
+            cfg[key] = getattr(settings, key)
     if settings.logit_scale is not None or settings.background_score is not None:
         rules = ('prob_threshold', 'area_threshold', 'background_score')
         given = {key: getattr(settings, key) for key in rules}
@@ -315,6 +326,7 @@ def settings_of(cfg: Config, protocol: str, notes: tuple[str, ...] = ()) -> Prot
         window=_side(windows.get('crop_size')),
         stride=_side(windows.get('stride')),
         window_divisor=test_cfg.get('window_divisor'),
+        image_divisor=test_cfg.get('image_divisor'),
         words=words[0] if words else None,
         templates=cfg.model.get('templates', 'simple'),
         normalize_prompts=cfg.model.get('normalize_prompts', False),

@@ -187,10 +187,11 @@ def test_a_config_with_a_protocol_among_its_bases(config, options, tmp_path, mon
     monkeypatch.setattr(Runner, 'dump_config', lambda runner: configs.append(runner.cfg))
     small = [*options, 'model.templates=simple']
     run_test_tool(config, 'none', tmp_path / 'work', options=small)
-    assert 'trident on voc21: Trident resizes the image again' in capsys.readouterr().out
+    assert 'trident on voc21: how Trident rounds' in capsys.readouterr().out
     (cfg,) = configs
     assert cfg.applied_protocol.protocol == 'trident' and 'protocol' not in cfg
     assert cfg.model.test_cfg.crop_size == (336, 336) and cfg.model.test_cfg.window_divisor == 56
+    assert cfg.model.test_cfg.image_divisor == 'patch'
     assert cfg.test_pipeline[1].scale == (2048, 448)
 
 

@@ -6,14 +6,15 @@ protocol = dict(
     long_side=2048,
     window=336,
     stride=224,
+    image_divisor='patch',
     window_divisor=56,
     templates='openai80',
     normalize_prompts=True,
     scores='cosine',
     logit_scale=40,
     notes=[
-        'Trident resizes the image again so that its sides are multiples of the patch and at least '
-        'the window; how they are rounded is unknown, so this is left out',
+        'how Trident rounds the sides of the image that it resizes again was read in a method that '
+        'builds on it',
         'Trident averages features of windows and scores them once; here the scores of windows are '
         'averaged',
         "its refinement of the map by SAM's masks is left out",

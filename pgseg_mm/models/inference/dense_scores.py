@@ -34,8 +34,8 @@ class DenseScores(NamedTuple):
     guide: Tensor | None = None
     """(3, h, w), the image that a refinement follows, of any size."""
     image_size: tuple[int, int] | None = None
-    """(H, W) of an image whose ``rows`` and ``columns`` are those of patches, so that scores go
-    from patches straight to the size that is asked for."""
+    """(height, width) of the image, where ``rows`` and ``columns`` are of another size, such as
+    those of patches, so that scores go straight to the size that is asked for."""
 
     @property
     def size(self) -> tuple[int, int]:

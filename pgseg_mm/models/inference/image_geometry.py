@@ -1,5 +1,6 @@
 """What a test pipeline has done to an image, and what an image must be to be encoded."""
 
+import math
 from typing import Any
 
 import torch
@@ -28,15 +29,30 @@ def flip_direction(meta: dict[str, Any]) -> str | None:
     return (meta.get('flip_direction') or 'horizontal') if meta.get('flip') else None
 
 
-def with_a_patch(image: Tensor, patch_size: int) -> Tensor:
-    """Stretch an image that has no room for a patch, and leave all others as they are.
+def whole_patches(size: tuple[int, int], patch_size: int, least: int = 0) -> tuple[int, int]:
+    """The size of an image that patches fill: Trident's rule (arXiv 2411.09219, its code).
+
+    The longer side becomes the next multiple of the patch, the other one keeps the proportion,
+    rounded up to a multiple. An image whose sides are multiples stays as it is.
 
     Args:
-        image: (C, H, W).
+        size: (height, width) in pixels.
         patch_size: Side of a patch in pixels.
+        least: Smallest side of an image that is resized, such as that of a window.
     """
-    size = [max(length, patch_size) for length in image.shape[1:]]
-    if size == list(image.shape[1:]):
+    if all(side % patch_size == 0 for side in size):
+        return size
+    longer = max(size)
+    target = math.ceil(longer / patch_size) * patch_size
+    height, width = (
+        max(math.ceil(side * target // longer / patch_size) * patch_size, least) for side in size
+    )
+    return height, width
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize an image (C, H, W) to (C, height, width), bilinearly, if it is of another size."""
+    if size == tuple(image.shape[1:]):
         return image
     return F.interpolate(image[None], size=size, mode='bilinear', align_corners=False)[0]
 

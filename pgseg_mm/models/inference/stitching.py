@@ -33,11 +33,13 @@ class StitchedScores(NamedTuple):
     """(H, W) row of each pixel."""
     guide: Tensor | None = None
     """(3, h, w), the image that a refinement follows, of any size."""
+    image_size: tuple[int, int] | None = None
+    """(height, width) of the image, where the map is of another size."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the image in pixels."""
-        return self.rows.shape[0], self.rows.shape[1]
+        return self.image_size or (self.rows.shape[0], self.rows.shape[1])
 
     def flip(self, direction: str) -> 'StitchedScores':
         """Mirror the image: ``'horizontal'``, ``'vertical'`` or ``'diagonal'`` (both)."""

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from mmengine.utils import to_2tuple
 from torch import nn
 
 from ..inference.decision import Decision, as_decision
+from ..inference.image_geometry import whole_patches
 from ..inference.pamr import as_pamr
 
 WINDOW_BATCH = 8
@@ -79,9 +81,9 @@ def check_test_cfg(test_cfg: dict | None) -> dict:
         raise ValueError(f"test_cfg mode must be 'whole' or 'slide', got {mode!r}")
     if mode == 'slide' and not {'crop_size', 'stride'} <= cfg.keys():
         raise ValueError("test_cfg mode='slide' needs crop_size and stride, in pixels")
-    for name in ('window_batch_size', 'window_divisor'):
+    for name in ('window_batch_size', 'window_divisor', 'image_divisor'):
         number = cfg.get(name)
-        if name == 'window_divisor' and number == 'patch':
+        if name != 'window_batch_size' and number == 'patch':
             continue
         if number is not None and (not isinstance(number, int) or number < 1):
             raise ValueError(
@@ -111,6 +113,22 @@ def window_settings(test_cfg: dict, patch_size: int) -> tuple[int | None, int]:
     divisor = test_cfg.get('window_divisor') or 1
     batch_size = test_cfg.get('window_batch_size', default)
     return batch_size, patch_size if divisor == 'patch' else divisor
+
+
+def encoded_size(test_cfg: dict, patch_size: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Size at which an image is encoded: its own, or one that ``image_divisor`` and a patch need.
+
+    Args:
+        test_cfg: What :func:`check_test_cfg` returned.
+        patch_size: Side of a patch in pixels.
+        size: (height, width) of the image.
+    """
+    divisor = test_cfg.get('image_divisor')
+    if divisor is not None:
+        window = test_cfg['crop_size'] if test_cfg['mode'] == 'slide' else 0
+        divisor = patch_size if divisor == 'patch' else divisor
+        size = whole_patches(size, divisor, max(to_2tuple(window)))
+    return max(size[0], patch_size), max(size[1], patch_size)
 
 
 def set_naming(head: Any, naming: str) -> None:

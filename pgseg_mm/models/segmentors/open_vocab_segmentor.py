@@ -1,6 +1,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ from ..inference.pixel_classes import ImageScores, PixelRules, classify_pixels, 
 from ..inference.prepared_images import PreparedImages, prepare_images
 from ..inference.sliding_window import Window, sliding_windows
 from ..inference.window_scores import score_windows
-from .checks import check_test_cfg, check_text_widths, set_naming, window_settings
+from .checks import check_test_cfg, check_text_widths, encoded_size, set_naming, window_settings
 
 Model = TypeVar('Model', bound='OpenVocabSegmentor')
 
@@ -49,7 +50,8 @@ class OpenVocabSegmentor(BaseSegmentor):
             the hash of words, templates and text weights.
         test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` in pixels;
             ``window_divisor=N`` pads windows with zeros around to multiples of N (``'patch'``: of
-            the patch), and cuts the scores back; with ``'whole'``, ``resize='direct'`` takes scores
+            the patch), and cuts the scores back; ``image_divisor=N`` resizes images before, so that
+            their sides are multiples of N and at least the window; with ``'whole'``, ``resize='direct'`` takes scores
             from the patches straight to the original size, not to the image's first.
             ``window_batch_size`` is the number of windows, of all images, that go through the
             encoder at a time, and bounds the memory: 8 by default with ``'slide'``, ``None`` (all)
@@ -321,7 +323,9 @@ class OpenVocabSegmentor(BaseSegmentor):
         check_finite(inputs, data_samples)
         self._embed_vocabulary()
         guided = as_pamr(self.test_cfg.get('pamr')) is not None
-        return prepare_images(inputs, data_samples, self._patch_size, self.windows, guided)
+        size = partial(encoded_size, self.test_cfg, self._patch_size)
+        straight = self.test_cfg.get('image_divisor') is not None
+        return prepare_images(inputs, data_samples, size, self.windows, guided, straight)
 
     def fill_sample(self, sample: SegDataSample, views: Sequence[ImageScores]) -> None:
         """Put the best classes, and on request dense scores, into the sample of an image.

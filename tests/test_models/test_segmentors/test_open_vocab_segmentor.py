@@ -9,6 +9,7 @@ from mmseg.structures import SegDataSample
 from model_zoo import lively_model, tiny_model_cfg
 from pgseg_mm.models import OpenVocabSegmentor, PGSegTTAModel
 from pgseg_mm.models.inference.class_embedder import ClassEmbedder
+from pgseg_mm.models.inference.image_geometry import whole_patches
 from pgseg_mm.models.inference.pamr import PAMR
 from pgseg_mm.text.vocabulary import Vocabulary
 
@@ -155,6 +156,37 @@ def test_windows_are_padded_to_whole_patches_and_cut_back(naming):
     plain = model(naming, test_cfg=dict(mode='whole', seg_logits=True))
     whole = predict(plain, seen[0], ori_shape=(40, 40)).seg_logits.data
     torch.testing.assert_close(out.seg_logits.data, whole[:, 3:36, 2:37])
+
+
+@pytest.mark.parametrize(
+    ('size', 'patch', 'least', 'expected'),
+    [
+        # long side 597 -> 608; the other 448 * 608 / 597 = 456.3, cut to 456, up to 464
+        ((448, 597), 16, 336, (464, 608)),
+        ((448, 608), 16, 336, (448, 608)),  # whole patches already
+        ((320, 640), 16, 336, (320, 640)),  # ... though smaller than a window
+        ((300, 641), 16, 336, (336, 656)),  # 300 * 656 / 641 = 307, up to 320, and to the window
+        ((21, 9), 8, 0, (24, 16)),
+    ],
+)
+def test_sizes_of_whole_patches_by_hand(size, patch, least, expected):
+    assert whole_patches(size, patch, least) == expected
+    assert whole_patches(size[::-1], patch, least) == expected[::-1]
+
+
+def test_images_are_resized_to_whole_patches_and_scores_back(naming):
+    """As if the pipeline had resized the image: 33 x 35 pixels become 40 x 40."""
+    cfg = dict(SLIDE, crop_size=(24, 24), image_divisor='patch', seg_logits=True)
+    image = IMAGE[:, :, :33, :35]
+    out = predict(model(naming, test_cfg=cfg), image, ori_shape=(33, 35)).seg_logits.data
+    resized = F.interpolate(image, (40, 40), mode='bilinear', align_corners=False)
+    plain = dict(cfg, image_divisor=None)
+    same = predict(model(naming, test_cfg=plain), resized, ori_shape=(33, 35)).seg_logits.data
+    torch.testing.assert_close(out, same)
+    (unsized,) = model(naming, test_cfg=cfg).predict(image, [SegDataSample()])
+    torch.testing.assert_close(unsized.seg_logits.data, out)
+    other = predict(model(naming, test_cfg=plain), image, ori_shape=(33, 35)).seg_logits.data
+    assert not torch.equal(out, other)
 
 
 def test_classes_of_a_view_have_its_rule_and_its_threshold():
