@@ -75,8 +75,8 @@ def common_settings(settings: ProtocolSettings) -> str:
         )
         pixels = f'pixels less ({mean}) by ({std})'
     return (
-        f'long side at most {settings.long_side} px{again}; windows {padded}; templates {named}, {unit}; '
-        f'{pixels}; {refined}'
+        f'long side at most {settings.long_side} px{again}; windows {padded}; '
+        f'templates {named}, {unit}; {pixels}; {refined}'
     )
 
 

@@ -50,7 +50,7 @@ def whole_patches(size: tuple[int, int], patch_size: int, least: int = 0) -> tup
     return height, width
 
 
-def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+def bilinear_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize an image (C, H, W) to (C, height, width), bilinearly, if it is of another size."""
     if size == tuple(image.shape[1:]):
         return image

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from .image_geometry import flip_direction, nearest_pixels, resize_image, without_padding
+from .image_geometry import flip_direction, nearest_pixels, bilinear_image, without_padding
 from .pixel_classes import ImageScores
 from .sliding_window import Window
 from .stitching import FLIPPED_AXES
@@ -78,7 +78,7 @@ def prepare_images(
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     encoded = [encoded_size(size) for size in sizes]
     return PreparedImages(
-        images=[resize_image(image, size) for image, size in zip(images, encoded, strict=True)],
+        images=[bilinear_image(image, size) for image, size in zip(images, encoded, strict=True)],
         sizes=sizes,
         flips=[flip_direction(meta) for meta in metas],
         windows=[windows(size) for size in encoded],

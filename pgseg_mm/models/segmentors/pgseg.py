@@ -9,7 +9,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from ..inference.group_maps import group_maps
-from ..inference.image_geometry import flip_direction, resize_image, without_padding
+from ..inference.image_geometry import flip_direction, bilinear_image, without_padding
 from ..inference.named_groups import NamedGroups, name_groups
 from ..inference.stitching import FLIPPED_AXES
 from ..layers import GroupFeatures
@@ -169,7 +169,7 @@ class PGSeg(OpenVocabSegmentor):
         for image, sample in zip(inputs, data_samples, strict=True):
             image = without_padding(image, sample.metainfo)
             height, width = (max(side, self._patch_size) for side in image.shape[1:])
-            image = resize_image(image, (height, width))
+            image = bilinear_image(image, (height, width))
             maps = group_maps(self.backbone, self.decode_head, image)
             flip = flip_direction(sample.metainfo)
             if flip is not None:
