@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from .image_geometry import flip_direction, nearest_pixels, bilinear_image, without_padding
+from .image_geometry import bilinear_image, flip_direction, nearest_pixels, without_padding
 from .pixel_classes import ImageScores
 from .sliding_window import Window
 from .stitching import FLIPPED_AXES

@@ -9,7 +9,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from ..inference.group_maps import group_maps
-from ..inference.image_geometry import flip_direction, bilinear_image, without_padding
+from ..inference.image_geometry import bilinear_image, flip_direction, without_padding
 from ..inference.named_groups import NamedGroups, name_groups
 from ..inference.stitching import FLIPPED_AXES
 from ..layers import GroupFeatures
