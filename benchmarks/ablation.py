@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add('--world', type=int, nargs='+', default=[*WORLDS], metavar='CLASSES', help='20 and 100')
     add('--stages', type=int, nargs='+', choices=[1, 2], default=[1, 2], help='grouping stages')
     add('--seeds', type=int, nargs='+', default=[*SEEDS], metavar='SEED', help='default: 0 to 4')
-    add('--iterations', type=int, default=1000, metavar='N', help='default: %(default)s')
+    add('--iterations', type=int, default=500, metavar='N', help='default: %(default)s')
     add('--jobs', type=int, default=1, metavar='N', help='runs side by side, one thread each')
     add('--minutes', type=float, help='begin no run that would not end by then')
     add('--report', action='store_true', help='train nothing: write the page from what is there')

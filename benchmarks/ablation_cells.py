@@ -61,7 +61,7 @@ class Cell:
     world: World
     stages: int = 1
     seed: int = 0
-    iterations: int = 1000
+    iterations: int = 500
     options: Options = field(default_factory=dict)
     """Options of the command line, for all rows."""
 

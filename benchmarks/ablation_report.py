@@ -165,7 +165,9 @@ def report(
     if missing:
         lines += [f'**{missing} of {len(cells)} runs are missing.**', '']
     for table in tables:
-        lines += [f'## {table.title[0].upper()}{table.title[1:]}', '', *table.lines(), '']
+        lines += [f'## {table.title[0].upper()}{table.title[1:]}', '']
+        if table.results:
+            lines += [*table.lines(), '']
         if table.missing:
             lines += [f'{table.missing} of {len(table.cells)} runs are missing.', '']
     if picture is not None:

@@ -124,6 +124,9 @@ def test_the_page_has_holes(finished, folders):
     page = (finished / 'a.md').read_text()
     # pastes was not asked for, but has results
     assert '**5 of 9 runs are missing.**' in page
+    assert command(folders, *arguments, '--stages', 1, 2) == 0
+    two = (finished / 'a.md').read_text().partition('two grouping stages, 2 iterations\n\n')[2]
+    assert two.startswith('6 of 6 runs are missing.\n\n## ')
     (groupvit, pgseg, pastes) = [
         next(line for line in page.splitlines() if line.startswith(f'| `{row}` |')).split('|')[2:-1]
         for row in ('groupvit', 'pgseg', 'pastes')
@@ -287,7 +290,7 @@ def test_differences_are_of_the_same_seed():
     line = next(line for line in table.lines() if line.startswith('| `pastes`'))
     # 5 and 3: mean 4, standard deviation 2 ** 0.5, standard error 1
     assert line.split(' | ')[2:4] == ['45.7 ± 46.4 (3)', '+4.0 ± 1.0 (2)']
-    assert (table.missing, table.title) == (2, '10 classes, one grouping stage, 1000 iterations')
+    assert (table.missing, table.title) == (2, '10 classes, one grouping stage, 500 iterations')
 
 
 def test_prompts_are_of_the_things_that_a_caption_names(tmp_path):
