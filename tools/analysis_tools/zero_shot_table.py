@@ -29,7 +29,7 @@ from mmengine.dist import is_main_process
 from pgseg_mm.apis.model_choice import add_naming
 from pgseg_mm.cli.arguments import add_launch_arguments
 from pgseg_mm.cli.benchmark_data import missing_data
-from pgseg_mm.cli.checkpoint_sources import SOURCES, require_checkpoint
+from pgseg_mm.cli.checkpoint_sources import NO_CHECKPOINT, SOURCES_OR_NONE, require_checkpoint
 from pgseg_mm.cli.config_files import ConfigError, override, read_config_file
 from pgseg_mm.cli.processes import end_job, prepare_distributed
 from pgseg_mm.cli.protocols import (
@@ -95,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('config', help='config of the model')
     parser.add_argument(
         'checkpoint',
-        help=f"{SOURCES}; none for the weights that the config's model starts with",
+        help=SOURCES_OR_NONE,
     )
     parser.add_argument(
         '--benchmarks',
@@ -315,7 +315,7 @@ def write_table(rows: list[TableRow], args: argparse.Namespace) -> None:
     result = {
         'command': shlex.join(['python', 'tools/analysis_tools/zero_shot_table.py', *sys.argv[1:]]),
         'config': args.config,
-        'checkpoint': args.checkpoint or 'none',
+        'checkpoint': args.checkpoint or NO_CHECKPOINT,
         'protocol': ' '.join(protocols_of(rows)),
         'protocols': {
             label: {row.found.name: row.settings and asdict(row.settings) for row in own}
@@ -360,13 +360,13 @@ def main() -> int:
     parser = build_parser()
     args = parser.parse_args()
     args.config = find_config(parser, args.config)
-    if args.checkpoint == 'none':
+    if args.checkpoint == NO_CHECKPOINT:
         args.checkpoint = None
     else:
         require_checkpoint(parser, args.checkpoint)
     chosen = choose(parser, args)
     if args.work_dir is None:
-        stem = f'{Path(args.config).stem}_{Path(args.checkpoint or "none").stem}'
+        stem = f'{Path(args.config).stem}_{Path(args.checkpoint or NO_CHECKPOINT).stem}'
         stem += f'_{PUBLISHED}' if args.protocol == [PUBLISHED] else ''
         stem += f'_{args.naming}' if args.naming else ''
         args.work_dir = str(Path('work_dirs') / 'zero_shot' / stem)
