@@ -4,6 +4,7 @@ import importlib.util
 import json
 import runpy
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from pgseg_mm.apis import PGSegInferencer
 from pgseg_mm.apis.model import build_model
 from pgseg_mm.errors import ModelUnavailableError
 from pgseg_mm.models import CLIPDenseViT, OpenCLIPTextEncoder
+from pgseg_mm.serialization.open_clip_weights import pixel_statistics
 from tiny_open_clip import CLIP, VISION, add_tiny_models, reference_model
 
 ROOT = Path(__file__).parents[1]
@@ -203,19 +205,37 @@ def test_words_become_a_file_and_the_model_onnx(tool):
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ('name', 'tag', 'mean'),
+    [('ViT-L-14', 'laion2b_s32b_b82k', 127.5), ('ViT-B-16', 'openai', 122.7709)],
+)
+def test_pixels_that_a_tag_was_trained_on(name, tag, mean):
+    """open_clip's own table; a file says nothing."""
+    assert pixel_statistics(name, tag)[0][0] == pytest.approx(mean, abs=1e-3)
+    assert pixel_statistics(name, 'weights.pt') is None
+
+
 def test_a_model_of_a_hub(place, weights, monkeypatch):
     """Architecture, tokenizer and weights by one name, for both towers; then without a network."""
     from safetensors.torch import save
 
     files = {
-        'open_clip_config.json': json.dumps({'model_cfg': KIND, 'preprocess_cfg': {}}).encode(),
+        'open_clip_config.json': json.dumps(
+            {'model_cfg': KIND, 'preprocess_cfg': {'mean': [0.5] * 3, 'std': [0.25] * 3}}
+        ).encode(),
         'open_clip_model.safetensors': save(torch.load(weights)),
     }
     name = 'hf-hub:somebody/tiny-clip'
     with HubServer() as server:
         use_hub(monkeypatch, server.url, place / 'home')
         server.models['somebody/tiny-clip'] = Model(files)
-        of_hub = PGSegInferencer(small_config(name, name), 'none', device='cpu')
+        with pytest.warns(UserWarning, match=r'on pixels less \[127.5, .* by \[63.75, .*set those'):
+            of_hub = PGSegInferencer(small_config(name, name), 'none', device='cpu')
+        cfg = small_config(name, name)
+        cfg.model.data_preprocessor.update(mean=[127.5] * 3, std=[63.75] * 3)
+        with warnings.catch_warnings():
+            warnings.filterwarnings('error', message='The weights of')
+            build_model(cfg)
         result = of_hub('a.png', WORDS, scores='dense')[0]
         for part, missing in (
             (CLIPDenseViT, 'hf-hub:somebody/absent'),

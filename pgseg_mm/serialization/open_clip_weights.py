@@ -1,6 +1,8 @@
+import json
 import os
 import warnings
 from collections import Counter
+from pathlib import Path
 
 import open_clip
 from mmengine.logging import print_log
@@ -57,6 +59,32 @@ def load_image_tower(
     _load(tower, weights, others, f'the image tower of {model_name}', path)
 
 
+def pixel_statistics(
+    model_name: str, pretrained: str
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of the pixels that weights were trained on.
+
+    Args:
+        model_name: Name of their model, as open_clip spells it.
+        pretrained: As for :func:`load_image_tower`.
+
+    Returns:
+        Both R, G, B from 0 to 255; ``None`` for a file, which does not say.
+
+    Raises:
+        ModelUnavailableError: The config of a hub's model cannot be had.
+    """
+    if pretrained.startswith(HUB):
+        path = _download_from_hub(pretrained, 'open_clip_config.json')
+        settings = json.loads(Path(path).read_text(encoding='utf-8')).get('preprocess_cfg') or {}
+    else:
+        settings = open_clip.get_pretrained_cfg(model_name, pretrained) or {}
+    if not settings.get('mean') or not settings.get('std'):
+        return None
+    mean, std = (tuple(255 * x for x in settings[key]) for key in ('mean', 'std'))
+    return mean, std
+
+
 def _load(
     tower: nn.Module, weights: dict[str, Tensor], others: Counter[str], what: str, path: str
 ) -> None:
@@ -95,10 +123,12 @@ def _find_checkpoint(model_name: str, pretrained: str, quick_gelu: bool) -> str:
     raise ValueError(message)
 
 
-def _download_from_hub(name: str) -> str:
-    """Path of the weights of an open_clip model of a hub, downloaded unless they are there."""
+def _download_from_hub(name: str, filename: str | None = None) -> str:
+    """Path of a file of an open_clip model of a hub, by default its weights, downloaded unless it
+    is there.
+    """
     try:
-        return download_pretrained_from_hf(name.removeprefix(HUB))
+        return download_pretrained_from_hf(name.removeprefix(HUB), filename=filename)
     except (OSError, ValueError) as error:
         raise ModelUnavailableError(
             f'The weights of {name} could not be had: {first_line(error)}\n'

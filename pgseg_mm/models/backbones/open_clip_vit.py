@@ -5,7 +5,7 @@ from open_clip.model import _build_vision_tower
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
-from pgseg_mm.serialization.open_clip_weights import load_image_tower
+from pgseg_mm.serialization.open_clip_weights import load_image_tower, pixel_statistics
 from pgseg_mm.text.open_clip_models import find_open_clip_model
 
 from ..layers import OpenCLIPTower, resize_position_embedding
@@ -26,6 +26,8 @@ class OpenCLIPViT(OpenCLIPTower):
         embed_dims: Channels of the model's joint space with texts.
         token_dims: Channels C of the tokens.
         patch_size: Side of a patch in pixels.
+        pixel_statistics: Mean and deviation (R, G, B, 0 to 255) of the pixels that the weights were
+            trained on; ``None`` where that is not known.
 
     Raises:
         ValueError: If the model is unknown or its image tower of another kind, or the weights do
@@ -47,8 +49,10 @@ class OpenCLIPViT(OpenCLIPTower):
         self.model_name, config = find_open_clip_model(model_name)
         quick_gelu = config.get('quick_gelu', False)
         self.tower = _build_tower(self.model_name, config, quick_gelu)
+        self.pixel_statistics = None
         if pretrained is not None:
             load_image_tower(self.tower, self.model_name, str(pretrained), quick_gelu)
+            self.pixel_statistics = pixel_statistics(self.model_name, str(pretrained))
         self.embed_dims = config['embed_dim']
         self.token_dims = self.tower.conv1.out_channels
         self.patch_size = self.tower.conv1.kernel_size[0]

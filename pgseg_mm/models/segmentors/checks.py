@@ -1,5 +1,6 @@
 """What the parts and settings of a segmentor have to be."""
 
+import warnings
 from typing import Any
 
 from mmengine.utils import to_2tuple
@@ -13,7 +14,17 @@ WINDOW_BATCH = 8
 """Windows that are encoded at a time."""
 
 
-def check_text_widths(head: nn.Module, encoder: nn.Module) -> None:
+def check_parts(model: Any) -> None:
+    """Refuse parts that do not fit each other, and warn of those that hardly do.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    _check_text_widths(model.decode_head, model.text_encoder)
+    _check_pixels(model.backbone, model.data_preprocessor)
+
+
+def _check_text_widths(head: nn.Module, encoder: nn.Module) -> None:
     """Refuse a head that expects other widths of texts than the text encoder gives.
 
     Raises:
@@ -38,6 +49,27 @@ def check_text_widths(head: nn.Module, encoder: nn.Module) -> None:
                 f'decode_head.{name} is {expected}, but the {what} that '
                 f'{type(encoder).__name__} makes are {width} wide; set {name}={width}'
             )
+
+
+def _check_pixels(backbone: nn.Module, preprocessor: nn.Module) -> None:
+    """Warn of pixels that are normalised otherwise than those the weights were trained on."""
+    expected = getattr(backbone, 'pixel_statistics', None)
+    mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
+    if expected is None or mean is None or std is None:
+        return
+    values = [part.flatten().tolist() for part in (mean, std)]
+    if any(
+        abs(x - y) > 1
+        for trained, given in zip(expected, values, strict=True)
+        for x, y in zip(trained, given, strict=True)
+    ):
+        mean, std = ([round(x, 3) for x in part] for part in expected)
+        warnings.warn(
+            f'The weights of {backbone.model_name} were trained on pixels less {mean} by {std}, '
+            f'but data_preprocessor has mean={values[0]} and std={values[1]}; set those, unless '
+            'a protocol wants these.',
+            stacklevel=4,
+        )
 
 
 def check_regions(preprocessor: nn.Module, head: nn.Module) -> None:

@@ -26,7 +26,7 @@ from ..inference.pixel_classes import ImageScores, PixelRules, classify_pixels, 
 from ..inference.prepared_images import PreparedImages, prepare_images
 from ..inference.sliding_window import Window, sliding_windows
 from ..inference.window_scores import score_windows
-from .checks import check_test_cfg, check_text_widths, encoded_size, set_naming, window_settings
+from .checks import check_parts, check_test_cfg, encoded_size, set_naming, window_settings
 
 Model = TypeVar('Model', bound='OpenVocabSegmentor')
 
@@ -93,7 +93,7 @@ class OpenVocabSegmentor(BaseSegmentor):
         self.backbone = MODELS.build(backbone)
         self.text_encoder = MODELS.build(text_encoder)
         self.decode_head = MODELS.build(decode_head)
-        check_text_widths(self.decode_head, self.text_encoder)
+        check_parts(self)
         self.align_corners = self.decode_head.align_corners
         self.templates = get_templates(templates)
         self.normalize_prompts = normalize_prompts
