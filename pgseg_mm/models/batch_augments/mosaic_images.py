@@ -8,6 +8,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers.regions import RegionLayout
+from ..layers.whole_numbers import check_whole
 
 
 @MODELS.register_module()
@@ -29,7 +30,9 @@ class MosaicImages(nn.Module):
 
     def __init__(self, rows: int = 2, columns: int = 2, scale: float = 1.0) -> None:
         super().__init__()
-        if min(rows, columns) < 1 or rows * columns < 2:
+        check_whole('rows of MosaicImages', rows)
+        check_whole('columns of MosaicImages', columns)
+        if rows * columns < 2:
             raise ValueError(f'a mosaic needs several tiles, got {rows} x {columns}')
         if not 0 < scale <= 1:
             raise ValueError(f'scale of MosaicImages must be in (0, 1], got {scale}')

@@ -8,6 +8,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers.regions import RegionLayout
+from ..layers.whole_numbers import check_whole
 
 
 @MODELS.register_module()
@@ -28,11 +29,11 @@ class PasteImages(nn.Module):
 
     def __init__(self, grid: int = 8, sizes: Sequence[int] = (3, 4, 5)) -> None:
         super().__init__()
-        if not sizes or min(sizes) < 1 or max(sizes) >= grid:
-            raise ValueError(
-                f'sizes of PasteImages must be from 1 to grid - 1 = {grid - 1} cells, got '
-                f'{tuple(sizes)}'
-            )
+        check_whole('grid of PasteImages', grid, least=2)
+        if not isinstance(sizes, Sequence) or not sizes:
+            raise ValueError(f'sizes of PasteImages must be one or several, got {sizes!r}')
+        for size in sizes:
+            check_whole('each of the sizes of PasteImages, in cells,', size, most=grid - 1)
         self.grid = grid
         self.sizes = tuple(sizes)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.dist import broadcast, get_comm_device, get_world_size
@@ -24,7 +25,8 @@ class RandomBatchAugment(nn.Module):
             all are equally probable.
 
     Raises:
-        ValueError: If there is not a probability for each, one is negative, or they exceed one.
+        ValueError: If there is not a probability for each, one is negative or no number, they
+            exceed one, or there is nothing to choose from.
     """
 
     def __init__(
@@ -32,15 +34,19 @@ class RandomBatchAugment(nn.Module):
     ) -> None:
         super().__init__()
         augments = [augments] if isinstance(augments, dict) else list(augments)
+        if not augments:
+            raise ValueError('batch_augments has no augments; name some, or set it to None')
         if probs is None:
             probs = [1 / len(augments)] * len(augments)
-        self.probs = [probs] if isinstance(probs, (int, float)) else list(probs)
+        given: list[Any] = list(probs) if isinstance(probs, (list, tuple)) else [probs]
+        self.probs = given
         if len(self.probs) != len(augments):
             raise ValueError(
                 f'batch_augments has {len(augments)} augments and {len(self.probs)} probs; give '
                 'one for each'
             )
-        if min(self.probs) < 0 or sum(self.probs) > 1 + 1e-6:
+        numbers = all(isinstance(prob, (int, float)) for prob in self.probs)
+        if not numbers or not all(prob >= 0 for prob in self.probs) or sum(self.probs) > 1 + 1e-6:
             raise ValueError(
                 f'probs of batch_augments must not be negative and sum up to 1 at most, got '
                 f'{self.probs}'

@@ -8,9 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layers.whole_numbers import check_whole
+
 BAND_ELEMENTS = 1 << 22
 """Affinities that are normalised at a time."""
 EPSILON = 1e-8
+MAX_ITERS, MAX_DILATIONS, MAX_DILATION = 1000, 64, 4096
+"""More than anyone needs; a config that comes with weights may ask for anything."""
 CONTRAST = 0.1
 """Factor of the local deviation by which differences of colours are measured."""
 
@@ -26,20 +30,22 @@ class PAMR:
         dilations: Distances of the 8 neighbours in pixels, of which there are 8 for each.
 
     Raises:
-        ValueError: If one of them is not positive, or there is no dilation.
+        ValueError: If one of them is no positive integer or a very large one, or there is no
+            dilation.
     """
 
     num_iters: int = 10
     dilations: tuple[int, ...] = (8, 16)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, 'dilations', tuple(self.dilations))
-        numbers = (self.num_iters, *self.dilations)
-        if not self.dilations or any(not isinstance(n, int) or n < 1 for n in numbers):
+        if not isinstance(self.dilations, Sequence) or not 0 < len(self.dilations) <= MAX_DILATIONS:
             raise ValueError(
-                'pamr takes num_iters and dilations that are integers of at least 1, got '
-                f'{self.num_iters} and {self.dilations}'
+                f'pamr dilations must be 1 to {MAX_DILATIONS} integers, got {self.dilations!r}'
             )
+        object.__setattr__(self, 'dilations', tuple(self.dilations))
+        check_whole('pamr num_iters', self.num_iters, most=MAX_ITERS)
+        for dilation in self.dilations:
+            check_whole('each of pamr dilations', dilation, most=MAX_DILATION)
 
     def affinity(self, image: Tensor) -> Tensor:
         """Weights of the neighbours of each pixel.

@@ -1,6 +1,7 @@
 """What the parts and settings of a segmentor have to be."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.utils import to_2tuple
@@ -9,9 +10,17 @@ from torch import nn
 from ..inference.decision import Decision, as_decision
 from ..inference.image_geometry import whole_patches
 from ..inference.pamr import as_pamr
+from ..layers.whole_numbers import check_whole
 
 WINDOW_BATCH = 8
 """Windows that are encoded at a time."""
+MAX_SIDE = 8192
+"""Largest number of pixels that a side may be made a multiple of, or as long as: a config that
+comes with weights may ask for anything."""
+TEST_SETTINGS = {
+    *('mode', 'crop_size', 'stride', 'window_batch_size', 'window_divisor', 'image_divisor'),
+    *('resize', 'pamr', 'decision', 'seg_logits', 'class_scores', 'groups'),
+}
 
 
 def check_parts(model: Any) -> None:
@@ -109,18 +118,25 @@ def check_test_cfg(test_cfg: dict | None) -> dict:
     """
     cfg = dict(test_cfg or {})
     mode = cfg.setdefault('mode', 'whole')
+    if unknown := sorted(map(str, cfg.keys() - TEST_SETTINGS)):
+        warnings.warn(
+            f'test_cfg has {", ".join(unknown)}, which nothing looks at; there are '
+            f'{", ".join(sorted(TEST_SETTINGS))}',
+            stacklevel=2,
+        )
     if mode not in ('whole', 'slide'):
         raise ValueError(f"test_cfg mode must be 'whole' or 'slide', got {mode!r}")
     if mode == 'slide' and not {'crop_size', 'stride'} <= cfg.keys():
         raise ValueError("test_cfg mode='slide' needs crop_size and stride, in pixels")
+    if mode == 'slide':
+        _check_windows(cfg['crop_size'], cfg['stride'], cfg.get('image_divisor') is not None)
     for name in ('window_batch_size', 'window_divisor', 'image_divisor'):
         number = cfg.get(name)
         if name != 'window_batch_size' and number == 'patch':
             continue
-        if number is not None and (not isinstance(number, int) or number < 1):
-            raise ValueError(
-                f'test_cfg {name} must be None or an integer of at least 1, got {number!r}'
-            )
+        if number is not None:
+            most = MAX_SIDE if name != 'window_batch_size' else None
+            check_whole(f'test_cfg {name}', number, most=most)
     resize = cfg.get('resize', 'image')
     if resize not in ('image', 'direct'):
         raise ValueError(f"test_cfg resize must be 'image' or 'direct', got {resize!r}")
@@ -132,6 +148,19 @@ def check_test_cfg(test_cfg: dict | None) -> dict:
     as_decision(cfg.get('decision'))
     as_pamr(cfg.get('pamr'))
     return cfg
+
+
+def _check_windows(window: Any, stride: Any, images_grow: bool) -> None:
+    for name, sides in (('crop_size', window), ('stride', stride)):
+        pair = sides if isinstance(sides, Sequence) and len(sides) == 2 else (sides, sides)
+        for side in pair:
+            most = MAX_SIDE if images_grow else None
+            check_whole(f'test_cfg {name}, or each side of it,', side, most=most)
+    if any(step > side for step, side in zip(to_2tuple(stride), to_2tuple(window), strict=True)):
+        raise ValueError(
+            f'test_cfg stride={stride} is larger than crop_size={window}, so that pixels between '
+            'windows would have no class; make it smaller'
+        )
 
 
 def window_settings(test_cfg: dict, patch_size: int) -> tuple[int | None, int]:

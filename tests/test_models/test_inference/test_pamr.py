@@ -73,7 +73,12 @@ def test_a_plain_image_has_no_edges():
 
 
 @pytest.mark.parametrize(
-    'cfg', [dict(num_iters=0), dict(dilations=()), dict(dilations=(1, 0)), dict(steps=3), 'on']
+    'cfg',
+    [
+        *(dict(num_iters=number) for number in (0, True, 1.5, 10**6)),
+        *(dict(dilations=given) for given in ((), (1, 0), 8, (10**9,), (1,) * 65)),
+        *(dict(steps=3), 'on'),
+    ],
 )
 def test_faulty_settings_are_refused(cfg):
     with pytest.raises(ValueError, match='pamr'):

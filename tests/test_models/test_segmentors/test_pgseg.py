@@ -52,7 +52,7 @@ def test_windows_are_padded_to_whole_patches():
     assert model.backbone.patch_size == 8
     assert torch.equal(scores['patch'], scores[8])
     assert not torch.equal(scores['patch'], scores[None])
-    with pytest.raises(ValueError, match='window_divisor must be None or an integer'):
+    with pytest.raises(ValueError, match='window_divisor must be an integer from 1'):
         tiny_model(test_cfg=dict(window_divisor='patches'))
 
 
@@ -239,11 +239,22 @@ def test_refuses_training_without_captions():
         dict(mode='slide', crop_size=32),
         dict(mode='whole', window_batch_size=0),
         dict(mode='whole', window_batch_size=1.5),
+        dict(mode='whole', window_divisor=10**6),
+        dict(mode='whole', image_divisor=True),
+        dict(mode='slide', crop_size='large', stride=16),
+        dict(mode='slide', crop_size=32, stride=(16, 0)),
+        dict(mode='slide', crop_size=10**6, stride=16, image_divisor='patch'),
+        dict(mode='slide', crop_size=(32, 48), stride=(48, 32)),
     ],
 )
 def test_refuses_a_faulty_test_cfg(test_cfg):
-    with pytest.raises(ValueError, match='test_cfg (mode|window_batch_size)'):
+    with pytest.raises(ValueError, match='test_cfg [a-z_]+'):
         tiny_model(test_cfg=test_cfg)
+
+
+def test_a_setting_that_nothing_looks_at_is_told():
+    with pytest.warns(UserWarning, match='test_cfg has window_divisr, which nothing looks at'):
+        tiny_model(test_cfg=dict(window_divisr=8))
 
 
 @pytest.mark.parametrize('size', [(1, 1), (4, 40), (40, 7), (8, 3)])
