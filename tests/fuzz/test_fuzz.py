@@ -1,4 +1,4 @@
-"""A minute of the fuzzers; ``make fuzz`` runs them for as long as you like."""
+"""Half a minute of the fuzzers; ``make fuzz`` runs them for as long as you like."""
 
 import json
 import sys
@@ -15,11 +15,11 @@ pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='looks at /proc'
 
 
 @pytest.mark.parametrize('target', targets())
-def test_nothing_is_found_in_ten_seconds(target):
-    report = fuzz(target, seed=0, seconds=10)
+def test_nothing_is_found_in_four_seconds(target):
+    report = fuzz(target, seed=0, seconds=4)
 
     assert report.findings == []
-    assert report.cases > 20
+    assert report.cases > 8
 
 
 @pytest.mark.parametrize(('target', 'seed', 'case'), FOUND)

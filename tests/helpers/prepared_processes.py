@@ -64,6 +64,11 @@ class RunningPython:
         return self._process.pid
 
     @property
+    def sentinel(self) -> int:
+        """What ``multiprocessing.connection.wait`` waits for."""
+        return self._process.sentinel
+
+    @property
     def returncode(self) -> int | None:
         return self._process.exitcode
 
