@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from prepared_processes import prepared
+
 from .harness import fuzz, targets
 
 FOUND = json.loads(Path(__file__).with_name('found.json').read_text())
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='looks at /proc'
 
 @pytest.mark.parametrize('target', targets())
 def test_nothing_is_found_in_four_seconds(target):
-    report = fuzz(target, seed=0, seconds=4)
+    report = fuzz(target, seed=0, seconds=4, context=prepared)
 
     assert report.findings == []
     assert report.cases > 8
@@ -24,7 +26,7 @@ def test_nothing_is_found_in_four_seconds(target):
 
 @pytest.mark.parametrize(('target', 'seed', 'case'), FOUND)
 def test_what_was_found_stays_mended(target, seed, case):
-    report = fuzz(target, seed, only=case)
+    report = fuzz(target, seed, only=case, context=prepared)
 
     assert report.cases == 1, f'the cases of {target} have changed: note another one'
     assert report.findings == []
