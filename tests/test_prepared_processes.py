@@ -1,5 +1,6 @@
 """What other tests rely on: a prepared process tells as much as a fresh interpreter."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -34,6 +35,12 @@ def test_folder_environment_and_path_are_those_given(tmp_path):
     first, second = done.stdout.splitlines()
     assert first == 'given' and second.startswith(f'{tmp_path} w ')
     assert str(ROOT / 'tests') not in second and str(ROOT / 'tools') not in second
+
+
+def test_what_it_starts_is_started_as_by_any_process():
+    code = 'import multiprocessing; print(multiprocessing.get_start_method())'
+    done = run_python(['-c', code])
+    assert done.stdout == f'{multiprocessing.get_start_method()}\n'
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='the peak is read from /proc')
