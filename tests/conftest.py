@@ -26,10 +26,12 @@ def pytest_addoption(parser):
 
 
 LONGEST = (
+    'test_wheel',
     'test_on_emoji_scenes',
+    'test_text_free',
+    'test_fuzz',
     'test_dist_train',
     'test_stopping',
-    'test_fuzz',
     'test_readme',
     'test_preflight',
     'test_compile_hook',

@@ -1,12 +1,15 @@
 """What other tests rely on: a prepared process tells as much as a fresh interpreter."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+from prepared_interpreter import interpreter
 from prepared_processes import ROOT, RunningPython, run_python, run_ranks
 
 
@@ -32,6 +35,12 @@ def test_folder_environment_and_path_are_those_given(tmp_path):
     first, second = done.stdout.splitlines()
     assert first == 'given' and second.startswith(f'{tmp_path} w ')
     assert str(ROOT / 'tests') not in second and str(ROOT / 'tools') not in second
+
+
+def test_what_it_starts_is_started_as_by_any_process():
+    code = 'import multiprocessing; print(multiprocessing.get_start_method())'
+    done = run_python(['-c', code])
+    assert done.stdout == f'{multiprocessing.get_start_method()}\n'
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='the peak is read from /proc')
@@ -69,3 +78,38 @@ def test_signals_reach_it_and_time_is_limited(tmp_path, number):
     assert running.wait(20) != 0
     with pytest.raises(subprocess.TimeoutExpired):
         run_python(['-c', code], timeout=1)
+
+
+def test_a_script_starts_prepared_processes(tmp_path):
+    (tmp_path / 'script.py').write_text(
+        'import os, sys\n'
+        'print(os.getcwd(), os.environ["WORD"], sys.argv[1:], "torch" in sys.modules)\n'
+        'print("told", file=sys.stderr)\nsys.exit(3)\n'
+    )
+    env = {**os.environ, 'WORD': 'w'}
+    command = [interpreter(), '-u', 'script.py', 'a b']
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, 'told\n')
+    assert done.stdout == f"{tmp_path} w ['a b'] True\n"
+    killed = subprocess.run([interpreter(), '-c', 'import os; os.kill(os.getpid(), 9)'])
+    assert killed.returncode == -9
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_signals_go_through_to_the_prepared_process(tmp_path, number):
+    command = [interpreter(), '-c']
+    command.append(
+        'import os, signal, sys, time\n'
+        'signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n'
+        'print(os.getpid(), flush=True)\ntime.sleep(60)\n'
+    )
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
+        pid = int(started.stdout.readline())
+        assert pid != started.pid
+        started.send_signal(number)
+        assert started.wait(20) == {signal.SIGTERM: 7, signal.SIGKILL: -9}[number]
+    for _ in range(200):
+        if not os.path.exists(f'/proc/{pid}'):
+            return
+        time.sleep(0.1)
+    pytest.fail('the process lives on')

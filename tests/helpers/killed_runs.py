@@ -7,7 +7,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 
+from prepared_interpreter import launchers
 from prepared_processes import run_python, run_ranks
 
 ROOT = Path(__file__).parents[2]
@@ -214,7 +214,6 @@ def train(
     paths = (config.parent, ROOT)
     env = {
         **os.environ,
-        'PYTHON': sys.executable,
         'PORT': str(port),
         'PYTHONPATH': os.pathsep.join(
             filter(None, [*map(str, paths), os.environ.get('PYTHONPATH')])
@@ -232,7 +231,7 @@ def train(
         return next((rank for rank in done if rank.returncode), done[0])
     command = ['bash', ROOT / 'tools' / 'dist_train.sh', config, str(processes), *arguments]
     return subprocess.run(
-        command, env=env, capture_output=True, text=True, check=False, timeout=200
+        command, env=env | launchers(), capture_output=True, text=True, check=False, timeout=200
     )
 
 

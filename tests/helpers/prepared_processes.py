@@ -8,7 +8,6 @@ to tell.
 
 import atexit
 import ctypes
-import multiprocessing
 import os
 import runpy
 import signal
@@ -17,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,24 @@ from plain_configs import unformatted
 ROOT = Path(__file__).parents[2]
 PRELOADED = ('pgseg_mm', 'mmseg.apis', 'mmpretrain.apis', 'torch.utils.tensorboard', 'yapf')
 
-prepared = multiprocessing.get_context('forkserver')
+
+class PreparedProcess(ForkServerProcess):
+    """A fork of the interpreter with the imports done.
+
+    What it starts in turn is started as by any process; multiprocessing would start a fork server
+    for it, which imports everything once more.
+    """
+
+    _start_method = None
+
+
+class PreparedContext(ForkServerContext):
+    """The context of such processes."""
+
+    Process = PreparedProcess
+
+
+prepared = PreparedContext()
 """In place of the context ``'spawn'``: its processes are as fresh, and start at once."""
 
 prepared.set_forkserver_preload(list(PRELOADED))
@@ -62,6 +79,11 @@ class RunningPython:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def sentinel(self) -> int:
+        """What ``multiprocessing.connection.wait`` waits for."""
+        return self._process.sentinel
 
     @property
     def returncode(self) -> int | None:

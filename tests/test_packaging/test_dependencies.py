@@ -140,14 +140,3 @@ def test_multimodal_models_of_mmpretrain_are_left_out_where_they_cannot_be_impor
     monkeypatch.setattr('mmpretrain.utils.dependency.WITH_MULTIMODAL', True)
     keep_mmpretrain_importable({'transformers': transformers}.get)
     assert dependency.WITH_MULTIMODAL is kept
-
-
-def test_classifiers_of_mmpretrain_can_be_imported():
-    run = subprocess.run(
-        [sys.executable, '-c', 'import pgseg_mm; from mmpretrain.models import ImageClassifier'],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr

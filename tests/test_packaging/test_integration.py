@@ -4,7 +4,6 @@ import ast
 import logging
 import os
 import re
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -148,25 +147,6 @@ def test_the_list_names_all_functions():
     tree = ast.parse(Path(integration.__file__).read_text())
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     assert listed == {name for name in defined if not name.startswith('_')} - {'apply_on_import'}
-
-
-def test_import_leaves_the_process_as_it_is():
-    program = """
-import signal, sys
-import torch
-def state():
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    own = list(sys.path), handlers, sys.excepthook
-    return (*own, torch.get_num_threads(), torch.initial_seed(), torch.get_default_dtype())
-before = state()
-import pgseg_mm, pgseg_mm.apis, pgseg_mm.checkpoints
-after = state()
-assert before == after, [pair for pair in zip(before, after) if pair[0] != pair[1]]
-"""
-    run = subprocess.run(
-        [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
 
 
 def test_variables_are_put_back(monkeypatch):

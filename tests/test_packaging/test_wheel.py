@@ -30,6 +30,9 @@ NO_WORKERS = [
     for setting in ('num_workers=0', 'persistent_workers=False')
 ]
 
+KEEP_COMPILED = {'PYTHONDONTWRITEBYTECODE': ''}
+"""Not set, even if pytest's environment has it."""
+
 
 def files_below(folder: Path) -> dict[str, bytes]:
     return {
@@ -155,7 +158,9 @@ def fresh(request, source, tmp_path_factory) -> Path:
     done = python('-m', 'venv', folder, cwd=source)
     assert done.returncode == 0, done.stderr
     interpreter = folder / 'bin' / 'python'
-    install = ['-m', 'pip', 'install', '-q', '-c', 'requirements/constraints.txt']
+    # what is imported is compiled then, and kept: see KEEP_COMPILED
+    install = ['-m', 'pip', 'install', '-q', '--no-compile']
+    install += ['-c', 'requirements/constraints.txt']
     for arguments in (
         [*install, '.[onedl]'],
         ['-m', 'pip', 'check'],
@@ -185,7 +190,7 @@ def test_fresh_environment_trains_and_tests_by_the_name_of_a_config(fresh, tmp_p
         (*mim, '--work-dir', 'mim', '--cfg-options', *settings),
     ]
     for interpreter, *arguments in commands:
-        done = python(*arguments, cwd=tmp_path, interpreter=interpreter)
+        done = python(*arguments, cwd=tmp_path, interpreter=interpreter, **KEEP_COMPILED)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         assert 'mIoU_objects' in done.stdout
         assert str(ROOT) not in done.stdout + done.stderr
@@ -249,6 +254,7 @@ def test_fresh_environment_segments_a_photograph_by_a_published_name(fresh, tmp_
         server.models = {'nvidia/groupvit-gcc-yfcc': Model(files_of(folder))}
         env = {
             **os.environ,
+            **KEEP_COMPILED,
             'HF_ENDPOINT': server.url,
             'HF_HOME': str(tmp_path / 'home'),
             'PGSEG_CACHE': str(tmp_path / 'cache'),

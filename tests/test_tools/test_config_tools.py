@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmseg.registry import MODELS
 from PIL import Image
 
+from prepared_processes import run_python
 from shard_zoo import write_shards
 
 ROOT = Path(__file__).parents[2]
@@ -37,16 +38,15 @@ def run(monkeypatch, capsys):
 
 
 def run_alone(tool: Path, *arguments: object) -> str:
-    command = [sys.executable, tool, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_python([tool, *arguments])
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_print_config_shows_what_is_inherited_and_set(tmp_path):
-    shown = run_alone(
-        MISC / 'print_config.py', TINY, '--cfg-options', 'train_cfg.max_iters=7', '--graph'
-    )
+    command = [sys.executable, MISC / 'print_config.py', TINY, '--graph']
+    command += ['--cfg-options', 'train_cfg.max_iters=7']
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     text, _, graph = shown.partition('\nPGSeg(')
     text = text[re.search(r'^\w+ = ', text, re.MULTILINE).start() :]  # libraries print, too
     (tmp_path / 'shown.py').write_text(text)

@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from prepared_interpreter import launchers
 from prepared_processes import run_python, run_ranks
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +92,7 @@ def run(
     """
     env = {
         **os.environ,
-        'PYTHON': sys.executable,
+        **launchers(),
         'PORT': str(29500 + os.getpid() % 1000),
         'PYTHONPATH': os.pathsep.join([str(config.parent), str(ROOT)]),
         'NNODES': str(nodes),

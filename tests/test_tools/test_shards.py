@@ -1,6 +1,5 @@
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from PIL import Image
 
 from pgseg_mm.datasets import ImageTextDataset
 from pgseg_mm.datasets.pairs.shards import read_shard
+from prepared_processes import run_python
 from shard_zoo import write_damaged_shards, write_shards
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools' / 'dataset_converters'
@@ -38,8 +38,8 @@ def output(capsys):
 def test_verify_counts_what_is_broken_and_describes_the_rest(tmp_path):
     pattern, good, expected = write_damaged_shards(tmp_path)
     report = tmp_path / 'report.json'
-    command = [sys.executable, TOOLS / 'verify_shards.py', pattern, '--json', report, '--jobs', '2']
-    result = subprocess.run(command, capture_output=True, text=True)
+    command = [TOOLS / 'verify_shards.py', pattern, '--json', report, '--jobs', '2']
+    result = run_python(command)
 
     assert result.returncode == 0, result.stderr
     found = json.loads(report.read_text())
