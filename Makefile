@@ -43,7 +43,7 @@ $(VENV)/.installed: setup.py $(wildcard requirements/*.txt)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --no-compile -c requirements/constraints.txt -e '.[onedl,tests]'
 	@# on all cores, where pip would take one; libraries' tests and templates are of no use here
-	-$(RUN) -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib pgseg_mm
+	$(RUN) -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib pgseg_mm || true
 	touch $@
 
 # mmcv is built with what is there: torch, and a setuptools that still has pkg_resources.
