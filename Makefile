@@ -13,7 +13,8 @@ help: ## show this list
 	@echo 'ARGS="..." is passed on to what demo and the tests run; PYTHON=... chooses the interpreter.'
 
 demo: $(VENV)/.installed ## train on a small invented world and segment with free words
-	$(RUN) demo/run_demo.py $(ARGS)
+	@# threads that wait leave their core to the process that reads the data
+	OMP_WAIT_POLICY=PASSIVE $(RUN) demo/run_demo.py $(ARGS)
 
 test: $(VENV)/.installed ## run the tests, e.g. ARGS="-k launch -x"
 	$(RUN) -m pytest -q $(if $(ARGS),$(ARGS),tests)

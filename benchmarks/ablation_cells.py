@@ -21,7 +21,7 @@ EVALUATION = 1
 """Counts what is measured: another number, and nothing measured before counts."""
 DECISIVE = ('model', 'optim_wrapper', 'param_scheduler', 'train_dataloader', 'train_cfg')
 """Parts of a config that decide the outcome."""
-INDIFFERENT = ('num_workers', 'persistent_workers', 'prefetch_factor', 'pin_memory')
+INDIFFERENT = ('num_workers', 'persistent_workers', 'prefetch_factor', 'pin_memory', 'fused')
 NEW_SEED = 1
 """The converter's seed for the scenes that no choice was made on; that of the others is 0."""
 CURVE_POINTS = 4
