@@ -215,6 +215,29 @@ def test_pixels_that_a_tag_was_trained_on(name, tag, mean):
     assert pixel_statistics(name, 'weights.pt') is None
 
 
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {},
+        [],
+        {'mean': 'abc', 'std': [1] * 3},
+        {'mean': [0.5] * 4, 'std': [0.5] * 4},
+        {'mean': [1e999] * 3},
+    ],
+)
+def test_a_hub_that_says_nothing_of_pixels(settings, tmp_path, monkeypatch):
+    path = tmp_path / 'config.json'
+    path.write_text(json.dumps({'preprocess_cfg': settings}))
+    monkeypatch.setattr(
+        'pgseg_mm.serialization.open_clip_weights.download_pretrained_from_hf',
+        lambda *_, **__: str(path),
+    )
+    assert pixel_statistics('tiny', 'hf-hub:a/b') is None
+    path.write_text('{')
+    with pytest.raises(ModelUnavailableError, match='hf-hub:a/b is no JSON: Expecting'):
+        pixel_statistics('tiny', 'hf-hub:a/b')
+
+
 def test_a_model_of_a_hub(place, weights, monkeypatch):
     """Architecture, tokenizer and weights by one name, for both towers; then without a network."""
     from safetensors.torch import save
@@ -229,12 +252,18 @@ def test_a_model_of_a_hub(place, weights, monkeypatch):
     with HubServer() as server:
         use_hub(monkeypatch, server.url, place / 'home')
         server.models['somebody/tiny-clip'] = Model(files)
-        with pytest.warns(UserWarning, match=r'on pixels less \[127.5, .* by \[63.75, .*set those'):
+        with pytest.warns(
+            UserWarning, match=r'pixels of mean=\[127.5, .* std=\[63.75, .*set the former'
+        ):
             of_hub = PGSegInferencer(small_config(name, name), 'none', device='cpu')
         cfg = small_config(name, name)
         cfg.model.data_preprocessor.update(mean=[127.5] * 3, std=[63.75] * 3)
         with warnings.catch_warnings():
             warnings.filterwarnings('error', message='The weights of')
+            build_model(cfg)
+            cfg.model.data_preprocessor.update(
+                type='SegDataPreProcessor', mean=[127.5], std=[63.75]
+            )
             build_model(cfg)
         result = of_hub('a.png', WORDS, scores='dense')[0]
         for part, missing in (

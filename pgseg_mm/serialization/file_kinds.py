@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import io
 import json
 import pickletools
@@ -97,13 +98,11 @@ def _no_pickle(head: bytes) -> str | None:
     if head.startswith(PICKLE):
         return None
     try:
-        for _ in pickletools.genops(io.BytesIO(head)):
-            pass
-    except ValueError as error:
-        if len(head) == HEAD and 'unknown' not in str(error):
+        collections.deque(pickletools.genops(io.BytesIO(head)), maxlen=0)
+    except (ValueError, IndexError) as error:  # IndexError is pickletools' own, of a memo
+        cut = isinstance(error, ValueError) and 'unknown' not in str(error)
+        if cut and len(head) == HEAD:
             return None  # it goes on behind the head
-    except IndexError:  # pickletools' own, of a memo
-        pass
     else:
         return None
     kind = 'text' if _is_utf8(head + b'    ') else 'of no format that PyTorch writes'

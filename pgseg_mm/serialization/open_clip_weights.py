@@ -1,8 +1,10 @@
 import json
+import math
 import os
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import open_clip
 from mmengine.logging import print_log
@@ -69,20 +71,37 @@ def pixel_statistics(
         pretrained: As for :func:`load_image_tower`.
 
     Returns:
-        Both R, G, B from 0 to 255; ``None`` for a file, which does not say.
+        Both R, G, B from 0 to 255; ``None`` where nothing says: for a file, and for a config
+        without three finite numbers of each.
 
     Raises:
         ModelUnavailableError: The config of a hub's model cannot be had.
     """
     if pretrained.startswith(HUB):
         path = _download_from_hub(pretrained, 'open_clip_config.json')
-        settings = json.loads(Path(path).read_text(encoding='utf-8')).get('preprocess_cfg') or {}
+        try:
+            config = json.loads(Path(path).read_text(encoding='utf-8'))
+        except ValueError as error:
+            raise ModelUnavailableError(
+                f'open_clip_config.json of {pretrained} is no JSON: {first_line(error)}'
+            ) from error
+        settings = config.get('preprocess_cfg') if isinstance(config, dict) else None
     else:
-        settings = open_clip.get_pretrained_cfg(model_name, pretrained) or {}
-    if not settings.get('mean') or not settings.get('std'):
+        settings = open_clip.get_pretrained_cfg(model_name, pretrained)
+    known = settings if isinstance(settings, dict) else {}
+    found: list[Any] = [known.get(key) for key in ('mean', 'std')]
+    if not all(_is_colour(value) for value in found):
         return None
-    mean, std = (tuple(255 * x for x in settings[key]) for key in ('mean', 'std'))
+    mean, std = (tuple(255 * x for x in value) for value in found)
     return mean, std
+
+
+def _is_colour(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 3
+        and all(isinstance(x, (int, float)) and math.isfinite(x) for x in value)
+    )
 
 
 def _load(

@@ -199,18 +199,26 @@ def test_weights_of_another_model_give_no_figure(config, monkeypatch, capsys, ki
     assert re.search(message, said)
 
 
-def test_what_only_training_needs_may_be_missing(config, monkeypatch):
+def evaluated(capsys) -> bool:
+    """Whether a mean IoU was reported."""
+    said = ''.join(capsys.readouterr())
+    return re.search(r'\(test\).* mIoU: \d+\.\d+', said) is not None
+
+
+def test_what_only_training_needs_may_be_missing(config, monkeypatch, capsys):
     path = config.with_name('converted.pth')
     torch.save({'state_dict': without('decode_head.loss_npr.')}, path)
     tail = ('--cfg-options', f'experiment_name={config.parent.name}', 'resume=True')
     run_tool(monkeypatch, 'tools/test.py', config, path, *tail)
+    assert evaluated(capsys)
 
 
-def test_allow_partial_evaluates_what_fits(config, monkeypatch):
+def test_allow_partial_evaluates_what_fits(config, monkeypatch, capsys):
     path = config.with_name('half.pth')
     torch.save({'state_dict': without('decode_head.')}, path)
     tail = ('--cfg-options', f'experiment_name={config.parent.name}')
     run_tool(monkeypatch, 'tools/test.py', config, path, '--allow-partial', *tail)
+    assert evaluated(capsys)
 
 
 def test_an_empty_set_is_refused(config, monkeypatch, capsys):
@@ -224,7 +232,7 @@ def test_an_empty_set_is_refused(config, monkeypatch, capsys):
     assert 'the test set has no samples' in said
 
 
-def test_sections_that_a_test_does_not_need_may_be_none(config, monkeypatch):
+def test_sections_that_a_test_does_not_need_may_be_none(config, monkeypatch, capsys):
     settings = [
         'train_dataloader=None',
         'train_cfg.max_iters=5',
@@ -241,6 +249,7 @@ def test_sections_that_a_test_does_not_need_may_be_none(config, monkeypatch):
         '--cfg-options',
         *settings,
     )
+    assert evaluated(capsys)
 
 
 @pytest.mark.parametrize('wrapper', ['RepeatDataset', 'ConcatDataset'])

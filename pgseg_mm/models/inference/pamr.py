@@ -13,7 +13,7 @@ from ..layers.whole_numbers import check_whole
 BAND_ELEMENTS = 1 << 22
 """Affinities that are normalised at a time."""
 EPSILON = 1e-8
-MAX_ITERS, MAX_DILATIONS, MAX_DILATION = 1000, 64, 4096
+MAX_ITERS, MAX_DILATIONS, MAX_DILATION = 100, 16, 1024
 """More than anyone needs; a config that comes with weights may ask for anything."""
 CONTRAST = 0.1
 """Factor of the local deviation by which differences of colours are measured."""

@@ -14,13 +14,14 @@ from ..layers.whole_numbers import check_whole
 
 WINDOW_BATCH = 8
 """Windows that are encoded at a time."""
-MAX_SIDE = 8192
+MAX_SIDE = 2048
 """Largest number of pixels that a side may be made a multiple of, or as long as: a config that
 comes with weights may ask for anything."""
 TEST_SETTINGS = {
     *('mode', 'crop_size', 'stride', 'window_batch_size', 'window_divisor', 'image_divisor'),
     *('resize', 'pamr', 'decision', 'seg_logits', 'class_scores', 'groups'),
 }
+"""What a prediction looks at in ``test_cfg``."""
 
 
 def check_parts(model: Any) -> None:
@@ -66,17 +67,21 @@ def _check_pixels(backbone: nn.Module, preprocessor: nn.Module) -> None:
     mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
     if expected is None or mean is None or std is None:
         return
-    values = [part.flatten().tolist() for part in (mean, std)]
+    given = [part.flatten() for part in (mean, std)]
     if any(
-        abs(x - y) > 1
-        for trained, given in zip(expected, values, strict=True)
-        for x, y in zip(trained, given, strict=True)
+        (part - part.new_tensor(trained)).abs().max() > 1  # one number stands for all channels
+        for trained, part in zip(expected, given, strict=True)
     ):
-        mean, std = ([round(x, 3) for x in part] for part in expected)
+        wanted, found = (
+            ' and '.join(
+                f'{name}={[round(float(x), 3) for x in part]}'
+                for name, part in zip(('mean', 'std'), parts, strict=True)
+            )
+            for parts in (expected, given)
+        )
         warnings.warn(
-            f'The weights of {backbone.model_name} were trained on pixels less {mean} by {std}, '
-            f'but data_preprocessor has mean={values[0]} and std={values[1]}; set those, unless '
-            'a protocol wants these.',
+            f'The weights of {backbone.model_name} were trained on pixels of {wanted}, but '
+            f'data_preprocessor has {found}; set the former, unless a protocol wants the latter.',
             stacklevel=4,
         )
 
