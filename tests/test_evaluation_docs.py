@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from mmengine.config import Config
 
 from benchmark_zoo import BENCHMARKS, SMALL, small_checkpoint
 from pages import ROOT, blocks, commands, read_page
-from prepared_interpreter import launchers
 from tool_runs import run_tool
 
 ZERO_SHOT = read_page('docs/zero_shot.md')
@@ -53,7 +53,7 @@ def test_a_benchmark_is_evaluated_in_several_processes(place):
     (words,) = commands(ZERO_SHOT, 'tools/dist_test.sh')
     assert words[-1] == '4'
     port = str(29500 + os.getpid() % 1000)
-    env = {**os.environ, **launchers(), 'PORT': port}
+    env = {**os.environ, 'PYTHON': sys.executable, 'PORT': port}
     command = small([*words[:-1], '2'])
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

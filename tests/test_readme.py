@@ -12,7 +12,6 @@ from groupvits import files_of, small_groupvit, write_folder
 from hub_server import HubServer, Model, use_hub
 from odd_images import picture
 from pages import ROOT, blocks, commands, read_page, section
-from prepared_interpreter import launchers
 
 README = read_page('README.md')
 INSTALL = read_page('docs/install.md')
@@ -33,10 +32,9 @@ NUM_WORKERS = [
 
 
 def small(command: list[str]) -> list[str]:
-    """The command with a prepared interpreter, and little to do."""
+    """The command with this interpreter, and little to do."""
     tool = Path(command[1]).name
-    command = [launchers()['PYTHON'] if word == 'python' else word for word in command]
-    command += SMALL[tool]
+    command = [sys.executable if word == 'python' else word for word in command] + SMALL[tool]
     command = [word.replace('iter_2000', 'iter_1') for word in command]
     if tool == 'emoji_scenes.py':
         return command
@@ -51,7 +49,7 @@ def test_training_and_evaluation(tmp_path):
     """The README's commands, and those in several processes that docs/training.md begins with."""
     for name in ('configs', 'demo', 'tools'):
         (tmp_path / name).symlink_to(ROOT / name)
-    env = {**os.environ, **launchers(), 'PORT': str(28500 + os.getpid() % 1000)}
+    env = {**os.environ, 'PYTHON': sys.executable, 'PORT': str(28500 + os.getpid() % 1000)}
     ran = []
     shown = commands(section(README, 'Train and evaluate'))
     for command in shown + commands(blocks_of(read_page('docs/training.md'), 1)):

@@ -28,7 +28,6 @@ import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count, islice
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +83,6 @@ def fuzz(
     keep: Path | None = None,
     only: str | None = None,
     seconds_per_case: float = SECONDS_PER_CASE,
-    context: BaseContext | None = None,
 ) -> Report:
     """Try the cases of a target, until there are so many or the time is over.
 
@@ -96,17 +94,13 @@ def fuzz(
         keep: Folder for the payloads of findings.
         only: Name of the one case to try.
         seconds_per_case: For one of them.
-        context: How the process is started; by default as a fresh interpreter.
     """
     report = Report()
     source = load_target(name).cases(seed)
     if only is not None:
         source = islice((case for case in source if case[0] == only), 1)
     began = time.monotonic()
-    with (
-        tempfile.TemporaryDirectory(prefix='fuzz_') as folder,
-        _Worker(name, folder, context) as worker,
-    ):
+    with tempfile.TemporaryDirectory(prefix='fuzz_') as folder, _Worker(name, folder) as worker:
         for number in count():
             if number == 0:
                 worker.start()
@@ -146,9 +140,9 @@ class Answer(NamedTuple):
 class _Worker:
     """The process that cases are tried in; a new one for each that has died."""
 
-    def __init__(self, name: str, folder: str, context: BaseContext | None = None) -> None:
+    def __init__(self, name: str, folder: str) -> None:
         self._name, self._folder = name, folder
-        self._context: Any = context or multiprocessing.get_context('spawn')
+        self._context = multiprocessing.get_context('spawn')
         self._process: Any = None
         self._pipe: Any = None
 

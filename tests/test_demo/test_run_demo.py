@@ -13,7 +13,6 @@ from mmengine.config import Config
 from PIL import Image
 
 from pgseg_mm.cli.provenance import describe_machine
-from prepared_processes import run_python
 
 _missing = [
     name
@@ -57,7 +56,14 @@ def finished(config, tmp_path_factory):
     """Folder where the demo has run, and what it said."""
     folder = tmp_path_factory.mktemp('cwd')
     options = [*SIZES, '--config', config, '--max-iters', '3']
-    tool = run_python([ROOT / 'demo' / 'run_demo.py', *options], cwd=folder)
+    tool = subprocess.run(
+        [sys.executable, ROOT / 'demo' / 'run_demo.py', *map(str, options)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert tool.returncode == 0, tool.stderr
     return folder, tool.stdout
 

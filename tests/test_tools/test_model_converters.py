@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,6 @@ from pages import ROOT, commands, read_page
 from pgseg_mm.checkpoints import mm_to_hugging_face
 from pgseg_mm.checkpoints.hugging_face import save_hugging_face
 from pgseg_mm.version import __version__
-from prepared_processes import run_python
 
 TOOLS = ROOT / 'tools' / 'model_converters'
 
@@ -69,8 +69,8 @@ def test_tool_runs_by_itself(tmp_path):
     torch.save(release_state(TWO_STAGES), tmp_path / 'pgseg.pth')
     model = {**TWO_STAGES.model_cfg(), 'data_preprocessor': tiny_model_cfg()['data_preprocessor']}
     Config({'model': model}).dump(tmp_path / 'model.py')
-    command = [TOOLS / 'pgseg2mm.py', 'pgseg.pth', 'mm.pth', '--config', 'model.py']
-    done = run_python(command, cwd=tmp_path)
+    command = [sys.executable, TOOLS / 'pgseg2mm.py', 'pgseg.pth', 'mm.pth', '--config', 'model.py']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert 'mm.pth: written (211 used' in done.stdout
 
