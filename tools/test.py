@@ -9,16 +9,9 @@ from mmseg.registry import METRICS
 from pgseg_mm.cli.arguments import add_launch_arguments
 from pgseg_mm.cli.benchmark_data import image_folder, leaf_datasets, require_data
 from pgseg_mm.cli.checkpoint_sources import SOURCES, require_checkpoint
-from pgseg_mm.cli.config_files import ConfigError
 from pgseg_mm.cli.parts import is_kind, type_name
 from pgseg_mm.cli.processes import data_errors, end_job, prepare_distributed, refusals
-from pgseg_mm.cli.protocols import (
-    apply_protocol,
-    as_protocol,
-    notes_on,
-    protocol_names,
-    read_protocol,
-)
+from pgseg_mm.cli.protocol_choice import add_protocol, set_protocol
 from pgseg_mm.cli.run_configs import (
     add_checks,
     check_loading_of,
@@ -60,34 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
         action='store_true',
         help="test-time augmentation, by the config's tta_model and tta_pipeline",
     )
-    parser.add_argument(
-        '--protocol',
-        metavar='NAME',
-        help='how to evaluate, in place of what the config says of sizes, windows, words and '
-        f'thresholds: {", ".join(protocol_names())}, or a config file with protocol=dict(...) '
-        "(default: the config's protocol, if it has one)",
-    )
+    add_protocol(parser)
     return parser
-
-
-def set_protocol(cfg: Config, name: str | None) -> None:
-    """Apply a protocol by its name, or that of the config.
-
-    Raises:
-        ConfigError: If there is none of that name, or it cannot be applied.
-    """
-    if name is None and cfg.get('protocol') is None:
-        return
-    protocol = as_protocol(cfg.protocol) if name is None else read_protocol(name)
-    if not cfg.get('benchmark'):
-        raise ConfigError(
-            f'the {protocol.name} protocol needs to know the benchmark: '
-            "benchmark=dict(name='voc21') in the config"
-        )
-    settings = protocol.settings(cfg.benchmark.name)
-    apply_protocol(cfg, settings)
-    for note in notes_on(cfg, settings):
-        print(f'{protocol.name} on {cfg.benchmark.name}: {note}')
 
 
 def enable_visualization(cfg: Config, args: argparse.Namespace) -> None:

@@ -68,6 +68,8 @@ def common_settings(settings: ProtocolSettings) -> str:
         pamr = {'num_iters': 10, 'dilations': (8, 16)} | (pamr if isinstance(pamr, dict) else {})
         dilations = ', '.join(map(str, pamr['dilations']))
         refined = f'PAMR, {pamr["num_iters"]} iterations, dilations {dilations}'
+        if (downscale := pamr.get('window_downscale')) is not None:
+            refined += f', of each window at 1/{downscale} of its size'
     pixels = "pixels normalised as the model's are"
     if settings.mean is not None and settings.std is not None:
         mean, std = (

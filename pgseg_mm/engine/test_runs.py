@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mmengine.config import Config
@@ -13,6 +14,7 @@ from pgseg_mm.cli.benchmark_data import require_data
 from pgseg_mm.cli.checkpoint_sources import require_checkpoint
 from pgseg_mm.cli.folders import check_writable
 from pgseg_mm.cli.processes import data_errors, prepare_distributed, refusals
+from pgseg_mm.cli.protocol_choice import set_protocol
 from pgseg_mm.cli.run_configs import (
     add_checks,
     check_loading_of,
@@ -69,8 +71,9 @@ def run_test(
 
     Args:
         parser: Parser that reports what is wrong.
-        args: Its arguments: ``config``, which becomes the path of the file, ``checkpoint`` and
-            those of :func:`pgseg_mm.cli.arguments.add_launch_arguments`.
+        args: Its arguments: ``config``, which becomes the path of the file, ``checkpoint``,
+            ``split``, ``protocol`` and those of
+            :func:`pgseg_mm.cli.arguments.add_launch_arguments`.
         prepare: Changes the config for the tool, and checks where it will write; a ``ValueError``
             of it is reported.
 
@@ -81,7 +84,12 @@ def run_test(
     require_checkpoint(parser, args.checkpoint)
     load_checkpoints_safely(trust=args.trust)
     try:
-        cfg = load_config(args)
+        cfg = load_config(args, partial(set_protocol, name=args.protocol))
+        if args.split != 'test' and cfg.get('applied_protocol'):
+            raise ValueError(
+                f'a protocol is applied to the test set, but --split is {args.split}; leave it '
+                'out, and choose images by --cfg-options test_dataloader.dataset.ann_file=FILE'
+            )
         cfg.load_from = args.checkpoint
         cfg.resume = False  # what a config says of a training
         prepare(cfg)

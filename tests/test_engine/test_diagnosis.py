@@ -232,11 +232,11 @@ def test_predictions_stay_those_of_the_model():
     assert model.decode_head.naming == 'affinity'
 
 
-@pytest.mark.parametrize('fp16', [False, True])
-def test_what_else_a_prediction_does_is_done(fp16):
-    """Scores refined by the image, and half precision."""
+@pytest.mark.parametrize(('fp16', 'downscale'), [(False, None), (True, None), (True, 2)])
+def test_what_else_a_prediction_does_is_done(fp16, downscale):
+    """Scores refined by the image or within windows, and half precision."""
     data = loader(*noise_labels((32, 32)))
-    pamr = dict(num_iters=4, dilations=(1, 2))
+    pamr = dict(num_iters=4, dilations=(1, 2), window_downscale=downscale)
     refined = diagnose(colour_model(pamr=pamr), data, fp16=fp16)
     plain = diagnose(colour_model(), data, fp16=fp16)
     for way in ('oracle', 'present', 'logits'):

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from mmseg.structures import SegDataSample
 
 from labelled_images import SIZES, sharp_model, write_labelled_images
+from pgseg_mm.cli.protocols import apply_protocol, as_protocol
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'sweep_threshold.py'
 THRESHOLDS = [0.05, 0.1, 0.15, 0.2, 0.4, 2.0]
@@ -63,10 +64,15 @@ def sweep(monkeypatch, *arguments) -> None:
     runpy.run_path(str(TOOL), run_name='__main__')
 
 
-def evaluate(config, checkpoint, split, threshold) -> dict:
-    cfg = Config.fromfile(config)
-    cfg.experiment_name = f'{split}_{threshold}'
-    cfg.model.decode_head.background_threshold = threshold
+def evaluate(config, checkpoint, split, threshold, rule=None) -> dict:
+    """Metrics at a threshold: the head's, or one of a rule that decides by scores of words."""
+    cfg = Config.fromfile(config) if rule is None else protocolled(config, PROTOCOL)
+    cfg.experiment_name = f'{split}_{threshold}_{rule}'
+    if rule is None:
+        cfg.model.decode_head.background_threshold = threshold
+    else:
+        cfg.model.decode_head.pop('background_threshold')
+        cfg.model.test_cfg.decision = dict(logit_scale=40, **{rule: threshold})
     cfg.test_dataloader, cfg.load_from = cfg[f'{split}_dataloader'], str(checkpoint)
     return Runner.from_cfg(cfg).test()
 
@@ -91,6 +97,73 @@ def test_figures_are_those_of_an_evaluation_at_each_threshold(
     assert best in table and table in said
     assert f'The labels of BaseSegDataset ({split}, 3 images) were used' in said
     assert 'not zero-shot' in said
+
+
+PROTOCOL = dict(
+    name='own',
+    short_side=32,
+    long_side=64,
+    window=16,
+    stride=16,
+    logit_scale=40.0,
+    templates='simple',
+)
+
+
+def protocolled(config, settings) -> Config:
+    """The config as a protocol of one's own says."""
+    cfg = Config.fromfile(config)
+    apply_protocol(cfg, as_protocol(protocol_of(settings)).settings('voc21'))
+    return cfg
+
+
+def protocol_of(settings, **own) -> dict:
+    return dict(settings, benchmarks=dict(voc21=own))
+
+
+@pytest.fixture
+def benchmark(config) -> Path:
+    """The same data as a benchmark, whose images are resized."""
+    path = config.with_name('benchmark.py')
+    cfg = Config.fromfile(config)
+    cfg.benchmark = dict(name='voc21')
+    for loader in (cfg.test_dataloader, cfg.val_dataloader):
+        resize = dict(type='Resize', scale=(2048, 448), keep_ratio=True)
+        loader.dataset.pipeline.insert(1, resize)
+    cfg.dump(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ('rule', 'thresholds'),
+    [('prob_threshold', [0.1, 0.25, 0.3, 0.5]), ('background_score', [0.05, 0.1, 0.15, 1.5])],
+)
+def test_a_protocol_has_its_own_kind_of_threshold(
+    benchmark, checkpoint, rule, thresholds, monkeypatch, tmp_path
+):
+    path = tmp_path / 'own.py'
+    Config(dict(protocol=protocol_of(PROTOCOL, **{rule: 0.2}))).dump(path)
+    arguments = ['--protocol', path, '--json', tmp_path / 'a.json', '--markdown', tmp_path / 'a.md']
+    sweep(monkeypatch, benchmark, checkpoint, '--thresholds', *thresholds, *arguments)
+    found = json.loads((tmp_path / 'a.json').read_text())
+    assert found['setting'] == rule and found['protocol']['window'] == 16
+    for row in found['thresholds']:
+        expected = evaluate(benchmark, checkpoint, 'test', row['threshold'], rule)
+        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=0)
+    assert len({row['mIoU'] for row in found['thresholds']}) >= 3
+    assert f'Best: {rule}=' in (tmp_path / 'a.md').read_text()
+
+
+def test_a_protocol_is_for_the_test_set(benchmark, checkpoint, monkeypatch, capsys, tmp_path):
+    path = tmp_path / 'own.py'
+    Config(dict(protocol=protocol_of(PROTOCOL, prob_threshold=0.2))).dump(path)
+    for arguments, message in (
+        (['--split', 'val'], 'a protocol is applied to the test set, but --split is val'),
+        (['--thresholds', '0.5', '1.5'], 'prob_threshold is at most 1, got 1.5'),
+    ):
+        with pytest.raises(SystemExit):
+            sweep(monkeypatch, benchmark, checkpoint, '--protocol', path, *arguments)
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

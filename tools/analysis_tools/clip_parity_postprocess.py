@@ -218,9 +218,8 @@ class DecidedScores:
         cosines = word_scores(case['sim_seed'], (1, case['classes'], *fine), 6, 0.2)
         masks = (case['w'] * self._tensor(cosines + case['sim_mean']) + case['b']).sigmoid()
         if refined:
-            guide = F.interpolate(image, size=fine, mode='bilinear', align_corners=True)[0]
-            pamr = PAMR(10, TCL_DILATIONS)
-            masks = pamr.refine(masks[0], pamr.affinity(guide))[None]
+            pamr = PAMR(10, TCL_DILATIONS, window_downscale=4)
+            masks = pamr.refine_window(masks[0], image[0])[None]
         if key_points:
             shape = (1, case['dim'], *grid)
             features = self._tensor(word_scores(case['feature_seed'], shape, 2, 1.0))

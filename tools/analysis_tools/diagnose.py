@@ -29,6 +29,7 @@ from pgseg_mm.cli.checkpoint_sources import SOURCES
 from pgseg_mm.cli.folders import check_writable
 from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.cli.processes import end_job
+from pgseg_mm.cli.protocol_choice import add_protocol
 from pgseg_mm.cli.provenance import describe, describe_machine, versions
 from pgseg_mm.engine.diagnosis import Diagnosis, check_diagnosable, diagnose
 from pgseg_mm.engine.test_runs import add_split, run_test, use_split
@@ -100,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('checkpoint', help=SOURCES)
     add_naming(parser)
     add_split(parser)
+    add_protocol(parser)
     parser.add_argument(
         '--max-images', type=number_from(1), metavar='N', help='only the first N images'
     )

@@ -2,8 +2,9 @@
 
     python tools/analysis_tools/sweep_threshold.py CONFIG CHECKPOINT --thresholds 0.1 0.2 0.3
 
-Each window goes through the encoder once; all thresholds follow from the same affinities of groups
-and classes. Each threshold gets the metric that tools/test.py would print.
+Each window goes through the encoder once; all thresholds follow from the same scores. Each
+threshold gets the metric that tools/test.py would print. It is the head's background_threshold, or
+the background_score or prob_threshold of test_cfg.decision, as most protocols have it.
 
 The search uses the labels. Search on other images than those that are evaluated, such as a part of
 the training split (--cfg-options test_dataloader.dataset.ann_file=...): at a threshold that was
@@ -31,6 +32,7 @@ from pgseg_mm.cli.arguments import add_launch_arguments
 from pgseg_mm.cli.checkpoint_sources import SOURCES
 from pgseg_mm.cli.folders import check_writable_file
 from pgseg_mm.cli.processes import end_job
+from pgseg_mm.cli.protocol_choice import add_protocol
 from pgseg_mm.engine.test_runs import add_split, run_test, use_split
 from pgseg_mm.serialization.atomic_files import write_json, write_text
 
@@ -95,12 +97,19 @@ class ThresholdSweepLoop(TestLoop):
         )
         batch = model.data_preprocessor(data_batch, False)
         samples = batch['data_samples']
+        rules = model.pixel_rules()
+        by_head = rules.decision is None  # else scores are the same at all thresholds
         with autocast(enabled=self.fp16):
-            segmented = model.segment(batch['inputs'], samples, self.thresholds)
-        for scores, sample in zip(segmented, samples, strict=True):
-            for i, evaluator in enumerate(self.evaluators):
-                model.fill_sample(sample, [scores.with_background(i, len(self.thresholds))])
-                evaluator.process([sample], data_batch)
+            segmented = model.segment(
+                batch['inputs'], samples, self.thresholds if by_head else None
+            )
+        for i, threshold in enumerate(self.thresholds):
+            if rules.decision is not None:
+                rules = rules._replace(decision=rules.decision.with_threshold(threshold))
+            for scores, sample in zip(segmented, samples, strict=True):
+                own = scores.with_background(i, len(self.thresholds)) if by_head else scores
+                model.fill_sample(sample, [own], rules)
+                self.evaluators[i].process([sample], data_batch)
 
 
 @contextmanager
@@ -130,6 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
         help='thresholds to try (default: 0.05, 0.1, ..., 0.95)',
     )
     add_split(parser)
+    add_protocol(parser)
     parser.add_argument('--json', type=Path, help='write all figures here')
     parser.add_argument('--markdown', type=Path, help='write the table here, too')
     add_launch_arguments(parser)
@@ -141,16 +151,29 @@ def prepare(cfg: Config, split: str, thresholds: Sequence[float]) -> None:
 
     Raises:
         ValueError: If the config lacks the split or finds no background by threshold, or a
-            threshold is not positive.
+            threshold is not positive, or no probability where it is one.
     """
     if min(thresholds) <= 0:
         raise ValueError(f'thresholds must be positive, got {min(thresholds)}')
     use_split(cfg, split, dict(type='ThresholdSweepLoop', thresholds=list(thresholds)))
-    if cfg.model.decode_head.get('background_threshold') is None:
+    if threshold_name(cfg) is None:
         raise ValueError(
             'the config finds no background by threshold; set background_threshold of the '
-            'decode_head to any value, and use a data set whose class 0 is the background'
+            'decode_head, or prob_threshold of test_cfg.decision, to any value, and use a data set '
+            'whose class 0 is the background'
         )
+    if threshold_name(cfg) == 'prob_threshold' and max(thresholds) > 1:
+        raise ValueError(f'prob_threshold is at most 1, got {max(thresholds)}; see --thresholds')
+
+
+def threshold_name(cfg: Config) -> str | None:
+    """What of a config the threshold of its background is called, if there is one."""
+    decision = (cfg.model.get('test_cfg') or {}).get('decision') or {}
+    if decision:
+        names = ('background_score', 'prob_threshold')
+        return next((name for name in names if decision.get(name) is not None), None)
+    given = cfg.model.decode_head.get('background_threshold')
+    return None if given is None else 'background_threshold'
 
 
 def best_of(rows: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -158,8 +181,14 @@ def best_of(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return max(rows, key=lambda row: row[SCORE] if row[SCORE] == row[SCORE] else -1.0)
 
 
-def report(rows: Sequence[dict[str, float]], data: str) -> str:
-    """The table in Markdown, and what it means."""
+def report(rows: Sequence[dict[str, float]], data: str, name: str) -> str:
+    """The table in Markdown, and what it means.
+
+    Args:
+        rows: Metrics of each threshold.
+        data: What images it was.
+        name: What the threshold is called in a config.
+    """
     best = best_of(rows)
     names = [name for name in rows[0] if name != 'threshold']
     lines = [f'| threshold | {" | ".join(names)} |', f'|{"---|" * (len(names) + 1)}']
@@ -169,7 +198,7 @@ def report(rows: Sequence[dict[str, float]], data: str) -> str:
         lines.append('|' + ''.join(f' {mark}{cell}{mark} |' for cell in cells))
     lines += [
         '',
-        f'Best: background_threshold={best["threshold"]:g}, {SCORE} {best[SCORE]:.2f}.',
+        f'Best: {name}={best["threshold"]:g}, {SCORE} {best[SCORE]:.2f}.',
         f'The labels of {data} were used to find it: on these images a result at this threshold '
         'is not zero-shot.',
     ]
@@ -191,12 +220,14 @@ def main() -> None:
         return
     dataset = runner.test_dataloader.dataset
     data = f'{type(dataset).__name__} ({args.split}, {len(dataset)} images)'
-    text = report(rows, data)
+    name = threshold_name(runner.cfg) or 'threshold'
+    text = report(rows, data, name)
     print(f'\n{text}')
     if args.markdown is not None:
         write_text(args.markdown, text)
     if args.json is not None:
         about = {'config': args.config, 'checkpoint': args.checkpoint, 'labels_of': data}
+        about |= {'setting': name, 'protocol': runner.cfg.get('applied_protocol')}
         write_json(args.json, {**about, 'best': best_of(rows), 'thresholds': rows})
 
 

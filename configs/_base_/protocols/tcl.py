@@ -13,10 +13,10 @@ protocol = dict(
     mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375],
     scores='mask',
-    pamr=dict(num_iters=10, dilations=(1, 2, 4, 8, 12, 24)),
+    pamr=dict(num_iters=10, dilations=(1, 2, 4, 8, 12, 24), window_downscale=4),
     notes=[
-        "TCL refines the masks of each window at a quarter of the window's size, and mixes them "
-        "with MaskCLIP's; here scores are refined at the image's own size"
+        "TCL mixes its refined masks, of a decoder at a quarter of the window's size, with 0.3 of "
+        "MaskCLIP's; here the model's own scores are resized there and refined alone"
     ],
     benchmarks=dict(
         voc21=dict(words='tcl/voc21', background_score=0.4),

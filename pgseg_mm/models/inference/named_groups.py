@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .pamr import PAMR
 from .pixel_classes import ImageScores
 from .sliding_window import Window
 from .window_scores import (
@@ -45,6 +46,7 @@ def name_groups(
     namings: Sequence[str],
     batch_size: int | None = None,
     divisor: int = 1,
+    pamr: PAMR | None = None,
 ) -> NamedGroups:
     """Name the groups of windows in several ways, from one encoding.
 
@@ -62,6 +64,7 @@ def name_groups(
         namings: Rules by which the head names the groups.
         batch_size: As :func:`score_windows` has it.
         divisor: As :func:`score_windows` has it.
+        pamr: As :func:`score_windows` has it.
 
     Raises:
         ValueError: If the head has no such rule, or aligns corners and one of them names pixels.
@@ -89,7 +92,7 @@ def name_groups(
         used.update(zip(chunk.places, wins.sum(dim=1), strict=True))
     dense = {naming for naming, named in heads.items() if named.scores_pixels}
     joined = {
-        way: join_scores(images, windows, own, None if way in dense else groups, divisor)
+        way: join_scores(images, windows, own, None if way in dense else groups, divisor, pamr=pamr)
         for way, own in scores.items()
     }
     counts = [torch.stack([used[i, j] for j in range(len(own))]) for i, own in enumerate(windows)]

@@ -1,13 +1,14 @@
 """Pixel-adaptive mask refinement: class scores follow the edges of the image."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layers.precision import at_least_float32
 from ..layers.whole_numbers import check_whole
 
 BAND_ELEMENTS = 1 << 22
@@ -28,6 +29,9 @@ class PAMR:
     Args:
         num_iters: How often scores are replaced by the mean of their neighbours'.
         dilations: Distances of the 8 neighbours in pixels, of which there are 8 for each.
+        window_downscale: Scores of each window are refined, at this part of its size (4 is a
+            quarter of each side), before windows are averaged, as TCL does. ``None`` refines those
+            of the image, at the size of the result.
 
     Raises:
         ValueError: If one of them is no positive integer or a very large one, or there is no
@@ -36,6 +40,7 @@ class PAMR:
 
     num_iters: int = 10
     dilations: tuple[int, ...] = (8, 16)
+    window_downscale: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.dilations, Sequence) or not 0 < len(self.dilations) <= MAX_DILATIONS:
@@ -46,6 +51,8 @@ class PAMR:
         check_whole('pamr num_iters', self.num_iters, most=MAX_ITERS)
         for dilation in self.dilations:
             check_whole('each of pamr dilations', dilation, most=MAX_DILATION)
+        if self.window_downscale is not None:
+            check_whole('pamr window_downscale', self.window_downscale, most=MAX_DILATION)
 
     def affinity(self, image: Tensor) -> Tensor:
         """Weights of the neighbours of each pixel.
@@ -84,6 +91,46 @@ class PAMR:
             scores = refined
         return scores
 
+    def refine_window(self, scores: Tensor, window: Tensor) -> Tensor:
+        """Refine scores of a window at a ``window_downscale``-th of its size.
+
+        Args:
+            scores: (K, h, w) of any size, which are resized bilinearly.
+            window: (3, H, W), as it was encoded.
+
+        Returns:
+            (K, ceil(H / window_downscale), ceil(W / window_downscale)).
+        """
+        size = self.refined_size(window.shape[-2:])
+        guide = F.interpolate(
+            at_least_float32(window)[None], size=size, mode='bilinear', align_corners=True
+        )[0]
+        if scores.shape[-2:] != size:
+            scores = F.interpolate(scores[None], size=size, mode='bilinear', align_corners=False)[0]
+        return self.refine(scores, self.affinity(guide).to(scores))
+
+    def refined_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """(height, width) at which a window of a size in pixels is refined."""
+        downscale = self.window_downscale or 1
+        return -(-size[0] // downscale), -(-size[1] // downscale)
+
+
+class Refinements(NamedTuple):
+    """What is refined, and how."""
+
+    of_windows: PAMR | None
+    """Scores of each window, before they are averaged."""
+    of_image: PAMR | None
+    """Scores of the image, at the size of the result."""
+
+
+def refinements(cfg: Mapping[str, Any] | bool | None) -> Refinements:
+    """What of a prediction a config has refined; its arguments are those of :func:`as_pamr`."""
+    pamr = as_pamr(cfg)
+    if pamr is None or pamr.window_downscale is None:
+        return Refinements(None, pamr)
+    return Refinements(pamr, None)
+
 
 def as_pamr(cfg: Mapping[str, Any] | bool | None) -> PAMR | None:
     """The refinement of a config: its arguments, or whether there is one.
@@ -93,9 +140,10 @@ def as_pamr(cfg: Mapping[str, Any] | bool | None) -> PAMR | None:
     """
     if cfg is None or isinstance(cfg, bool):
         return PAMR() if cfg else None
-    if not isinstance(cfg, Mapping) or cfg.keys() - {'num_iters', 'dilations'}:
+    known = [field.name for field in fields(PAMR)]
+    if not isinstance(cfg, Mapping) or cfg.keys() - set(known):
         raise ValueError(
-            f'pamr must be True, False, or a dict with num_iters and dilations, got {cfg}'
+            f'pamr must be True, False, or a dict with any of {", ".join(known)}, got {cfg}'
         )
     return PAMR(**cfg)
 

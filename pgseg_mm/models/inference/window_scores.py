@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layers.precision import at_least_float32
 from .dense_scores import join_windows, padding_of
+from .image_geometry import nearest_pixels
+from .pamr import PAMR
 from .pixel_classes import ImageScores
 from .sliding_window import Window
 from .stitching import stitch
@@ -35,6 +38,7 @@ def score_windows(
     thresholds: Sequence[float] | None = None,
     divisor: int = 1,
     direct: bool = False,
+    pamr: PAMR | None = None,
 ) -> list[ImageScores]:
     """Class scores of images, from windows that cover them.
 
@@ -51,6 +55,7 @@ def score_windows(
         divisor: Windows are padded with zeros around to multiples of this, and what lies there is
             left out of the scores.
         direct: As :func:`join_windows` has it.
+        pamr: A refinement of each window's scores, before they are averaged.
 
     Returns:
         B results of the images' sizes.
@@ -71,7 +76,7 @@ def score_windows(
             classified = head.classify_groups(chunk.features, thresholds)
         scores.update(zip(chunk.places, classified, strict=True))
     own_groups = None if head.scores_pixels else groups
-    return join_scores(images, windows, scores, own_groups, divisor, direct)
+    return join_scores(images, windows, scores, own_groups, divisor, direct, pamr)
 
 
 def check_resizing(head: Any, direct: bool = False) -> None:
@@ -130,6 +135,7 @@ def join_scores(
     groups: dict[Place, Tensor] | None,
     divisor: int = 1,
     direct: bool = False,
+    pamr: PAMR | None = None,
 ) -> list[ImageScores]:
     """Scores of images from those of their windows.
 
@@ -141,6 +147,7 @@ def join_scores(
         groups: For each window the group of its pixels, (height, width).
         divisor: As :func:`score_windows` has it.
         direct: As :func:`score_windows` has it.
+        pamr: As :func:`score_windows` has it.
 
     Returns:
         B results of the images' sizes.
@@ -148,12 +155,38 @@ def join_scores(
     results: list[ImageScores] = []
     for i, (image, own) in enumerate(zip(images, windows, strict=True)):
         size = (image.shape[-2], image.shape[-1])
-        own_scores = [scores[i, j] for j in range(len(own))]
-        if groups is None:
-            results.append(join_windows(size, own, own_scores, divisor, direct))
-        else:
-            results.append(stitch(size, own, [groups[i, j] for j in range(len(own))], own_scores))
+        places = [(i, j) for j in range(len(own))]
+        own_scores = [scores[place] for place in places]
+        own_groups = None if groups is None else [groups[place] for place in places]
+        if own_groups is not None and pamr is None:
+            results.append(stitch(size, own, own_groups, own_scores))
+            continue
+        padded_to = divisor
+        if pamr is not None:
+            padded_to = divisor if own_groups is None else 1
+            crops = [_pad(crop(image, window), padded_to) for window in own]
+            own_scores = _refine(pamr, crops, own_scores, own_groups)
+        results.append(join_windows(size, own, own_scores, padded_to, direct))
     return results
+
+
+def _refine(
+    pamr: PAMR, crops: Sequence[Tensor], scores: Sequence[Tensor], groups: Sequence[Tensor] | None
+) -> list[Tensor]:
+    """Refined maps (K, h, w) of windows: those of their patches, or of their groups' pixels."""
+    if groups is None:
+        pairs = zip(scores, crops, strict=True)
+        return [pamr.refine_window(own, window) for own, window in pairs]
+    refined = []
+    for window, own, assigned in zip(crops, scores, groups, strict=True):
+        # the mean of neighbours is linear, so groups' masks may be refined in place of classes
+        labels = nearest_pixels(assigned, pamr.refined_size(window.shape[-2:]))
+        of_groups = at_least_float32(own)
+        masks = F.one_hot(labels, len(own)).permute(2, 0, 1).to(of_groups)
+        masks = pamr.refine_window(masks, window)
+        with torch.autocast(own.device.type, enabled=False):
+            refined.append(torch.tensordot(of_groups, masks, ([0], [0])))
+    return refined
 
 
 def crop(maps: Tensor, window: Window) -> Tensor:

@@ -21,7 +21,7 @@ from ..inference.class_embedder import ClassEmbedder, Embedded, check_background
 from ..inference.decision import Decision, as_decision
 from ..inference.embedding_cache import EmbeddingCache
 from ..inference.finite_images import check_finite
-from ..inference.pamr import as_pamr
+from ..inference.pamr import refinements
 from ..inference.pixel_classes import ImageScores, PixelRules, classify_pixels, mean_logits
 from ..inference.prepared_images import PreparedImages, prepare_images
 from ..inference.sliding_window import Window, sliding_windows
@@ -314,6 +314,7 @@ class OpenVocabSegmentor(BaseSegmentor):
             thresholds,
             divisor,
             direct=self.test_cfg.get('resize') == 'direct',
+            pamr=refinements(self.test_cfg.get('pamr')).of_windows,
         )
         return prepared.undo(scores)
 
@@ -323,21 +324,24 @@ class OpenVocabSegmentor(BaseSegmentor):
         """Have the classes embedded, and the images ready to be encoded."""
         check_finite(inputs, data_samples)
         self._embed_vocabulary()
-        guided = as_pamr(self.test_cfg.get('pamr')) is not None
+        guided = refinements(self.test_cfg.get('pamr')).of_image is not None
         size = partial(encoded_size, self.test_cfg, self._patch_size)
         straight = self.test_cfg.get('image_divisor') is not None
         return prepare_images(inputs, data_samples, size, self.windows, guided, straight)
 
-    def fill_sample(self, sample: SegDataSample, views: Sequence[ImageScores]) -> None:
+    def fill_sample(
+        self, sample: SegDataSample, views: Sequence[ImageScores], rules: PixelRules | None = None
+    ) -> None:
         """Put the best classes, and on request dense scores, into the sample of an image.
 
         Args:
             sample: Sample whose ``ori_shape``, if it has one, is the size of the result.
             views: Class scores of one or several views of the image, which are averaged.
+            rules: In place of those of ``test_cfg``.
         """
         height, width = sample.metainfo.get('ori_shape', views[0].size)[:2]
         size = (int(height), int(width))
-        rules = self.pixel_rules()
+        rules = rules or self.pixel_rules()
         wanted = self.test_cfg.get('class_scores', False)
         labels, class_scores = classify_pixels(views, size, rules, wanted)
         results = {'pred_sem_seg': PixelData(data=labels[None])}
@@ -353,7 +357,7 @@ class OpenVocabSegmentor(BaseSegmentor):
         if decision is not None and self.vocabulary is not None:
             _, labels = self.vocabulary.labelled_words(self.skips_background)
             classes = torch.tensor(labels) + int(self.skips_background)
-        return PixelRules(decision, classes, as_pamr(self.test_cfg.get('pamr')))
+        return PixelRules(decision, classes, refinements(self.test_cfg.get('pamr')).of_image)
 
     def add_groups(self, inputs: Tensor | list[Tensor], data_samples: list[SegDataSample]) -> None:
         """Put the groups of whole images into their samples, where the model makes groups.

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..inference.group_maps import group_maps
 from ..inference.image_geometry import bilinear_image, flip_direction, without_padding
 from ..inference.named_groups import NamedGroups, name_groups
+from ..inference.pamr import refinements
 from ..inference.stitching import FLIPPED_AXES
 from ..layers import GroupFeatures
 from ..layers.dist import all_reduce_sum
@@ -210,6 +211,7 @@ class PGSeg(OpenVocabSegmentor):
             prepared.labels(labels),
             namings,
             *window_settings(self.test_cfg, self._patch_size),
+            pamr=refinements(self.test_cfg.get('pamr')).of_windows,
         )
         scores = {way: prepared.undo(images) for way, images in named.scores.items()}
         return named._replace(scores=scores)

@@ -126,6 +126,43 @@ def test_scores_are_refined_by_the_image_at_its_own_size(naming, flip):
     assert not torch.equal(out.pred_sem_seg.data, plain.pred_sem_seg.data)
 
 
+def refined_window(made, window, pamr):
+    """Scores of a window of 30 x 30 pixels that is encoded as 32 x 32, from its quarter."""
+    padded = F.pad(window, (1, 1, 1, 1))
+    features, head, guide = made.extract_feat(padded), made.decode_head, padded
+    if head.scores_pixels:
+        maps = F.interpolate(head.dense_scores(features), size=(8, 8), mode='bilinear')[0]
+    else:
+        guide = window
+        groups = head.assign_pixels(features, (32, 32))[0, 1:31, 1:31]
+        nearest = [1, 5, 9, 13, 16, 20, 24, 28]
+        maps = head.classify_groups(features)[0][groups[nearest][:, nearest]].permute(2, 0, 1)
+    guide = F.interpolate(guide, size=(8, 8), mode='bilinear', align_corners=True)[0]
+    maps = pamr.refine(maps, pamr.affinity(guide))
+    if head.scores_pixels:
+        return F.interpolate(maps[None], size=(32, 32), mode='bilinear')[0, :, 1:31, 1:31]
+    return F.interpolate(maps[None], size=(30, 30), mode='bilinear')[0]
+
+
+@pytest.mark.parametrize('flip', [False, True])
+def test_scores_of_windows_are_refined_before_they_are_averaged(naming, flip):
+    cfg = dict(mode='slide', crop_size=30, stride=15, window_divisor=8, seg_logits=True)
+    settings = dict(num_iters=3, dilations=(1, 2))
+    made = model(naming, test_cfg=dict(cfg, pamr=dict(settings, window_downscale=4)))
+    meta = dict(flip=True, flip_direction='horizontal') if flip else {}
+    found = predict(made, **meta).seg_logits.data
+    total, count = torch.zeros(4, 40, 56), torch.zeros(40, 56)
+    for window in made.windows((40, 56)):
+        place = ..., slice(window.top, window.bottom), slice(window.left, window.right)
+        total[place] += refined_window(made, IMAGE[place], PAMR(**settings))
+        count[place] += 1
+    mean = (total / count).flip(2) if flip else total / count
+    expected = F.interpolate(mean[None], size=(50, 61), mode='bilinear')[0]
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    plain = predict(model(naming, test_cfg=cfg), **meta).seg_logits.data
+    assert not torch.allclose(found, plain, atol=1e-3)
+
+
 def test_augmented_views_are_refined_and_decided_together(naming):
     cfg = dict(SLIDE, pamr=True, decision=dict(prob_threshold=0.3), seg_logits=True)
     made = model(naming, WORDS, cfg)
@@ -208,6 +245,7 @@ def test_classes_of_a_view_have_its_rule_and_its_threshold():
         (dict(window_divisor=0), 'window_divisor'),
         (dict(decision=dict(threshold=1)), 'decision'),
         (dict(pamr=dict(num_iters=0)), 'pamr'),
+        (dict(pamr=dict(window_downscale=0)), 'window_downscale'),
     ],
 )
 def test_faulty_settings_are_refused(cfg, message):
