@@ -77,6 +77,11 @@ MAX_NOUN_LETTERS = 2**13
 MAX_TOKEN_CACHE = 2**16
 """Words whose tokens open_clip's tokenizer keeps at most; by itself it keeps all it has seen."""
 
+MAX_KNOWN_TEXTS = 2**14
+"""Captions and prompts whose tokens are kept, the latest; they take about 10 MB."""
+MAX_KNOWN_LETTERS = 2**8
+"""Letters of such a text at most."""
+
 # Web
 
 MAX_WEB_PIXELS = 50_000_000

@@ -150,6 +150,7 @@ def decode_image(
     flag: str = 'color',
     backend: str = 'cv2',
     max_pixels: int | None = None,
+    header: ImageHeader | None = None,
 ) -> NDArray[Any]:
     """An image as an array, as ``mmcv.imfrombytes`` returns it.
 
@@ -163,6 +164,7 @@ def decode_image(
             ``'grayscale_ignore_orientation'``.
         backend: ``'cv2'``, ``'pillow'``, ``'turbojpeg'`` or ``'tifffile'``.
         max_pixels: Width times height at most, ``MAX_IMAGE_PIXELS`` by default.
+        header: What :func:`read_header` returned for it and ``max_pixels``, if it was read before.
 
     Returns:
         (H, W, 3), BGR, uint8; (H, W) if ``flag`` asks for grey; as the file has it for
@@ -174,7 +176,7 @@ def decode_image(
     """
     if is_truncated_jpeg(content):
         raise UnreadableImage(where, 'is cut off: the end of the JPEG image is missing')
-    header = read_header(content, where, max_pixels)
+    header = header or read_header(content, where, max_pixels)
     if header.format in BACKEND_FORMATS.get(backend, ()):
         try:
             image = mmcv.imfrombytes(content, flag=flag, backend=backend)

@@ -22,7 +22,8 @@ class BoundedTokenizer:
 
     Its time grows with the square of a word's length, and it goes through the whole text before it
     cuts the tokens. Here it ends where the tokens suffice, and a word that cannot fit is cut first.
-    Texts that fit have the same tokens.
+    Texts that fit have the same tokens. Those of the latest short texts are kept, since prompts,
+    and captions of a small set, come again and again.
 
     Args:
         tokenizer: The tokenizer, which is changed.
@@ -32,15 +33,20 @@ class BoundedTokenizer:
         self.tokenizer = tokenizer
         self.longest = max(len(token.removesuffix('</w>')) for token in tokenizer.encoder)
         self._room = 0
-        tokenizer.encode = self._encode  # what its other methods call
+        self._known = lru_cache(limits.MAX_KNOWN_TEXTS)(self._encode)
+        tokenizer.encode = self._encode_known  # what its other methods call
 
     def __call__(self, texts: list[str], context_length: int | None = None) -> torch.Tensor:
         """Ids of shape ``(T, context_length)``."""
         self._room = context_length or self.tokenizer.context_length
         return self.tokenizer(texts, context_length=context_length)
 
-    def _encode(self, text: str) -> list[int]:
-        tokenizer, room = self.tokenizer, self._room
+    def _encode_known(self, text: str) -> list[int]:
+        known = len(text) <= limits.MAX_KNOWN_LETTERS
+        return list((self._known if known else self._encode)(text, self._room))
+
+    def _encode(self, text: str, room: int) -> tuple[int, ...]:
+        tokenizer = self.tokenizer
         ids: list[int] = []
         for match in tokenizer.pat.finditer(tokenizer.clean_fn(text)):
             # no token is longer than `longest`, so what is cut off is behind the room
@@ -52,7 +58,7 @@ class BoundedTokenizer:
         if len(tokenizer.cache) > limits.MAX_TOKEN_CACHE:
             special = [tokenizer.decoder[number] for number in tokenizer.all_special_ids]
             tokenizer.cache = {token: token for token in special}
-        return ids
+        return tuple(ids)
 
 
 @lru_cache

@@ -114,7 +114,7 @@ class ImageTextDataset(BaseDataset):
         """Name of the pairs in records of what was read."""
         return self._source or str(self._annotations)
 
-    @property
+    @cached_property
     def _annotations(self) -> Path:
         return Path(self.ann_file or self.data_prefix.get('img_path', '') or self.data_root)
 
@@ -252,7 +252,11 @@ class ImageTextDataset(BaseDataset):
 
     def _name_of(self, info: dict[str, Any]) -> str:
         path, place = shown(info['img_path']), info['ann_row']
-        return f'Image {path} ({place} of {shown(self._annotations)})'
+        return f'Image {path} ({place} of {self._shown_annotations})'
+
+    @cached_property
+    def _shown_annotations(self) -> str:
+        return shown(self._annotations)
 
     def _embedded_image(self, info: dict[str, Any]) -> bytes:
         image = self._parquet.image(info['img_row'], self.image_key)

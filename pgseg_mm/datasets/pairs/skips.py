@@ -13,7 +13,12 @@ from mmengine.dataset import Compose
 from mmengine.logging import print_log
 
 from pgseg_mm.errors import RunError
-from pgseg_mm.files.image_files import TooManyPixels, UnreadableImage, read_header
+from pgseg_mm.files.image_files import (
+    ImageHeader,
+    TooManyPixels,
+    UnreadableImage,
+    read_header,
+)
 from pgseg_mm.files.reading import UnusableFile, is_of_system, read_file
 from pgseg_mm.messages import shown
 
@@ -116,7 +121,7 @@ def check_pixel_limits(min_pixels: int, max_pixels: int) -> None:
         )
 
 
-def check_size(image: bytes, name: str, min_pixels: int, max_pixels: int) -> None:
+def check_size(image: bytes, name: str, min_pixels: int, max_pixels: int) -> ImageHeader:
     """Read the size of an image from its header, without decoding it, and hold it to the limits.
 
     Args:
@@ -124,6 +129,9 @@ def check_size(image: bytes, name: str, min_pixels: int, max_pixels: int) -> Non
         name: What to call it in messages.
         min_pixels: Smallest width times height.
         max_pixels: Largest width times height.
+
+    Returns:
+        The header.
 
     Raises:
         UnusableSample: The bytes do not begin as an image does, or the size is out of the limits.
@@ -142,6 +150,7 @@ def check_size(image: bytes, name: str, min_pixels: int, max_pixels: int) -> Non
         raise UnusableSample(
             TOO_SMALL, f'{name} has {width} x {height} pixels, less than min_pixels={min_pixels}.'
         )
+    return header
 
 
 def run_pipeline(
@@ -181,8 +190,8 @@ def _load_image(
 ) -> Any:
     if 'img_bytes' not in results:
         results['img_bytes'] = read_image_bytes(results['img_path'], load.backend_args, name)
-    check_size(results['img_bytes'], name, min_pixels, max_pixels)
-    results['max_pixels'] = max_pixels
+    header = check_size(results['img_bytes'], name, min_pixels, max_pixels)
+    results.update(img_header=header, max_pixels=max_pixels)
     try:
         loaded = load(results)
     except DECODE_ERRORS as error:
@@ -191,8 +200,8 @@ def _load_image(
         why = f': it {shown(error.reason)}' if isinstance(error, UnreadableImage) else ''
         raise UnusableSample(BROKEN_IMAGE, f'{name} cannot be read as an image{why}.') from error
     if loaded is not None:
-        loaded.pop('img_bytes', None)
-        loaded.pop('max_pixels', None)
+        for key in ('img_bytes', 'img_header', 'max_pixels'):
+            loaded.pop(key, None)
     return loaded
 
 

@@ -52,11 +52,14 @@ class PackImageTextInputs(BaseTransform):
         image = np.atleast_3d(results['img'])
         # (H, W) as mmseg has it: transforms of mmpretrain leave (H, W, 3) behind.
         results = dict(results, img_shape=image.shape[:2])
-        metainfo = {key: results[key] for key in (*self.meta_keys, READ_RECORD) if key in results}
+        sample = SegDataSample()
+        for key in (*self.meta_keys, READ_RECORD):
+            if key in results:  # not copied as `metainfo=` would: nobody else has the results
+                sample.set_field(results[key], key, field_type='metainfo')
         return dict(
             inputs=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             tokens=results['tokens'],
-            data_samples=SegDataSample(metainfo=metainfo),
+            data_samples=sample,
         )
 
     def __repr__(self) -> str:

@@ -28,9 +28,9 @@ class LoadKnownImage(LoadImageFromFile):
     animation, in colour without transparency, and of 8 bits. See
     :func:`pgseg_mm.files.image_files.decode_image` for formats and limits.
 
-    Required keys: ``img_path``, or the file itself as ``img_bytes``; optionally ``max_pixels``, by
-    default ``MAX_IMAGE_PIXELS``. Added keys: ``img``, uint8 BGR of shape ``(H, W, 3)``,
-    ``img_shape`` and ``ori_shape``.
+    Required keys: ``img_path``, or the file itself as ``img_bytes``, with its ``img_header`` if it has
+    been read; optionally ``max_pixels``, by default ``MAX_IMAGE_PIXELS``. Added keys: ``img``,
+    uint8 BGR of shape ``(H, W, 3)``, ``img_shape`` and ``ori_shape``.
 
     Args:
         **kwargs: Those of mmcv's ``LoadImageFromFile``, such as ``imdecode_backend``.
@@ -56,7 +56,7 @@ class LoadKnownImage(LoadImageFromFile):
         return results
 
     def _read(self, results: dict[str, Any]) -> np.ndarray:
-        image = results.get('img_bytes')
+        image, header = results.get('img_bytes'), results.get('img_header')
         path = results.get('img_path')
         if image is None and self.file_client_args is not None:
             image = fileio.FileClient.infer_client(self.file_client_args, path).get(path)
@@ -64,7 +64,7 @@ class LoadKnownImage(LoadImageFromFile):
             image = read_image_file(results['img_path'], self.backend_args)
         where = 'The image' if path is None else str(path)
         most = results.get('max_pixels')
-        return decode_image(image, where, self.color_type, self.imdecode_backend, most)
+        return decode_image(image, where, self.color_type, self.imdecode_backend, most, header)
 
 
 @TRANSFORMS.register_module()
