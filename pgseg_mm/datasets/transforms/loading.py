@@ -28,9 +28,9 @@ class LoadKnownImage(LoadImageFromFile):
     animation, in colour without transparency, and of 8 bits. See
     :func:`pgseg_mm.files.image_files.decode_image` for formats and limits.
 
-    Required keys: ``img_path``, or the file itself as ``img_bytes``, with its ``img_header`` where it
-    has been read; optionally ``max_pixels``, by default ``MAX_IMAGE_PIXELS``. Added keys: ``img``,
-    uint8 BGR of shape ``(H, W, 3)``, ``img_shape`` and ``ori_shape``.
+    Required keys: ``img_path``, or the file itself as ``img_bytes``, with its ``img_header`` where
+    that has been read; optionally ``max_pixels``, by default ``MAX_IMAGE_PIXELS``. Added keys:
+    ``img``, uint8 BGR of shape ``(H, W, 3)``, ``img_shape`` and ``ori_shape``.
 
     Args:
         **kwargs: Those of mmcv's ``LoadImageFromFile``, such as ``imdecode_backend``.
