@@ -38,7 +38,8 @@ without a network gets it by `make gpu-bundle` ([gpu.md](gpu.md)).
 **Own** is the mean IoU in percent by the row's own naming rule, which is the task. **Oracle** names
 each group by its pixels, so that only grouping counts; **present** takes the best of the classes
 that are in the image. Means over seeds ± standard deviation; Δ is the mean difference to `pgseg`
-with the same seed ± its standard error. A cell without a figure has no run yet; a figure of fewer
+with the same seed ± its standard error, with both named by the row's rule (the table below has
+`pgseg` by each). A cell without a figure has no run yet; a figure of fewer
 seeds than asked for has their number in brackets."""
 
 

@@ -165,17 +165,19 @@ class Check:
         """
         end = time.monotonic() + 60 * self.minutes
         warming = self._start_compiling() if 'step' in [entry.name for entry in stages] else None
-        for index, entry in enumerate(stages):
-            if warming is not None and entry.name == 'step':
+        try:
+            for index, entry in enumerate(stages):
+                if warming is not None and entry.name == 'step':
+                    _kill(warming)
+                share = entry.seconds / sum(stage.seconds for stage in stages[index:])
+                left = end - time.monotonic()
+                # what earlier stages did not need is there for later ones
+                limit = max(entry.seconds * self.minutes / 8, left * share)
+                self.result['stages'][entry.name] = self._run(entry, min(limit, left - GRACE))
+                self.write()
+        finally:
+            if warming is not None:
                 _kill(warming)
-            share = entry.seconds / sum(stage.seconds for stage in stages[index:])
-            left = end - time.monotonic()
-            # what earlier stages did not need is there for later ones
-            limit = max(entry.seconds * self.minutes / 8, left * share)
-            self.result['stages'][entry.name] = self._run(entry, min(limit, left - GRACE))
-            self.write()
-        if warming is not None:
-            _kill(warming)
         for part in self.parts.glob('*'):
             part.unlink()
         if self.parts.is_dir():

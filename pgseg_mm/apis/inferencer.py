@@ -150,7 +150,7 @@ class PGSegInferencer:
                 By a ``decision``, a first class of several words may be it (docs/inference.md).
             threshold: Score from 0 to 1 below which a pixel is background. By default what the
                 config has for this vocabulary in ``background_thresholds`` or for its model, else
-                0.95, which suits some 20 classes; it should be the lower, the more there are.
+                0.95, which suits VOC's classes; others need others (docs/inference.md).
             batch_size: Images, of any sizes, that go through the model at a time.
             scores: ``'classes'`` adds the mean score of each class, ``'dense'`` that in each pixel.
             groups: Whether to add the groups of the first and the last stage.

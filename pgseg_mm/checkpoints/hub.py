@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 from mmengine.logging import print_log
 
 from pgseg_mm import limits
+from pgseg_mm.files.digests import sha256_of
 from pgseg_mm.messages import first_line, shown
 from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.locating import HUB
@@ -26,7 +26,7 @@ from .hugging_face import (
     is_own_format,
     shard_names,
 )
-from .kept import READ_BYTES, cache_failures, cache_folder, locked
+from .kept import cache_failures, cache_folder, locked
 from .published import near_names, published_models, published_on_hub
 
 REPOSITORY = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*', re.ASCII)
@@ -183,15 +183,6 @@ def known_sha256(path: Path) -> str:
     blob = path.resolve()
     known = blob.parent.name == 'blobs' and SHA256.fullmatch(blob.name)
     return blob.name if known else sha256_of(path)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while piece := file.read(READ_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -48,6 +48,8 @@ def prepare_distributed(cfg: Config) -> None:
             'find_unused_parameters': cfg.get('find_unused_parameters', False),
         }
     cfg.model_wrapper_cfg.device_ids = None
+    if torch_dist.is_initialized():  # by an earlier run of the same process
+        return
     seconds = cfg.env_cfg.dist_cfg.get('timeout')
     torch_dist.init_process_group(
         'gloo', timeout=None if seconds is None else timedelta(seconds=seconds)

@@ -25,6 +25,8 @@ UNKNOWN = 'unknown'
 """Value of a setting, or of a benchmark, that could not be found out."""
 RESIZES = ('Resize', 'ResizeAnyShape')
 HOOK = 'VocabularyHook'
+THRESHOLDS = ('background_threshold', 'background_score', 'prob_threshold')
+"""Settings that decide on class 0 by a number; the first that there is counts."""
 HEAD_SCORES = {'PGSegHead': 'affinity', 'DenseCLIPHead': 'cosine'}
 """What the scores of a head are, where that is known."""
 
@@ -253,6 +255,7 @@ def _test_cfg(cfg: dict[str, Any], settings: ProtocolSettings) -> dict[str, Any]
         'stride',
         'window_divisor',
         'image_divisor',
+        'resize',
         'decision',
         'pamr',
     ):
@@ -278,6 +281,31 @@ def _test_cfg(cfg: dict[str, Any], settings: ProtocolSettings) -> dict[str, Any]
     return cfg
 
 
+def threshold_name(rules: Mapping[str, Any]) -> str | None:
+    """Which of several rules decides on class 0 by a number, if any does.
+
+    Args:
+        rules: Values of those of :data:`THRESHOLDS` that there are.
+    """
+    return next((name for name in THRESHOLDS if rules.get(name) is not None), None)
+
+
+def deciding_threshold(cfg: Config) -> tuple[str | None, float | None]:
+    """What decides on the background by a number in a config, whichever way it is found.
+
+    Args:
+        cfg: Config of a model with a head that takes words.
+
+    Returns:
+        One of :data:`THRESHOLDS` and its value, or twice ``None``.
+    """
+    decision = (cfg.model.get('test_cfg') or {}).get('decision')
+    head = {'background_threshold': cfg.model.decode_head.get('background_threshold')}
+    rules = head if decision is None else decision
+    name = threshold_name(rules)
+    return name, None if name is None else rules[name]
+
+
 def with_threshold(settings: ProtocolSettings, threshold: float | None) -> ProtocolSettings:
     """The same with another threshold of class 0, by whichever way it is found.
 
@@ -290,14 +318,14 @@ def with_threshold(settings: ProtocolSettings, threshold: float | None) -> Proto
     """
     if threshold is None:
         return settings
-    for key in ('background_threshold', 'background_score', 'prob_threshold'):
-        if getattr(settings, key) is not None:
-            values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-            return ProtocolSettings(**{**values, key: threshold})
-    raise ConfigError(
-        f'the {settings.protocol} protocol has no background on {settings.benchmark}, so it takes '
-        'no threshold'
-    )
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    name = threshold_name(values)
+    if name is None:
+        raise ConfigError(
+            f'the {settings.protocol} protocol has no background on {settings.benchmark}, so it '
+            'takes no threshold'
+        )
+    return ProtocolSettings(**{**values, name: threshold})
 
 
 def settings_of(cfg: Config, protocol: str, notes: tuple[str, ...] = ()) -> ProtocolSettings:
@@ -365,5 +393,6 @@ def notes_on(cfg: Config, settings: ProtocolSettings) -> tuple[str, ...]:
     return (
         *settings.notes,
         f'its threshold is for {plural[settings.scores]}, and the scores of this model are '
-        f'{plural[found]}; --thresholds NAME=VALUE gives another',
+        f'{plural[found]}; --thresholds NAME=VALUE of zero_shot_table.py, or a protocol of your '
+        'own, gives another',
     )

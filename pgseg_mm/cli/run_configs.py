@@ -176,8 +176,10 @@ def check_loading_of(cfg: Config) -> None:
     Args:
         cfg: The config, changed in place.
     """
-    hooks = cfg.get('default_hooks') or {}
-    cfg.default_hooks = {**hooks, 'checked_loading': {'type': 'CheckedLoadingHook'}}
+    hooks = dict(cfg.get('default_hooks') or {})
+    if hooks.setdefault('checked_loading', {'type': 'CheckedLoadingHook'}) is None:
+        del hooks['checked_loading']  # switched off
+    cfg.default_hooks = hooks
 
 
 def check_resume(cfg: Config) -> None:

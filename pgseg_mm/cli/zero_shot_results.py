@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmengine.config import Config
+
+from pgseg_mm.files.digests import sha256_of
+from pgseg_mm.serialization.locating import locate
+from pgseg_mm.text.words import load_vocabulary
+
+from .parts import type_name
 from .protocol_tables import background_in_words, protocol_table
-from .protocols import ProtocolSettings
+from .protocols import HOOK, ProtocolSettings
 from .provenance import describe
 
 REPORTED_METRICS = ('mIoU', 'aAcc', 'mAcc')
@@ -193,3 +203,36 @@ def as_markdown(rows: Sequence[TableRow], result: dict[str, Any] | None = None) 
     ]
     made = ['## How it was made', '', *describe(result), '']
     return '\n'.join([*head, *lines, '', *notes, *_protocols(rows), '', *made])
+
+
+def fingerprint(cfg: Config, checkpoint: str | None) -> str:
+    """Tells whether a result belongs to these weights, words and settings.
+
+    Args:
+        cfg: Config of the evaluation.
+        checkpoint: Its weights, or ``None`` for those that the config names.
+    """
+    digest = hashlib.sha256()
+    given = [cfg.get('model'), cfg.get('custom_hooks')]
+    for part in (*given, *map(cfg.get, ('test_dataloader', 'test_evaluator', 'test_cfg'))):
+        digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+    hooks = [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook) == HOOK]
+    for words in [part.get('vocabulary') for part in (cfg.model, *hooks)]:
+        if words is not None:
+            digest.update(repr(load_vocabulary(words).words).encode())
+    files = [] if checkpoint is None else [locate(checkpoint)]
+    files += sorted({path for path in map(Path, _texts(given)) if path.is_file()})
+    for path in files:
+        digest.update(sha256_of(path).encode())
+    return digest.hexdigest()
+
+
+def _texts(part: Any) -> Iterator[str]:
+    """Texts in a config that may name a file."""
+    if isinstance(part, Mapping):
+        part = list(part.values())
+    if isinstance(part, str) and 0 < len(part) < 1000 and '\0' not in part:
+        yield part
+    elif isinstance(part, list | tuple):
+        for each in part:
+            yield from _texts(each)

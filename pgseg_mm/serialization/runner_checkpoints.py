@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
+from pgseg_mm.files.digests import sha256_of
 from pgseg_mm.integration import replace_checkpoint_loaders
 from pgseg_mm.messages import first_of, shown
 
@@ -218,11 +219,7 @@ def fetch_checkpoint(address: str) -> Path:
 
 
 def _record(address: str, path: Path) -> dict[str, str]:
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return {'address': address, 'sha256': digest.hexdigest()}
+    return {'address': address, 'sha256': sha256_of(path)}
 
 
 def _read_record(path: Path) -> Any:

@@ -47,6 +47,14 @@ def test_gloo_without_accelerator(monkeypatch, config_file, capsys):
     assert capsys.readouterr().out.count('\n') == 1
 
 
+def test_a_second_run_of_the_same_processes_finds_them_together(monkeypatch):
+    on_device(monkeypatch, 'cpu')
+    for _ in range(2):
+        cfg = Config({'launcher': 'pytorch'})
+        processes.prepare_distributed(cfg)
+        assert torch_dist.get_backend() == 'gloo' and cfg.model_wrapper_cfg.device_ids is None
+
+
 def test_wrapper_of_the_config_is_kept(monkeypatch):
     on_device(monkeypatch, 'cpu')
     cfg = Config(

@@ -56,3 +56,17 @@ def test_the_launcher_of_the_config_stays(config_file, tmp_path):
     assert run_configs.load_config(parse(str(path))).launcher == 'pytorch'
     assert run_configs.load_config(parse(str(path), '--launcher', 'none')).launcher == 'none'
     assert run_configs.load_config(parse(config_file)).launcher == 'none'
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected'),
+    [
+        ({}, {'checked_loading': {'type': 'CheckedLoadingHook'}}),
+        ({'checked_loading': {'type': 'Mine'}}, {'checked_loading': {'type': 'Mine'}}),
+        ({'checked_loading': None}, {}),
+    ],
+)
+def test_what_a_config_says_of_its_checks_stays(given, expected):
+    cfg = Config({'default_hooks': given})
+    run_configs.check_loading_of(cfg)
+    assert cfg.default_hooks.to_dict() == expected

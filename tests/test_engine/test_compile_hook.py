@@ -1,6 +1,8 @@
 """Training with compiled blocks. A backend that needs no C++ compiler stands for inductor."""
 
 import copy
+import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -138,3 +140,14 @@ def test_a_compiled_run_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path):
     one, other = (last_checkpoint(tmp_path / name) for name in ('whole', 'killed'))
     assert_equal(one['state_dict'], other['state_dict'])
     assert_equal(one['ema_state_dict'], other['ema_state_dict'])
+
+
+def test_a_second_run_in_one_process_is_compiled_too(monkeypatch):
+    stances = []
+    monkeypatch.setattr(torch.compiler, 'set_stance', stances.append)
+    hook = CompileHook(BACKEND)
+    runner = SimpleNamespace(model=tiny_model(), logger=logging.getLogger('compiled'))
+    for _ in range(2):
+        hook.before_train(runner)
+        hook.after_train(runner)
+    assert stances == ['default', 'force_eager'] * 2

@@ -58,6 +58,20 @@ def test_a_validation_draws_now_and_then_and_makes_groups_for_no_other_image(dra
     assert drawn == [('val_a.png', (4, 4, 3), False)] * 3
 
 
+def test_groups_that_the_user_asks_for_stay_and_others_are_left_out_again(drawn, tmp_path):
+    for own in (True, False):
+        model = tiny_model()
+        model.test_cfg['groups'] = own
+        hook = HOOKS.build(dict(type='PGSegVisualizationHook', draw=True, interval=4))
+        for batch in range(3):
+            hook.before_val_iter(runner_of(model), batch)
+            assert model.test_cfg['groups'] == (own or batch == 0)
+            hook.after_val_iter(runner_of(model), batch, {}, outputs(tmp_path))
+        hook.before_test_iter(runner_of(model), 0)
+        hook.after_test_iter(runner_of(model), 0, {}, outputs(tmp_path))
+        assert model.test_cfg['groups'] == own
+
+
 def test_nothing_is_asked_for_where_nothing_is_drawn(drawn):
     model = tiny_model()
     hook = HOOKS.build(dict(type='PGSegVisualizationHook'))

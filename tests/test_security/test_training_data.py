@@ -136,8 +136,10 @@ def test_captions_beside_images_are_not_read_through_links_out_of_the_folder(roo
     (root.parent / 'secret').write_text('secret')
     (root / 'cat.txt').symlink_to(root.parent / 'secret')
 
-    with pytest.raises(ValueError, match='1 outside data_root'):
+    with pytest.raises(ValueError, match='1 outside data_root.*allow_outside=True'):
         make(root, '', data_prefix=dict(img_path=''))
+    allowed = make(root, '', data_prefix=dict(img_path=''), allow_outside=True)
+    assert allowed[0]['caption'] == 'secret'
 
 
 @pytest.mark.parametrize('kind', ['pipe', 'device', 'folder'])

@@ -1,6 +1,7 @@
 """All thresholds from one pass over the images: the same as an evaluation at each of them."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -152,6 +153,14 @@ def test_a_protocol_has_its_own_kind_of_threshold(
         assert {name: row[name] for name in expected} == pytest.approx(expected, abs=0)
     assert len({row['mIoU'] for row in found['thresholds']}) >= 3
     assert f'Best: {rule}=' in (tmp_path / 'a.md').read_text()
+
+
+def test_thresholds_are_compared_by_the_metric_that_there_is(
+    config, checkpoint, monkeypatch, capsys
+):
+    options = ['--cfg-options', "test_evaluator.iou_metrics=['mDice']"]
+    sweep(monkeypatch, config, checkpoint, '--thresholds', '0.1', '0.4', *options)
+    assert re.search(r'Best: background_threshold=0.[14], mDice [\d.]+', capsys.readouterr().out)
 
 
 def test_a_protocol_is_for_the_test_set(benchmark, checkpoint, monkeypatch, capsys, tmp_path):

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from benchmark_zoo import BENCHMARKS, SMALL, run_test_tool, small_checkpoint
+from pgseg_mm.cli.zero_shot_results import fingerprint
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'analysis_tools' / 'zero_shot_table.py'
@@ -222,3 +223,35 @@ def test_weights_of_another_model_give_no_figure(root, tmp_path, capsys):
     assert 'convert it with tools/model_converters/hf_groupvit2mm.py' in said
     assert len(said) <= 600
     assert not (tmp_path / 'table' / 'voc20' / 'result.json').exists()
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """What decides on a result: a config, its words, embeddings and weights."""
+    words, embeds = tmp_path / 'words.txt', tmp_path / 'embeds.npy'
+    words.write_text('cat\ndog\n')
+    embeds.write_bytes(b'1')
+    head = dict(type='PGSegHead', class_embeds=str(embeds))
+    return Config(
+        dict(
+            model=dict(decode_head=head),
+            custom_hooks=[dict(type='VocabularyHook', vocabulary=str(words))],
+            test_cfg=dict(fp16=False),
+        )
+    )
+
+
+@pytest.mark.parametrize('what', ['words', 'embeddings', 'precision', 'weights', 'nothing'])
+def test_a_result_belongs_to_all_that_decides_on_it(settings, tmp_path, what):
+    weights = tmp_path / 'weights.pth'
+    weights.write_bytes(b'1')
+    before = fingerprint(settings, str(weights))
+    if what == 'words':
+        (tmp_path / 'words.txt').write_text('cat\nwolf\n')
+    elif what == 'embeddings':
+        (tmp_path / 'embeds.npy').write_bytes(b'2')
+    elif what == 'precision':
+        settings.test_cfg.fp16 = True
+    elif what == 'weights':
+        weights.write_bytes(b'2')
+    assert (fingerprint(settings, str(weights)) == before) == (what == 'nothing')

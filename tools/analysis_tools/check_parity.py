@@ -206,7 +206,7 @@ class ReleaseModel:
     def _group_gaps(self, mode: str, background: bool) -> Tensor:
         """(H, W), how far a pixel's best group is ahead of its second one in any window."""
         image = self._prepare(mode, background)[0]
-        least = torch.full(image.shape[1:], float('inf'), dtype=image.dtype)
+        least = torch.full_like(image[0], float('inf'))
         if self.architecture.num_output_groups[-1] == 1:
             return least
         for window in self.model.windows((image.shape[1], image.shape[2])):

@@ -73,8 +73,9 @@ def main() -> None:
         parser.error(f'--shape takes one or two positive numbers, got {shape}')
     height, width = shape if len(shape) == 2 else (shape[0], shape[0])
 
-    if (cfg.model.get('text_encoder') or {}).get('pretrained'):
-        cfg.model.text_encoder.pretrained = None  # weights do not matter here
+    for part in ('backbone', 'text_encoder'):
+        if (cfg.model.get(part) or {}).get('pretrained'):
+            cfg.model[part].pretrained = None  # weights do not matter here
 
     with refusals(parser), telling('the model cannot be built'):
         model = MODELS.build(cfg.model).eval()

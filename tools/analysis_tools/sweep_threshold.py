@@ -33,6 +33,7 @@ from pgseg_mm.cli.checkpoint_sources import SOURCES
 from pgseg_mm.cli.folders import check_writable_file
 from pgseg_mm.cli.processes import end_job
 from pgseg_mm.cli.protocol_choice import add_protocol
+from pgseg_mm.cli.protocols import deciding_threshold
 from pgseg_mm.engine.test_runs import add_split, run_test, use_split
 from pgseg_mm.serialization.atomic_files import write_json, write_text
 
@@ -156,29 +157,28 @@ def prepare(cfg: Config, split: str, thresholds: Sequence[float]) -> None:
     if min(thresholds) <= 0:
         raise ValueError(f'thresholds must be positive, got {min(thresholds)}')
     use_split(cfg, split, dict(type='ThresholdSweepLoop', thresholds=list(thresholds)))
-    if threshold_name(cfg) is None:
+    name, _ = deciding_threshold(cfg)
+    if name is None:
         raise ValueError(
             'the config finds no background by threshold; set background_threshold of the '
             'decode_head, or prob_threshold of test_cfg.decision, to any value, and use a data set '
             'whose class 0 is the background'
         )
-    if threshold_name(cfg) == 'prob_threshold' and max(thresholds) > 1:
+    if name == 'prob_threshold' and max(thresholds) > 1:
         raise ValueError(f'prob_threshold is at most 1, got {max(thresholds)}; see --thresholds')
-
-
-def threshold_name(cfg: Config) -> str | None:
-    """What of a config the threshold of its background is called, if there is one."""
-    decision = (cfg.model.get('test_cfg') or {}).get('decision') or {}
-    if decision:
-        names = ('background_score', 'prob_threshold')
-        return next((name for name in names if decision.get(name) is not None), None)
-    given = cfg.model.decode_head.get('background_threshold')
-    return None if given is None else 'background_threshold'
 
 
 def best_of(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     """Row of the highest score, the first of several; a score that is not a number is none."""
-    return max(rows, key=lambda row: row[SCORE] if row[SCORE] == row[SCORE] else -1.0)
+    score = score_of(rows)
+    return max(rows, key=lambda row: row[score] if row[score] == row[score] else -1.0)
+
+
+def score_of(rows: Sequence[dict[str, float]]) -> str:
+    """Metric that thresholds are compared by: mIoU, or else the first mean over classes."""
+    names = [name for name in rows[0] if name != 'threshold']
+    means = [SCORE, *(name for name in names if name.startswith('m')), *names]
+    return next(name for name in means if name in names)
 
 
 def report(rows: Sequence[dict[str, float]], data: str, name: str) -> str:
@@ -189,7 +189,7 @@ def report(rows: Sequence[dict[str, float]], data: str, name: str) -> str:
         data: What images it was.
         name: What the threshold is called in a config.
     """
-    best = best_of(rows)
+    best, score = best_of(rows), score_of(rows)
     names = [name for name in rows[0] if name != 'threshold']
     lines = [f'| threshold | {" | ".join(names)} |', f'|{"---|" * (len(names) + 1)}']
     for row in rows:
@@ -198,7 +198,7 @@ def report(rows: Sequence[dict[str, float]], data: str, name: str) -> str:
         lines.append('|' + ''.join(f' {mark}{cell}{mark} |' for cell in cells))
     lines += [
         '',
-        f'Best: {name}={best["threshold"]:g}, {SCORE} {best[SCORE]:.2f}.',
+        f'Best: {name}={best["threshold"]:g}, {score} {best[score]:.2f}.',
         f'The labels of {data} were used to find it: on these images a result at this threshold '
         'is not zero-shot.',
     ]
@@ -220,7 +220,7 @@ def main() -> None:
         return
     dataset = runner.test_dataloader.dataset
     data = f'{type(dataset).__name__} ({args.split}, {len(dataset)} images)'
-    name = threshold_name(runner.cfg) or 'threshold'
+    name = deciding_threshold(runner.cfg)[0] or 'threshold'
     text = report(rows, data, name)
     print(f'\n{text}')
     if args.markdown is not None:

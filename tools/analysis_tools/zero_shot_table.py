@@ -13,8 +13,6 @@ zero_shot.csv, zero_shot.json, and the log of each benchmark.
 """
 
 import argparse
-import hashlib
-import json
 import math
 import shlex
 import sys
@@ -36,6 +34,7 @@ from pgseg_mm.cli.protocols import (
     Protocol,
     ProtocolSettings,
     apply_protocol,
+    deciding_threshold,
     notes_on,
     protocol_names,
     read_protocol,
@@ -52,16 +51,16 @@ from pgseg_mm.cli.zero_shot_results import (
     Unknown,
     as_csv,
     as_markdown,
+    fingerprint,
     protocols_of,
 )
 from pgseg_mm.engine.preflight import build_runner, check_writable
 from pgseg_mm.errors import PreflightError, RunError
 from pgseg_mm.evaluation import LabelMapError, ZeroShotIoUMetric
 from pgseg_mm.files.reading import DamagedFileError, FileAccessError
-from pgseg_mm.models.inference.decision import as_decision
+from pgseg_mm.integration import announce_local_rank
 from pgseg_mm.serialization.atomic_files import read_state, write_json, write_text
 from pgseg_mm.serialization.loading import CheckpointError
-from pgseg_mm.serialization.locating import locate
 from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'pgseg' / 'zero_shot'
@@ -77,7 +76,6 @@ TRAINING_KEYS = (
 )
 EVALUATION_KEYS = ('benchmark', 'test_dataloader', 'test_evaluator', 'test_cfg', 'custom_hooks')
 VALIDATION_KEYS = ('val_dataloader', 'val_evaluator', 'val_cfg')
-READ_BYTES = 2**20
 
 
 def list_benchmarks() -> dict[str, Path]:
@@ -187,27 +185,12 @@ def set_published_threshold(
     cfg.model.decode_head.background_threshold = threshold
 
 
-def fingerprint(cfg: Config, checkpoint: str | None) -> str:
-    """Tells whether a result belongs to these weights and settings."""
-    digest = hashlib.sha256()
-    for key in ('model', 'test_dataloader', 'test_evaluator', 'custom_hooks'):
-        digest.update(json.dumps(cfg.get(key), sort_keys=True, default=str).encode())
-    own = [] if checkpoint is None else [locate(checkpoint)]
-    parts = (cfg.model.get('backbone'), cfg.model.get('text_encoder'))
-    named = {str((part or {}).get('pretrained')) for part in parts}
-    own += [path for path in map(Path, sorted(named)) if path.is_file()]
-    for path in own:
-        with path.open('rb') as file:
-            while block := file.read(READ_BYTES):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def evaluate(cfg: Config, name: str) -> Measured:
     """Run a benchmark, as tools/test.py does."""
     # visualisers, loggers and message hubs are global by this name
     cfg.experiment_name = f'{name}_{time.time_ns()}'
-    cfg.visualizer.name = cfg.experiment_name
+    if cfg.get('visualizer') is not None:
+        cfg.visualizer.name = cfg.experiment_name
     started = time.perf_counter()
     check_loading_of(cfg)
     runner = build_runner(cfg)
@@ -223,18 +206,12 @@ def evaluate(cfg: Config, name: str) -> Measured:
     return Measured(
         name=name,
         classes=len(dataset.metainfo['classes']),
-        threshold=threshold_of(cfg),
+        threshold=deciding_threshold(cfg)[1],
         images=len(dataset),
         seconds=seconds,
         metrics={key: float(value) for key, value in metrics.items()},
         class_iou=scores,
     )
-
-
-def threshold_of(cfg: Config) -> float | None:
-    """What decides on the background, whichever way it is found."""
-    rule = as_decision(cfg.model.test_cfg.get('decision'))
-    return cfg.model.decode_head.get('background_threshold') if rule is None else rule.threshold
 
 
 def configure(
@@ -359,6 +336,7 @@ def choose(
 def main() -> int:
     parser = build_parser()
     args = parser.parse_args()
+    announce_local_rank(args.local_rank)
     args.config = find_config(parser, args.config)
     if args.checkpoint == NO_CHECKPOINT:
         args.checkpoint = None

@@ -129,7 +129,8 @@ class ImageTextDataset(BaseDataset):
         left_out = SkipCounter()
         first: UnusableSample | None = None
         rows = RowPairs(path, self.image_key, self.caption_key, self._paths)
-        for place, row in read_rows(path, self.image_key, self.caption_key):
+        keys = (self.image_key, self.caption_key)
+        for place, row in read_rows(path, *keys, self.allow_outside):
             faults = []
             for pair in [row] if isinstance(row, UnusableSample) else rows.pairs(row, place):
                 if isinstance(pair, UnusableSample):

@@ -34,7 +34,9 @@ NumberedRow = tuple[str, Row]
 """Where a row stands ('line 7') and its columns, or why it cannot be used."""
 
 
-def read_rows(path: Path, image_key: str, caption_key: str) -> Iterator[NumberedRow]:
+def read_rows(
+    path: Path, image_key: str, caption_key: str, allow_outside: bool = False
+) -> Iterator[NumberedRow]:
     """Rows of an annotation file, or of a folder of images with captions beside them.
 
     Args:
@@ -42,6 +44,7 @@ def read_rows(path: Path, image_key: str, caption_key: str) -> Iterator[Numbered
             caption of ``a/b.jpg`` is ``a/b.txt``.
         image_key: Column of the image's path.
         caption_key: Column of the caption.
+        allow_outside: Whether captions of a folder may be links that lead out of it.
 
     Yields:
         Where the row stands, and its columns; of a Parquet file and a folder these two only, an
@@ -56,7 +59,7 @@ def read_rows(path: Path, image_key: str, caption_key: str) -> Iterator[Numbered
         ValueError: The file has another suffix or is malformed.
     """
     if path.is_dir():
-        yield from _read_folder(path, image_key, caption_key)
+        yield from _read_folder(path, image_key, caption_key, allow_outside)
         return
     readers = {
         '.json': _read_json,
@@ -87,8 +90,10 @@ def read_rows(path: Path, image_key: str, caption_key: str) -> Iterator[Numbered
         ) from error
 
 
-def _read_folder(folder: Path, image_key: str, caption_key: str) -> Iterator[NumberedRow]:
-    root = os.path.realpath(folder)
+def _read_folder(
+    folder: Path, image_key: str, caption_key: str, allow_outside: bool
+) -> Iterator[NumberedRow]:
+    root = None if allow_outside else os.path.realpath(folder)
     files = sorted(file for file in folder.rglob('*') if file.is_file())
     images = {file for file in files if file.suffix.lower() in IMAGE_SUFFIXES}
     stems = {image.with_suffix('') for image in images}
@@ -100,11 +105,15 @@ def _read_folder(folder: Path, image_key: str, caption_key: str) -> Iterator[Num
             yield place, UnusableSample(MISSING_IMAGE, f'{shown(file)} has no image beside it.')
 
 
-def _sidecar_row(image: Path, root: str, image_key: str, caption_key: str) -> Row:
+def _sidecar_row(image: Path, root: str | None, image_key: str, caption_key: str) -> Row:
     text = image.with_suffix('.txt')
     name = shown(text)
-    if text.is_symlink() and Path(root) not in Path(os.path.realpath(text)).parents:
-        return UnusableSample(OUTSIDE, f'{name} is a link that leads out of {shown(root)}.')
+    outside = root is not None and Path(root) not in Path(os.path.realpath(text)).parents
+    if outside and text.is_symlink():
+        return UnusableSample(
+            OUTSIDE,
+            f'{name} is a link that leads out of {shown(root)}; allow_outside=True takes it.',
+        )
     try:
         content = read_file(str(text), name, max_bytes=limits.MAX_TEXT_MEMBER_BYTES)
         caption = content.decode('utf-8-sig')

@@ -95,6 +95,7 @@ class CompileHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Compile, after the model was wrapped and EMA made its copy."""
+        torch.compiler.set_stance('default')  # an earlier run may have left it otherwise
         count = compile_parts(runner.model, self.backend)
         runner.logger.info(
             f'{count} parts of the model are compiled by {self.backend}, in the first steps'

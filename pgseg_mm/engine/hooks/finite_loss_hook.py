@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
@@ -26,10 +26,11 @@ def last_good_checkpoint(runner: Runner) -> str:
 class FiniteLossHook(Hook):
     """Ends the run when the loss of a step is NaN or infinite.
 
-    Each rank looks at its own loss in every step, for which mmengine has waited already
-    (``RuntimeInfoHook`` logs it), and at nothing else: an infinite gradient that a gradient scaler
-    leaves out is no reason to stop. A rank that ends takes the others along, by its launcher. No
-    checkpoint is written of such a step (:class:`SafeCheckpointHook`).
+    Each rank looks at the loss that the model logs in every step, for which mmengine has waited
+    already (``RuntimeInfoHook`` logs it), and at nothing else: an infinite gradient that a gradient
+    scaler leaves out is no reason to stop. PGSeg's is the mean over ranks, so any rank's batch may
+    be the cause. A rank that ends takes the others along, by its launcher. No checkpoint is written
+    of such a step (:class:`SafeCheckpointHook`).
 
     Raises:
         FloatingPointError: If the loss is not finite. The message names the step, the samples and
@@ -55,10 +56,12 @@ class FiniteLossHook(Hook):
         path = Path(runner.log_dir) / f'samples_iter{runner.iter + 1}_rank{get_rank()}.txt'
         path.write_text('\n'.join(keys) + '\n', encoding='utf-8')
         bad = [k for k, v in outputs.items() if k != 'loss' and not math.isfinite(_to_float(v))]
+        ranks = get_world_size()
+        others = f' (of the other {ranks - 1} ranks beside it)' if ranks > 1 else ''
         raise NotFiniteError(
             f'the loss of step {runner.iter + 1} is {loss} on rank {get_rank()}'
             + (f' (not finite: {", ".join(bad)})' if bad else '')
-            + f'. Its batch: {first_of(keys)}; all of them are in {path}. '
+            + f'. Its batch: {first_of(keys)}; all of them are in {path}{others}. '
             f'{last_good_checkpoint(runner).capitalize()}. Samples may be the '
             'cause; if not, lower the learning rate or train in float32 or bfloat16.'
         )

@@ -41,6 +41,7 @@ class PGSegVisualizationHook(SegVisualizationHook):
         super().__init__(draw, interval, False, wait_time, backend_args)
         self.show = show
         self._num_tested = 0
+        self._own_groups: bool | None = None  # what the model's test_cfg says of groups
 
     def before_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
@@ -60,6 +61,7 @@ class PGSegVisualizationHook(SegVisualizationHook):
         """Draw the first image of the batch, if it is the batch's turn."""
         if self.draw and self._is_drawn(runner, batch_idx):
             self._draw(outputs[0], 'val', runner.iter + batch_idx)
+        self._ask_for_groups(runner, False)
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[SegDataSample]
@@ -68,6 +70,7 @@ class PGSegVisualizationHook(SegVisualizationHook):
         for sample in outputs if self.draw else ():
             self._num_tested += 1
             self._draw(sample, 'test', self._num_tested)
+        self._ask_for_groups(runner, False)
 
     def _draw(self, sample: SegDataSample, mode: str, step: int) -> None:
         content = read_image_file(sample.img_path, self.backend_args)
@@ -88,4 +91,6 @@ class PGSegVisualizationHook(SegVisualizationHook):
             return
         model = unwrapped(runner.model)
         if isinstance(model, PGSeg):
-            model.test_cfg['groups'] = wanted and is_main_process()
+            if self._own_groups is None:
+                self._own_groups = model.test_cfg.get('groups', False)
+            model.test_cfg['groups'] = self._own_groups or (wanted and is_main_process())

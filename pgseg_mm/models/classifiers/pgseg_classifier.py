@@ -17,10 +17,11 @@ class PGSegClassifier(PGSeg):
     in training. Weights are those of :class:`PGSeg`, name by name.
 
     Args:
-        **kwargs: Arguments of :class:`PGSeg`; the head's ``background_threshold`` must be ``None``.
+        **kwargs: Arguments of :class:`PGSeg`; the head's ``background_threshold`` and ``decision``
+            of ``test_cfg`` must be ``None``.
 
     Raises:
-        ValueError: If there is a background threshold.
+        ValueError: If there is a background threshold, or a rule for pixels.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -29,6 +30,8 @@ class PGSegClassifier(PGSeg):
             raise ValueError(
                 'whole images are no background; set background_threshold=None in decode_head'
             )
+        if self.decision is not None:
+            raise ValueError('test_cfg decision is for pixels; set decision=None for whole images')
 
     def predict(
         self, inputs: Tensor | list[Tensor], data_samples: list[DataSample] | None = None

@@ -84,8 +84,8 @@ class OpenVocabHead(BaseDecodeHead):
 
         Args:
             embeds: (W, D) embeddings of words, normalised here.
-            class_index: Foreground class of each word, in order and without gaps; by default each
-                word is a class. A class scores as its best word does.
+            class_index: Foreground class of each word, without gaps; by default each word is a
+                class. A class scores as its best word does.
 
         Raises:
             ValueError: If the width is not D, or if words and classes do not fit.
@@ -101,8 +101,9 @@ class OpenVocabHead(BaseDecodeHead):
                 f'class_index must name a class 0, 1, 2, ... for each of the {len(embeds)} words, '
                 f'got {class_index}'
             )
-        self.class_embeds = F.normalize(embeds.detach(), dim=-1)
-        self.class_index = index.to(embeds.device)
+        order = index.argsort(stable=True)  # one word a class is no search for the best
+        self.class_embeds = F.normalize(embeds.detach()[order], dim=-1)
+        self.class_index = index[order].to(embeds.device)
         self._count_classes()
 
     def _count_classes(self) -> None:

@@ -6,6 +6,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import GroupFeatures, ProjectionMLP
+from ..layers.precision import at_least_float32
 from .group_naming import GroupNaming
 from .image_text_losses import ImageTextLosses
 from .open_vocab_head import OpenVocabHead
@@ -183,5 +184,8 @@ class PGSegHead(GroupNaming, ImageTextLosses, OpenVocabHead):
     def _class_logits(self, embeds: Tensor) -> Tensor:
         """Scaled similarity of (B, G, D) normalised embeddings to each foreground class."""
         self._check_classes()
-        words = self.loss_contrastive.scale * embeds @ self.class_embeds.to(embeds.dtype).T
+        embeds = at_least_float32(embeds)
+        # in half precision the scores of many classes would tie
+        with torch.autocast(embeds.device.type, enabled=False):
+            words = self.loss_contrastive.scale * embeds @ self.class_embeds.to(embeds.dtype).T
         return self._best_words(words)

@@ -78,7 +78,9 @@ class ClassEmbedder:
             (W, D), normalised means over the templates.
         """
         prompts = [template.format(word) for word in words for template in self.templates]
-        with evaluating(*self._modules):
+        # whatever precision the first prediction has, all later ones get these embeddings
+        device = self._device.type
+        with evaluating(*self._modules), torch.autocast(device, enabled=False):
             embeds = torch.cat(
                 [
                     self.projector(self.text_encoder(tokens.to(self._device)).eot)
@@ -143,9 +145,8 @@ class ClassEmbedder:
     def _key(self, words: Sequence[str], labels: Sequence[int]) -> str:
         """Hash of all that decides the embeddings; the same only where they are the same."""
         device = self._device.type
-        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         settings = [
-            [words, labels, self.templates, device, str(autocast), VERSIONS],
+            [words, labels, self.templates, device, VERSIONS],
             [describe_module(module) for module in self._modules],
             *(['normalized prompts'] if self.normalize_prompts else []),
         ]

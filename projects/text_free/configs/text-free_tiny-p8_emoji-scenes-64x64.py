@@ -20,6 +20,7 @@ model = dict(
         channels=_base_.model.decode_head.channels,
         hidden_channels=_base_.model.decode_head.hidden_channels,
         class_embeds='class_embeds.npy',  # by tools/misc/embed_vocabulary.py
+        naming='mixture',  # as the demo's
     ),
     test_cfg=dict(mode='whole'),
 )

@@ -51,6 +51,11 @@ def test_scores_are_softmax_of_scaled_cosines_with_the_mean_token():
     assert torch.equal(labels, expected.argmax(dim=1))
 
 
+def test_rules_for_pixels_are_refused():
+    with pytest.raises(ValueError, match='decision is for pixels'):
+        classifier(test_cfg=dict(decision=dict(prob_threshold=0.1)))
+
+
 def test_images_may_be_of_several_sizes():
     model = classifier(vocabulary=WORDS)
     images = [torch.randn(3, 32, 32), torch.randn(3, 40, 24)]

@@ -55,6 +55,26 @@ def test_a_class_scores_as_its_best_word():
     torch.testing.assert_close(affinity[0, 0], logits.softmax(0) ** 2)
 
 
+@pytest.mark.parametrize('index', [[1, 0, 2], [2, 0, 1], [1, 0, 1]])
+def test_words_may_come_in_any_order(index):
+    module, ordered = identity_head(), identity_head()
+    module.set_class_embeds(torch.eye(4)[:3], class_index=index)
+    rows = sorted(range(3), key=lambda row: index[row])
+    ordered.set_class_embeds(torch.eye(4)[rows], class_index=sorted(index))
+    groups = features(torch.rand(1, 2, 4), torch.ones(1, 2, 4) / 2)
+    assert torch.equal(module.classify_groups(groups), ordered.classify_groups(groups))
+
+
+def test_half_precision_is_compared_in_float32():
+    """So that two of many classes do not tie."""
+    module = identity_head(class_embeds=torch.rand(50, 4))
+    groups = features(torch.rand(1, 2, 4).bfloat16().float(), torch.ones(1, 2, 4) / 2)
+    expected = module.classify_groups(groups)
+    with torch.autocast('cpu', torch.bfloat16):
+        scores = module.classify_groups(groups)
+    assert scores.dtype == torch.float32 and torch.equal(scores, expected)
+
+
 def test_each_pixel_takes_its_most_likely_group():
     assignment = torch.tensor([[[0.9, 0.2, 0.6, 0.1], [0.1, 0.8, 0.4, 0.9]]])
     groups = head().assign_pixels(features(torch.rand(1, 2, 4), assignment), (2, 2))

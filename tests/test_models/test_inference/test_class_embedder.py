@@ -229,3 +229,15 @@ def test_a_classifier_has_them_too():
     (named,) = copy.deepcopy(model).with_classes(OTHERS).predict(IMAGE)
     assert named.pred_score.shape == (2,)
     assert model.predict(IMAGE)[0].pred_score.shape == (4,)
+
+
+@pytest.mark.parametrize('first', [True, False])
+def test_words_are_embedded_in_float32_whatever_predicts_first(first):
+    model = tiny_model(vocabulary=CLASSES)
+    scores(model)
+    expected = model.decode_head.class_embeds
+    model = tiny_model(vocabulary=CLASSES)
+    for half in (first, not first):
+        with torch.autocast('cpu', torch.bfloat16, enabled=half):
+            scores(model)
+        assert torch.equal(model.decode_head.class_embeds, expected)
