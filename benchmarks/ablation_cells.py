@@ -93,6 +93,7 @@ class Cell:
             max_iters=self.iterations,
             options=replace_folder(options, DATA, folders['train']),
         )
+        cfg.model.test_cfg.pop('pamr', None)  # rows differ by their groups, which it improves
         # judged by new scenes, in the run's own process (ablation_run.py)
         loader = replace_folder(cfg.test_dataloader.to_dict(), folders['train'], folders['new'])
         cfg.new_dataloader = {**loader, 'num_workers': 0, 'persistent_workers': False}

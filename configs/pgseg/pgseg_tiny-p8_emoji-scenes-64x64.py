@@ -13,6 +13,8 @@ model = dict(
         naming='mixture',
         loss_npr=dict(begin=1000),
     ),
+    # patches are coarse: classes follow the edges of the image
+    test_cfg=dict(pamr=dict(num_iters=10, dilations=(1, 2, 4, 8))),
 )
 # fused: the same arithmetic in less time
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3, betas=(0.9, 0.98), fused=True))
