@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from mmengine.logging import print_log
 
 from pgseg_mm import limits
-from pgseg_mm.files.digests import sha256_of
 from pgseg_mm.messages import first_line, shown
+from pgseg_mm.serialization.digests import sha256_of
 from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.locating import HUB
 

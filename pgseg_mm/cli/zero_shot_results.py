@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from pgseg_mm.files.digests import sha256_of
+from pgseg_mm.serialization.digests import sha256_of
 from pgseg_mm.serialization.locating import locate
 from pgseg_mm.text.words import load_vocabulary
 

@@ -15,9 +15,9 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-from pgseg_mm.files.digests import sha256_of
 from pgseg_mm.integration import replace_checkpoint_loaders
 from pgseg_mm.messages import first_of, shown
+from pgseg_mm.serialization.digests import sha256_of
 
 from .atomic_files import write_json
 from .known_objects import KNOWN_NAMES, make_known_objects

@@ -126,7 +126,7 @@ def test_a_compiled_run_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path):
     config = write_config(tmp_path / 'c.py', make_pairs(tmp_path / 'data'), 0, by_epoch=False)
     arguments = [
         '--compile',
-        BACKEND,
+        'eager',  # in each of three processes, so the quickest
         '--cfg-options',
         'randomness.seed=0',
         'train_cfg.max_iters=8',
