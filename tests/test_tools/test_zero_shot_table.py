@@ -231,7 +231,7 @@ def settings(tmp_path):
     words, embeds = tmp_path / 'words.txt', tmp_path / 'embeds.npy'
     words.write_text('cat\ndog\n')
     embeds.write_bytes(b'1')
-    head = dict(type='PGSegHead', class_embeds=str(embeds))
+    head = dict(type='PGSegHead', class_embeds=str(embeds), note='no file ' * 99, other='\0')
     return Config(
         dict(
             model=dict(decode_head=head),
@@ -255,3 +255,10 @@ def test_a_result_belongs_to_all_that_decides_on_it(settings, tmp_path, what):
     elif what == 'weights':
         weights.write_bytes(b'2')
     assert (fingerprint(settings, str(weights)) == before) == (what == 'nothing')
+
+
+def test_words_that_are_not_there_are_refused(root, checkpoint, tmp_path, capsys):
+    BY_NAME['voc21'].write(root)
+    absent = ['--benchmarks', 'voc21', '--cfg-options', 'model.vocabulary=absent.txt']
+    assert run(checkpoint, tmp_path / 'table', *absent) == 2
+    assert 'absent.txt' in capsys.readouterr().err.splitlines()[-1]

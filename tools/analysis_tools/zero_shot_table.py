@@ -357,7 +357,7 @@ def main() -> int:
             rows.append(run_one(name, protocol, args, thresholds))
             if is_main_process():
                 write_table(rows, args)
-    except ValueError as error:
+    except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     if is_main_process():
         print(f'\n{as_markdown(rows)}\nWritten to {args.work_dir}/zero_shot.md, .csv and .json')

@@ -13,6 +13,8 @@ from ..layers.whole_numbers import check_whole
 
 BAND_ELEMENTS = 1 << 22
 """Affinities that are normalised at a time."""
+PIECE_ELEMENTS = 1 << 24
+"""Scores of a window, with the margins of its neighbours, that are refined at a time."""
 EPSILON = 1e-8
 MAX_ITERS, MAX_DILATIONS, MAX_DILATION = 100, 16, 1024
 """More than anyone needs; a config that comes with weights may ask for anything."""
@@ -107,7 +109,10 @@ class PAMR:
         )[0]
         if scores.shape[-2:] != size:
             scores = F.interpolate(scores[None], size=size, mode='bilinear', align_corners=False)[0]
-        return self.refine(scores, self.affinity(guide).to(scores))
+        affinity = self.affinity(guide).to(scores)
+        margins = 2 * max(self.dilations)
+        few = max(PIECE_ELEMENTS // ((size[0] + margins) * (size[1] + margins)), 1)
+        return torch.cat([self.refine(piece, affinity) for piece in scores.split(few)])
 
     def refined_size(self, size: Sequence[int]) -> tuple[int, int]:
         """(height, width) at which a window of a size in pixels is refined."""

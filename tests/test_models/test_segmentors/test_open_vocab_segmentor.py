@@ -8,6 +8,7 @@ from mmseg.structures import SegDataSample
 
 from model_zoo import lively_model, tiny_model_cfg
 from pgseg_mm.models import OpenVocabSegmentor, PGSegTTAModel
+from pgseg_mm.models.inference import pamr as pamr_module
 from pgseg_mm.models.inference.class_embedder import ClassEmbedder
 from pgseg_mm.models.inference.image_geometry import whole_patches
 from pgseg_mm.models.inference.pamr import PAMR
@@ -145,7 +146,8 @@ def refined_window(made, window, pamr):
 
 
 @pytest.mark.parametrize('flip', [False, True])
-def test_scores_of_windows_are_refined_before_they_are_averaged(naming, flip):
+def test_scores_of_windows_are_refined_before_they_are_averaged(naming, flip, monkeypatch):
+    monkeypatch.setattr(pamr_module, 'PIECE_ELEMENTS', 300)  # two classes at a time
     cfg = dict(mode='slide', crop_size=30, stride=15, window_divisor=8, seg_logits=True)
     settings = dict(num_iters=3, dilations=(1, 2))
     made = model(naming, test_cfg=dict(cfg, pamr=dict(settings, window_downscale=4)))
