@@ -35,7 +35,7 @@ def small(command: list[str]) -> list[str]:
     """The command with this interpreter, and little to do."""
     tool = Path(command[1]).name
     command = [sys.executable if word == 'python' else word for word in command] + SMALL[tool]
-    command = [word.replace('iter_2000', 'iter_1') for word in command]
+    command = [word.replace('iter_1200', 'iter_1') for word in command]
     if tool == 'emoji_scenes.py':
         return command
     return [*command, '--cfg-options', *(TRAINING if 'train' in tool else []), *NUM_WORKERS]

@@ -11,7 +11,7 @@ model = dict(
     decode_head=dict(
         loss_contrastive=dict(type='RegionTextContrast'),
         naming='mixture',
-        loss_npr=dict(begin=1000),
+        loss_npr=dict(begin=600),
     ),
     # patches are coarse: classes follow the edges of the image
     test_cfg=dict(pamr=dict(num_iters=10, dilations=(1, 2, 4, 8))),
@@ -21,15 +21,15 @@ optim_wrapper = dict(optimizer=dict(lr=1.5e-3, betas=(0.9, 0.98), fused=True))
 param_scheduler = [
     dict(
         type='WarmupCosineLR',
-        warmup=50,
+        warmup=30,
         warmup_start=1e-5,
         eta_min=1e-5,
-        end=2000,
+        end=1200,
         by_epoch=False,
     )
 ]
-train_cfg = dict(type='ResumableIterLoop', max_iters=2000, val_interval=500)
+train_cfg = dict(type='ResumableIterLoop', max_iters=1200, val_interval=300)
 default_hooks = dict(
-    checkpoint=dict(interval=2000, save_best='mIoU', max_keep_ckpts=1),
+    checkpoint=dict(interval=1200, save_best='mIoU', max_keep_ckpts=1),
     logger=dict(interval=20),
 )

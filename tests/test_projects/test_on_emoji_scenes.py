@@ -35,7 +35,7 @@ def made(tmp_path_factory) -> Path:
     made = tmp_path_factory.mktemp('made')
     tool = str(ROOT / 'tools/dataset_converters/emoji_scenes.py')
     run([tool, FULL.data_root, '--num-classes', '20'], made)
-    weights = made / 'work_dirs' / 'tiny' / 'iter_2000.pth'
+    weights = made / 'work_dirs' / 'tiny' / 'iter_1200.pth'
     weights.parent.mkdir(parents=True)
     torch.manual_seed(0)
     torch.save({'state_dict': build_model(FULL).state_dict(), 'meta': {}}, weights)

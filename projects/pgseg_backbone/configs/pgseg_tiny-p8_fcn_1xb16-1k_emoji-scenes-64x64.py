@@ -23,7 +23,7 @@ model = dict(
         'out_indices': (0, 1),
         'init_cfg': dict(
             type='Pretrained',
-            checkpoint='{{$PGSEG_CHECKPOINT:work_dirs/tiny/iter_2000.pth}}',
+            checkpoint='{{$PGSEG_CHECKPOINT:work_dirs/tiny/iter_1200.pth}}',
             prefix='backbone.',
         ),
     },
