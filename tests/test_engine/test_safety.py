@@ -1,11 +1,14 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.runner import find_latest_checkpoint
+from mmseg.structures import SegDataSample
 
+from distributed import on_two_ranks
 from killed_runs import last_checkpoint
-from pgseg_mm.engine.hooks import safe_checkpoint_hook
+from pgseg_mm.engine.hooks import FiniteLossHook, safe_checkpoint_hook
 from toy_runs import BATCH_SIZE, read_by, run_toy
 
 
@@ -23,6 +26,30 @@ def test_a_loss_that_is_nan_ends_the_run(tmp_path):
     assert find_latest_checkpoint(str(tmp_path / 'run')).endswith(f'iter_{saved}.pth')
     (names,) = (tmp_path / 'run').rglob('samples_iter*_rank0.txt')
     assert len(names.read_text().splitlines()) == BATCH_SIZE
+
+
+def loss_at_rank(rank: int, folder: str) -> str:
+    """What the hook says on a rank whose loss, the mean over ranks, is NaN."""
+    runner = SimpleNamespace(
+        iter=4,
+        log_dir=folder,
+        message_hub=SimpleNamespace(runtime_info={'last_ckpt': 'iter_3.pth'}),
+    )
+    batch = {'data_samples': [SegDataSample(metainfo=dict(img_path=f'{rank}.jpg'))]}
+    try:
+        FiniteLossHook().after_train_iter(runner, 4, batch, {'loss': torch.tensor(math.nan)})
+    except FloatingPointError as error:
+        return str(error)
+    return 'no error'
+
+
+def test_each_rank_names_its_own_samples_and_points_to_those_of_the_others(tmp_path):
+    messages = on_two_ranks(loss_at_rank, str(tmp_path), folder=tmp_path)
+    for rank, message in enumerate(messages):
+        assert f'step 5 is nan on rank {rank}' in message
+        assert f'Its batch: {rank}.jpg; all of them are in ' in message
+        assert f'samples_iter5_rank{rank}.txt, those of other ranks beside it' in message
+        assert (tmp_path / f'samples_iter5_rank{rank}.txt').read_text() == f'{rank}.jpg\n'
 
 
 def test_weights_that_are_nan_are_not_saved(tmp_path, monkeypatch):

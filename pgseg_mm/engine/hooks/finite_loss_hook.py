@@ -56,8 +56,7 @@ class FiniteLossHook(Hook):
         path = Path(runner.log_dir) / f'samples_iter{runner.iter + 1}_rank{get_rank()}.txt'
         path.write_text('\n'.join(keys) + '\n', encoding='utf-8')
         bad = [k for k, v in outputs.items() if k != 'loss' and not math.isfinite(_to_float(v))]
-        ranks = get_world_size()
-        others = f' (of the other {ranks - 1} ranks beside it)' if ranks > 1 else ''
+        others = ', those of other ranks beside it' if get_world_size() > 1 else ''
         raise NotFiniteError(
             f'the loss of step {runner.iter + 1} is {loss} on rank {get_rank()}'
             + (f' (not finite: {", ".join(bad)})' if bad else '')

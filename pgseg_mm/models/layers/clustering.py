@@ -6,11 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .dist import all_reduce_sum, gather_with_grad
+from .whole_numbers import check_whole
 
 BALANCES = ('sinkhorn',)
 """Ways to share the tokens evenly among prototypes."""
 SINKHORN_ROUNDS = 3
 """How often a balanced assignment evens out the prototypes' shares."""
+MAX_CLUSTERS, MAX_ROUNDS = 65536, 1000
+"""A config that a checkpoint carries may be a stranger's."""
 
 
 class PrototypeOutput(NamedTuple):
@@ -20,6 +23,21 @@ class PrototypeOutput(NamedTuple):
     """(B, G, C), rows of unit length."""
     reconstruction: Tensor
     """(B, N, C), each token as a mixture of prototypes."""
+
+
+def check_clustering(name: str, clusters: int, num_iters: int) -> None:
+    """Refuse a clustering that nobody means, and that would not end.
+
+    Args:
+        name: What the number of clusters is called.
+        clusters: Number of clusters.
+        num_iters: Rounds of clustering.
+
+    Raises:
+        ValueError: If one of them is no whole number from 1 to 65 536 or 1000.
+    """
+    check_whole(name, clusters, most=MAX_CLUSTERS)
+    check_whole('num_iters', num_iters, most=MAX_ROUNDS)
 
 
 def soft_clusters(

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from .clustering import check_clustering
 from .precision import at_least_float32
 from .token_grouping import cluster_grid
 
@@ -25,16 +26,15 @@ class PrototypeRefinement(nn.Module):
         num_iters: Rounds of clustering.
 
     Raises:
-        ValueError: If an argument is not positive.
+        ValueError: If an argument is not positive, or there are more than 65 536 prototypes or
+            1000 rounds.
     """
 
     def __init__(self, num_prototypes: int = 16, scale: float = 20.0, num_iters: int = 10) -> None:
         super().__init__()
-        if min(num_prototypes, num_iters) < 1 or not scale > 0:
-            raise ValueError(
-                'num_prototypes, scale and num_iters must be positive, got '
-                f'{num_prototypes}, {scale} and {num_iters}'
-            )
+        check_clustering('num_prototypes', num_prototypes, num_iters)
+        if not scale > 0:
+            raise ValueError(f'scale must be positive, got {scale}')
         self.num_prototypes = num_prototypes
         self.scale = scale
         self.num_iters = num_iters

@@ -8,7 +8,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from .cluster_starts import farthest_tokens, kmeans_plus_plus
-from .clustering import BALANCES, PrototypeOutput, soft_clusters, token_logits
+from .clustering import BALANCES, PrototypeOutput, check_clustering, soft_clusters, token_logits
 from .dist import all_reduce_sum, in_backward, step_seed
 from .precision import at_least_float32
 
@@ -45,9 +45,9 @@ class NonLearnablePrototypes(nn.Module):
             their tokens. In evaluation, where there is no such batch, the prototypes are ``mu``.
 
     Raises:
-        ValueError: If ``num_prototypes`` or ``num_iters`` is below one, ``momentum`` outside
-            [0, 1], ``temperature`` not positive, ``start`` or ``balance`` unknown, or prototypes
-            are ``shared`` that do not start at a ``mu`` which follows them.
+        ValueError: If ``num_prototypes`` or ``num_iters`` is below one or above 65 536 and 1000,
+            ``momentum`` outside [0, 1], ``temperature`` not positive, ``start`` or ``balance``
+            unknown, or prototypes are ``shared`` that do not start at a ``mu`` which follows them.
     """
 
     mu: Tensor
@@ -68,11 +68,7 @@ class NonLearnablePrototypes(nn.Module):
         shared: bool = False,
     ) -> None:
         super().__init__()
-        if num_prototypes < 1 or num_iters < 1:
-            raise ValueError(
-                'num_prototypes and num_iters must be at least 1, got '
-                f'{num_prototypes} and {num_iters}'
-            )
+        check_clustering('num_prototypes', num_prototypes, num_iters)
         if momentum is not None and not 0 <= momentum <= 1:
             raise ValueError(f'momentum must be None or within [0, 1], got {momentum}')
         _check_options(temperature, start, balance)

@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from .clustering import soft_clusters
+from .clustering import check_clustering, soft_clusters
 from .grouping import AssignmentOptions, EncoderStage, StageOutput
 from .precision import at_least_float32
 from .projection import ProjectionMLP
@@ -54,7 +54,8 @@ class ClusterGrouping(nn.Module):
         num_iters: Rounds of clustering.
 
     Raises:
-        ValueError: If ``seed_grid``, ``scale`` or ``num_iters`` is not positive.
+        ValueError: If ``seed_grid``, ``scale`` or ``num_iters`` is not positive, or there are more
+            than 65 536 groups or 1000 rounds.
     """
 
     gumbel = False
@@ -69,11 +70,11 @@ class ClusterGrouping(nn.Module):
         num_iters: int = 10,
     ) -> None:
         super().__init__()
-        if min(*seed_grid, num_iters) < 1 or scale <= 0:
+        if min(*seed_grid) < 1 or not scale > 0:
             raise ValueError(
-                'seed_grid, scale and num_iters must be positive, got '
-                f'{tuple(seed_grid)}, {scale} and {num_iters}'
+                f'seed_grid and scale must be positive, got {tuple(seed_grid)} and {scale}'
             )
+        check_clustering('product of seed_grid', seed_grid[0] * seed_grid[1], num_iters)
         self.seed_grid = (seed_grid[0], seed_grid[1])
         self.scale = scale
         self.num_iters = num_iters

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pgseg_mm.models import PrototypeRefinement
+from pgseg_mm.models import ClusterGrouping, NonLearnablePrototypes, PrototypeRefinement
 from pgseg_mm.models.layers.prototype_refinement import seed_grid
 
 
@@ -98,6 +98,20 @@ def test_prototypes_start_on_cells_that_are_nearly_square(number, size, cells):
 
 
 def test_errors_say_what_to_do():
-    for kwargs in ({'num_prototypes': 0}, {'scale': 0.0}, {'num_iters': 0}):
-        with pytest.raises(ValueError, match='must be positive, got'):
-            PrototypeRefinement(**kwargs)
+    with pytest.raises(ValueError, match='scale must be positive, got 0.0'):
+        PrototypeRefinement(scale=0.0)
+    with pytest.raises(ValueError, match='seed_grid and scale must be positive'):
+        ClusterGrouping(8, seed_grid=(0, 2))
+
+
+@pytest.mark.parametrize('number', [0, 10**9, 2.0, True])
+def test_a_clustering_has_bounds(number):
+    kinds = (PrototypeRefinement, NonLearnablePrototypes, ClusterGrouping)
+    for kind, first in zip(kinds, ((), (8, 8), (8,)), strict=True):
+        with pytest.raises(ValueError, match='num_iters must be an integer from 1 to 1000, got'):
+            kind(*first, num_iters=number)
+    for sizes in ({}, {'embed_dims': 8}):
+        with pytest.raises(ValueError, match='num_prototypes must be an integer from 1 to 65536'):
+            (NonLearnablePrototypes if sizes else PrototypeRefinement)(number, **sizes)
+    with pytest.raises(ValueError, match='product of seed_grid must be an integer from 1 to 65536'):
+        ClusterGrouping(8, seed_grid=(10**5, 10**5))
