@@ -73,7 +73,11 @@ class Diagnosis(NamedTuple):
 
     @property
     def losses(self) -> dict[str, float]:
-        """Points of mean IoU that are lost by ``'grouping'``, ``'naming'``, ``'recognition'``."""
+        """Points of mean IoU that are lost by ``'grouping'``, ``'naming'``, ``'recognition'``.
+
+        Each mean is over the classes that are labelled or predicted, as mmseg has it: a class that
+        only the free naming finds counts as 0 there, and so as lost by recognition.
+        """
         oracle, present, free = (self.miou(way) for way in (ORACLE, PRESENT, 'free'))
         return {
             'grouping': 100 - oracle,
@@ -162,7 +166,7 @@ def diagnose(
     wanted = total if max_images is None else min(max_images, total)
     share = -(-wanted // get_world_size())
     with evaluating(model):
-        own = _count(model, dataloader, rules, len(classes), ignore_index, fp16)
+        own = _count(model, dataloader, rules, chosen, len(classes), ignore_index, fp16)
         counted = list(_shown(islice(own, share), share) if progress else islice(own, share))
     # samplers deal out images in turn, and repeat some to give each rank as many
     dealt = chain.from_iterable(zip_longest(*all_gather_object(counted)))
@@ -226,6 +230,7 @@ def _count(
     model: PGSeg,
     dataloader: DataLoader,
     namings: Sequence[str],
+    chosen: str,
     num_classes: int,
     ignore_index: int,
     fp16: bool,
@@ -236,7 +241,7 @@ def _count(
         samples = batch['data_samples']
         labels = [_labels_of(sample, num_classes, ignore_index) for sample in samples]
         with autocast(enabled=fp16):
-            named = model.name_groups(batch['inputs'], samples, labels, namings)
+            named = model.name_groups(batch['inputs'], samples, labels, namings, chosen)
         for number, (sample, label) in enumerate(zip(samples, labels, strict=True)):
             pairs = {}
             for way, scores in named.scores.items():

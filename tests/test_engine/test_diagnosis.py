@@ -189,6 +189,22 @@ def test_a_background_is_found_by_the_threshold_if_the_image_has_one(labels, exp
     assert found.accuracy('free') == pytest.approx(100 * float(free.float().mean()))
 
 
+def test_present_finds_the_background_by_the_rule_that_counts():
+    labels = torch.tensor([[0, 0, 2, 2], [0, 0, 2, 2], [1, 1, 1, 1], [1, 1, 1, 1]])
+    data = loader(labels, classes='0abcd')
+    # of group 1, b has 0.9969 of all classes, and 0.9992 of a and b: affinity multiplies them
+    given = dict(background_threshold=0.9965, top_classes=4)
+    own = {
+        rule: diagnose(hand_model(naming=rule, **given), data) for rule in ('affinity', 'logits')
+    }
+    assert own['affinity'].accuracy('present') != own['logits'].accuracy('present')
+    for head_rule in own:
+        for rule, expected in own.items():
+            found = diagnose(hand_model(naming=head_rule, **given), data, naming=rule)
+            assert found.accuracy('present') == expected.accuracy('present')
+            assert found.accuracy('free') == expected.accuracy('free')
+
+
 def noise_labels(*sizes: tuple[int, int]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(3)
     return [

@@ -44,6 +44,7 @@ def name_groups(
     windows: Sequence[Sequence[Window]],
     labels: Sequence[Tensor],
     namings: Sequence[str],
+    chosen: str | None = None,
     batch_size: int | None = None,
     divisor: int = 1,
     pamr: PAMR | None = None,
@@ -62,6 +63,7 @@ def name_groups(
         windows: Those of each image.
         labels: (H, W) classes of each image's pixels, negative where there is none.
         namings: Rules by which the head names the groups.
+        chosen: The rule by which ``'present'`` finds a background; by default the head's.
         batch_size: As :func:`score_windows` has it.
         divisor: As :func:`score_windows` has it.
         pamr: As :func:`score_windows` has it.
@@ -70,6 +72,7 @@ def name_groups(
         ValueError: If the head has no such rule, or aligns corners and one of them names pixels.
     """
     heads = {naming: _by_rule(head, naming) for naming in namings}
+    judge = head if chosen is None else _by_rule(head, chosen)
     present = torch.stack([classes_in(image, head.num_classes) for image in labels])
     groups: dict[Place, Tensor] = {}
     used: dict[Place, Tensor] = {}
@@ -78,7 +81,7 @@ def name_groups(
     for chunk in encode_windows(encode, images, windows, batch_size, divisor):
         assigned = assign_windows(head, chunk, divisor)
         cropped = torch.stack([crop(labels[i], windows[i][j]) for i, j in chunk.places])
-        among = head.classify_among(chunk.features, present[[i for i, _ in chunk.places]])
+        among = judge.classify_among(chunk.features, present[[i for i, _ in chunk.places]])
         num_groups = among.shape[1]
         pixels = count_classes(assigned, cropped, num_groups, head.num_classes)
         by_way = {ORACLE: _most(pixels).to(among.dtype), PRESENT: among}

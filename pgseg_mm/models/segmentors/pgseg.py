@@ -183,6 +183,7 @@ class PGSeg(OpenVocabSegmentor):
         data_samples: list[SegDataSample],
         labels: Sequence[Tensor],
         namings: Sequence[str],
+        chosen: str | None = None,
     ) -> NamedGroups:
         """Name the groups of images by their labels, by the classes present, and by rules.
 
@@ -192,6 +193,7 @@ class PGSeg(OpenVocabSegmentor):
             labels: For each image the classes of its pixels (h, w) at any size, int64, negative
                 where there is none.
             namings: Naming rules of the head.
+            chosen: The one by which ``'present'`` finds a background; by default the head's.
 
         Returns:
             Class scores by each way, as :meth:`segment` has them; see
@@ -210,6 +212,7 @@ class PGSeg(OpenVocabSegmentor):
             prepared.windows,
             prepared.labels(labels),
             namings,
+            chosen,
             *window_settings(self.test_cfg, self._patch_size),
             pamr=refinements(self.test_cfg.get('pamr')).of_windows,
         )
