@@ -28,11 +28,11 @@ from typing import Any
 
 from demo.demo_data import ensure_scenes
 from pgseg_mm.cli.arguments import check_output
-from pgseg_mm.cli.config_files import SettingsAction
+from pgseg_mm.cli.config_files import ConfigError, SettingsAction
 from pgseg_mm.serialization.atomic_files import read_state, write_json, write_text
 
 from . import ablation_run
-from .ablation_cells import Cell, World
+from .ablation_cells import DECISIVE, Cell, World
 from .ablation_report import draw_curves, report
 from .ablation_rows import MAIN, ROWS
 from .gpu_check import commit
@@ -72,7 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
         action=SettingsAction,
         default={},
         metavar='KEY=VALUE',
-        help='settings of the config to override in all rows',
+        help='settings of the config to override in all rows; iterations count as in the config, '
+        'and are shrunk to --iterations',
     )
     return parser
 
@@ -91,9 +92,25 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         given = getattr(args, name)
         if len(set(given)) < len(given):
             parser.error(f'--{name} takes each value once, got {" ".join(map(str, given))}')
+    for file in args.add:
+        if not file.is_file():
+            parser.error(f'--add: there is no file {file}')
     for name in ('json', 'markdown'):
         check_output(parser, getattr(args, name), f'--{name}')
+    _check_options(parser, args)
     return args
+
+
+def _check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse options that no key would have in it, and those that a row cannot take."""
+    for option in args.cfg_options:
+        if option.partition('.')[0] not in DECISIVE:
+            parser.error(f'--cfg-options takes settings of {", ".join(DECISIVE)}, got {option}')
+    for row in args.rows if args.cfg_options else ():
+        try:
+            _ = Cell(row, World.of(args.world[0]), options=args.cfg_options).key
+        except ConfigError as error:
+            parser.error(f'--cfg-options does not fit the row {row}: {error}')
 
 
 def run_context() -> Any:
@@ -122,7 +139,7 @@ class Results:
     def read(self) -> dict[str, dict[str, Any]]:
         """All that is known, that of the merged file, too, by key."""
         found = {result['key']: result for result in self._read_merged(self.merged)}
-        for file in sorted(self.folder.glob('*.json')):
+        for file in sorted(self.folder.glob('[!.]*.json')):  # a dot begins what is being written
             result = read_state(file, 'its run is done again')
             if result is None:
                 file.unlink()
@@ -133,7 +150,7 @@ class Results:
     def add(self, files: Iterable[Path]) -> None:
         """Take over results that were made elsewhere, as merged files hold them."""
         for file in files:
-            for result in self._read_merged(file):
+            for result in self._read_merged(file, needed=True):
                 write_json(self.folder / f'{result["key"]}.json', result)
 
     def merge(self) -> dict[str, dict[str, Any]]:
@@ -144,11 +161,13 @@ class Results:
             return found
 
     @staticmethod
-    def _read_merged(file: Path) -> list[dict[str, Any]]:
+    def _read_merged(file: Path, needed: bool = False) -> list[dict[str, Any]]:
         if not file.is_file():
             return []
-        content = read_state(file, 'what only it holds is done again') or {'runs': []}
-        return content['runs']
+        content = read_state(file, 'what only it holds is done again')
+        if content is None and needed:
+            raise SystemExit(f'{file} holds no results; give --add what this command has written')
+        return (content or {'runs': []})['runs']
 
 
 class Schedule:
@@ -302,8 +321,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     schedule = Schedule(args, results, command)
     if not args.report:
         known = results.read()
-        waiting = [cell for cell in asked if cell.key not in known]
-        print(f'{len(asked)} runs, {len(asked) - len(waiting)} of them done before', flush=True)
+        runs = {cell.key: cell for cell in asked}  # options may make rows the same
+        waiting = [cell for key, cell in runs.items() if key not in known]
+        print(f'{len(runs)} runs, {len(runs) - len(waiting)} of them done before', flush=True)
         for world in dict.fromkeys(cell.world for cell in waiting):
             for name, folder in world.folders(args.data).items():
                 ensure_scenes(getattr(world, name), folder)

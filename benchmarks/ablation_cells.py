@@ -20,7 +20,8 @@ CONFIG = ROOT / 'configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py'
 EVALUATION = 1
 """Counts what is measured: another number, and nothing measured before counts."""
 DECISIVE = ('model', 'optim_wrapper', 'param_scheduler', 'train_dataloader', 'train_cfg')
-"""Parts of a config that decide the outcome."""
+"""Parts of a config that decide the outcome, and which alone may be overridden: others are in no
+run's key."""
 INDIFFERENT = ('num_workers', 'persistent_workers', 'prefetch_factor', 'pin_memory', 'fused')
 NEW_SEED = 1
 """The converter's seed for the scenes that no choice was made on; that of the others is 0."""
@@ -126,7 +127,7 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """What the run's result is found by: changes with all that decides the outcome."""
+        """What the run's result is found by: changes with all that rows and options may change."""
         # the config has the row and the options in it
         shown = ('row', 'options', 'naming', 'batch_size')
         settings = {name: value for name, value in self.settings.items() if name not in shown}

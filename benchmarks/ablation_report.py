@@ -16,7 +16,7 @@ from pgseg_mm.cli.provenance import describe
 from pgseg_mm.serialization.atomic_files import write_atomically
 
 from .ablation_cells import Cell
-from .ablation_rows import REFERENCE, about
+from .ablation_rows import REFERENCE, ROWS, about
 
 Result = dict[str, Any]
 Figure = Callable[[Result], float | None]
@@ -78,14 +78,14 @@ class Table:
         }
         return {seed: value for seed, value in found.items() if value is not None}
 
-    def cell(self, row: str, figure: Figure, digits: int = 1) -> str:
+    def cell(self, row: str, figure: Figure) -> str:
         """Mean and standard deviation of a figure."""
         values = list(self.values(row, figure).values())
         if not values:
             return ''
-        spread = f' ± {stdev(values):.{digits}f}' if len(values) > 1 else ''
+        spread = f' ± {stdev(values):.1f}' if len(values) > 1 else ''
         of = f' ({len(values)})' if len(values) < len(self.seeds) else ''
-        return f'{mean(values):.{digits}f}{spread}{of}'
+        return f'{mean(values):.1f}{spread}{of}'
 
     def difference(self, row: str, figure: Figure) -> str:
         """Mean difference to the reference with the same seeds, and its standard error."""
@@ -106,8 +106,8 @@ class Table:
         naming = {cell.row: cell.settings['naming'] for cell in self.cells}
         main = [
             '| row | names by | own | Δ | oracle | Δ | present | Δ | objects | textures | groups '
-            'used | training, s |',
-            '|---|---|' + '--:|' * 10,
+            'used |',
+            '|---|---|' + '--:|' * 9,
         ]
         rules = [
             '| row | ' + ' | '.join(f'{rule}' for rule in RULES) + ' |',
@@ -121,7 +121,6 @@ class Table:
                 self.cell(row, _iou(naming[row], 'objects')),
                 self.cell(row, _iou(naming[row], 'textures')),
                 self.cell(row, lambda result: result['curve'][-1]['groups_used']),
-                self.cell(row, _seconds, digits=0),
             ]
             texts = [f'`{row}`', naming[row], *(text for pair in pairs for text in pair), *more]
             main.append('| ' + ' | '.join(texts) + ' |')
@@ -133,11 +132,6 @@ class Table:
 def _iou(way: str, kind: str = 'all') -> Figure:
     """The last point's mean IoU by a way."""
     return lambda result: result['curve'][-1]['mIoU'][way][kind]
-
-
-def _seconds(result: Result) -> float | None:
-    """Of the training, unless some of it was lost when the run was broken off."""
-    return None if result.get('resumed') else result['seconds']['training']
 
 
 def tables_of(cells: Iterable[Cell], known: dict[str, Result]) -> list[Table]:
@@ -200,7 +194,9 @@ def _origins(cells: Sequence[Cell], used: Sequence[Result], others: int) -> list
     if others > 0:
         lines.append(f'- Left out: {others} results of other settings, which the raw file keeps')
     origins = dict.fromkeys('\n'.join(describe(result)) for result in used)
-    commits = dict.fromkeys(result['commit'] for result in used)
+    commits = dict.fromkeys(
+        commit for result in used for commit in result.get('commits') or [result['commit']]
+    )
     if commits:
         lines.append(f'- Commits: {", ".join(commits)}')
     return [*lines, *dict.fromkeys(line for text in origins for line in text.split('\n'))]
@@ -220,10 +216,12 @@ def draw_curves(cells: Sequence[Cell], known: dict[str, Result], path: Path) -> 
     panels = figure.subplots(1, len(tables), squeeze=False, sharey=True)[0]
     colours = colormaps['tab20'].colors
     for panel, table in zip(panels, tables, strict=True):
-        for index, row in enumerate(table.rows):
+        for row in table.rows:
             points = _mean_curve(table, row)
             if points:
-                style = '--' if row == REFERENCE else '-'
+                # of all rows, so that a row looks alike in each panel
+                index = [*ROWS].index(row)
+                style = '--' if row == REFERENCE else ('-', '-.')[index // len(colours)]
                 colour = colours[index % len(colours)]
                 panel.plot(*zip(*points, strict=True), style, marker='.', label=row, color=colour)
         panel.set_title(table.title.rpartition(',')[0], fontsize=9)

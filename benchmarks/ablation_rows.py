@@ -93,26 +93,38 @@ def _of_pastes(variants: dict[str, Options]) -> dict[str, Options]:
 
 
 NPR_ROWS = _of_pastes(VARIANTS)
-"""Rows that are trained only where they are asked for by name."""
-ROWS = {**MAIN, **NPR_ROWS}
+"""Variants of NPR, which are trained only where they are asked for by name."""
+CONTROLS: dict[str, Options] = {
+    'pgseg_t_npr': {**MEAN_CONTRAST, **VARIANTS['T-NPR']},
+    'projected_means': {
+        **MEAN_CONTRAST,
+        **MULTI_LABEL,
+        'model.decode_head.loss_contrastive.type': 'RegionTextContrast',
+    },
+}
+"""What tells causes apart; these, too, are trained only by name."""
+ROWS = {**MAIN, **NPR_ROWS, **CONTROLS}
 """All rows, in the table's order."""
 ABOUT = {
     'groupvit': 'GroupViT: no prototypes, contrast of images and captions',
-    'pgseg': 'PGSeg as published: prototypes, NPR of the paper, contrast of images and captions',
+    'pgseg': 'PGSeg: prototypes, NPR of groups as in the paper, contrast of images and captions; '
+    'without the NPR of words, which the published recipe adds with weight 0.01',
     'pgseg_no_npr': 'prototypes, but no NPR loss',
-    'release_npr': "PGSeg with NPR as the authors' release computes it",
+    'release_npr': "PGSeg with NPR of groups and of words as the authors' release computes them",
     'multi_label': 'PGSeg with contrast of three prompts of named things beside the caption',
     'late_interaction': 'PGSeg with those prompts against the best groups of the image '
-    '(softmax-max) in place of their mean',
+    '(softmax-max), and the caption against the mean of the projected groups',
     'pastes': 'region contrast by pastes in 70 % of the steps, with NPR',
     'pastes_no_npr': 'the same without the NPR loss',
     'pastes_groupvit': 'the same without prototypes',
-    'pastes_release_npr': "pastes, with the release's NPR",
+    'pastes_release_npr': "pastes, with the release's NPR of groups and of words",
     'pastes_multi_label': 'pastes, with NPR and the contrast of prompts',
     'mosaics': 'region contrast by mosaics in half of the steps, with NPR',
     'mosaics_no_npr': 'the same without the NPR loss',
     'both': 'pastes in 36 % and mosaics in 35 % of the steps, with NPR',
     'both_no_npr': 'the same without the NPR loss',
+    'pgseg_t_npr': 'PGSeg with the NPR of words, too, as the published recipe has it',
+    'projected_means': 'late_interaction with prompts against that mean, too',
 }
 
 

@@ -130,6 +130,9 @@ def train(job: Job) -> None:
     cfg.experiment_name = job.cell.key
     load_checkpoints_safely()
     known = _resume(cfg, job)
+    # a run that is broken off may go on with other code
+    commits = dict.fromkeys([*known.get('commits', []), job.commit])
+    known['commits'] = [*commits]
     every = job.cell.curve_interval
     runner = Runner.from_cfg(cfg)
     loader = Runner.build_dataloader(cfg.new_dataloader, seed=0)

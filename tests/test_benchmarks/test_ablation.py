@@ -28,7 +28,8 @@ from benchmarks import (  # noqa: E402
     late_interaction,
 )
 from benchmarks.ablation_cells import Cell, World  # noqa: E402
-from benchmarks.ablation_rows import MAIN, NPR_ROWS, ROWS, about  # noqa: E402
+from benchmarks.ablation_rows import CONTROLS, MAIN, NPR_ROWS, ROWS, about  # noqa: E402
+from benchmarks.outputs import origin  # noqa: E402
 from demo import demo_data  # noqa: E402
 
 needs_scenes = pytest.mark.skipif(bool(MISSING), reason=f'not installed: {", ".join(MISSING)}')
@@ -131,7 +132,7 @@ def test_the_page_has_holes(finished, folders):
         next(line for line in page.splitlines() if line.startswith(f'| `{row}` |')).split('|')[2:-1]
         for row in ('groupvit', 'pgseg', 'pastes')
     ]
-    assert [text.strip() for text in groupvit] == ['affinity', *[''] * 10]
+    assert [text.strip() for text in groupvit] == ['affinity', *[''] * 9]
     assert all(text.endswith('(2) ') for text in (*pgseg[1::2], *pastes[1:7]) if text.strip())
     assert pgseg[2].strip() == '' and '±' in pastes[2]
 
@@ -170,6 +171,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(data, folders, tmp_path):
         assert schedule.wait(job) == 0
         result = json.loads(job.result.read_text())
         assert result['resumed'] == (name == 'killed')
+        assert result['commits'] == [schedule.commit]
         curves.append(result['curve'])
         job.result.unlink()
     assert 'resumed' in job.log.read_text()
@@ -224,6 +226,12 @@ def test_no_run_begins_that_would_not_end_in_time(tmp_path, monkeypatch, capsys)
         (['--seeds', '1', '1'], 'each value once'),
         (['--jobs', '0'], 'must be at least 1'),
         (['--iterations', '1'], 'must be at least 2'),
+        (['--add', 'nowhere.json'], 'there is no file nowhere.json'),
+        (['--cfg-options', 'load_from=x.pth'], 'takes settings of model, optim_wrapper'),
+        (
+            ['--cfg-options', 'model.decode_head.loss_npr.loss_weight=0.5'],
+            'does not fit the row groupvit',
+        ),
     ],
 )
 def test_refuses_what_it_cannot_do(tmp_path, capsys, arguments, message):
@@ -264,7 +272,8 @@ def test_rows_seeds_and_scales_are_different_runs():
     assert faster.key == Cell('pgseg', WORLD).key
     larger = Cell('pgseg', WORLD, options={'train_dataloader.batch_size': 3})
     assert larger.key != Cell('pgseg', WORLD).key
-    assert {*MAIN} | {*NPR_ROWS} == {*ROWS} and not {*MAIN} & {*NPR_ROWS}
+    assert {*MAIN} | {*NPR_ROWS} | {*CONTROLS} == {*ROWS}
+    assert len(MAIN) + len(NPR_ROWS) + len(CONTROLS) == len(ROWS)
 
 
 def result(cell, own, oracle=50.0):
@@ -276,6 +285,39 @@ def result(cell, own, oracle=50.0):
         'curve': [{'iteration': 1000, 'groups_used': 5.0, 'mIoU': ways}],
         'seconds': {'training': 60.0},
     }
+
+
+def test_results_that_are_being_written_are_left_alone(tmp_path, capsys):
+    results = ablation.Results(tmp_path, tmp_path / 'all.json')
+    results.folder.mkdir()
+    partial = results.folder / '.1234.json.~here~1~2.json'
+    partial.write_text('')
+    (results.folder / '5678.json').write_text('{"key": "5678"}')
+    assert [*results.read()] == ['5678'] and partial.is_file()
+    (tmp_path / 'damaged.json').write_text('{')
+    with pytest.raises(SystemExit, match='damaged.json holds no results'):
+        results.add([tmp_path / 'damaged.json'])
+
+
+def test_a_row_has_one_colour_in_all_panels(tmp_path, monkeypatch):
+    legends = []
+    monkeypatch.setattr(
+        ablation_report.Canvas, 'legend', lambda _, handles, *rest, **__: legends.append(handles)
+    )
+    cells = [Cell(row, WORLD) for row in ('groupvit', 'pgseg', 'pastes')]
+    cells += [Cell(row, WORLD, stages=2) for row in ('pgseg', 'pastes')]
+    known = {cell.key: result(cell, 10.0) for cell in cells}
+    assert ablation_report.draw_curves(cells, known, tmp_path / 'a.png')
+    (handles,) = legends
+    colours = {handle.get_label(): handle.get_color() for handle in handles}
+    assert len(colours) == len({*colours.values()}) == 3
+
+
+def test_a_page_names_all_commits_of_a_run(tmp_path):
+    cell = Cell('pgseg', WORLD)
+    known = {cell.key: {**result(cell, 10.0), **origin('ablation'), 'commits': ['a', 'b']}}
+    page = ablation_report.report([cell], known, tmp_path / 'a.json', None, tmp_path / 'a.md')
+    assert '- Commits: a, b\n' in page
 
 
 def test_differences_are_of_the_same_seed():

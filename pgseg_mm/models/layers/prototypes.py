@@ -16,6 +16,10 @@ STARTS = ('mu', 'farthest', 'kmeans++')
 """Where clustering may begin."""
 
 
+CLUSTER_STREAM = 0x5BD1E995
+"""Sets the random numbers of clustering apart from others of the same step."""
+
+
 @MODELS.register_module()
 class NonLearnablePrototypes(nn.Module):
     """Prototypes of an image's tokens by soft clustering, no gradient (docs/method.md, 1.3).
@@ -206,7 +210,9 @@ class NonLearnablePrototypes(nn.Module):
 
     def _random_numbers(self, number: int, x: Tensor) -> Tensor:
         """Numbers of the training step, which all its pieces, recomputations and ranks have."""
-        generator = torch.Generator().manual_seed((step_seed() or 0) if self.training else 0)
+        seed = (step_seed() or 0) if self.training else 0
+        # the same step's batch augments draw from the seed itself
+        generator = torch.Generator().manual_seed(seed ^ CLUSTER_STREAM)
         return torch.rand(number, generator=generator).to(x)
 
     def _follow(self, prototypes: Tensor) -> None:
