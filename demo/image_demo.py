@@ -13,10 +13,10 @@ from pgseg_mm.apis import PGSegInferencer, Segmentation
 from pgseg_mm.apis.inferencer import MAX_PIXELS
 from pgseg_mm.apis.model_choice import (
     add_model_choice,
-    add_naming,
     add_pamr,
     read_chosen_config,
 )
+from pgseg_mm.apis.naming_choice import add_naming
 from pgseg_mm.cli.arguments import add_model_options, find_device
 from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.errors import RunError

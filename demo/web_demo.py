@@ -17,10 +17,10 @@ from pgseg_mm import limits
 from pgseg_mm.apis import PGSegInferencer, Segmentation, parse_words
 from pgseg_mm.apis.model_choice import (
     add_model_choice,
-    add_naming,
     add_pamr,
     read_chosen_config,
 )
+from pgseg_mm.apis.naming_choice import add_naming
 from pgseg_mm.background import is_background
 from pgseg_mm.cli.arguments import add_model_options, find_device, require_port
 from pgseg_mm.errors import RunError

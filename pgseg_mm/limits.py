@@ -171,6 +171,8 @@ MAX_VOCABULARY_BYTES = 2**24
 
 MAX_SHOWN_CHARACTERS = 80
 """Characters at either end of a name or a value that a message shows."""
+MAX_SHOWN_SENTENCE = 250
+"""The same of what an error says."""
 
 RETRY_PAUSES = (0.2, 1.0, 3.0)
 """Seconds before a file is tried again that the system could not read."""

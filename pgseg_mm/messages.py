@@ -12,18 +12,19 @@ SURROGATE_ESCAPE = range(0xDC80, 0xDD00)
 """Where Python keeps the bytes of a file name that is not UTF-8."""
 
 
-def shown(name: object) -> str:
+def shown(name: object, part: int | None = None) -> str:
     """A path or name as it can be printed: on one line, in UTF-8, and not longer than needed.
 
     Args:
         name: Anything; what counts is its ``str``.
+        part: Characters that are shown of both ends; by default ``limits.MAX_SHOWN_CHARACTERS``.
 
     Examples:
         >>> shown('caf\\udce9\\n.png')
         'caf\\\\xe9\\\\n.png'
     """
     text = str(name)
-    shown_part = limits.MAX_SHOWN_CHARACTERS
+    shown_part = limits.MAX_SHOWN_CHARACTERS if part is None else part
     if len(text) > 4 * shown_part:  # escaping takes time
         text = f'{text[: 2 * shown_part]}...{text[-2 * shown_part :]}'
     if not text.isprintable():
@@ -64,9 +65,9 @@ def described(value: Any) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, on one line and short; its arguments where ``KeyError`` would quote."""
+    """What an error says, on one line; its arguments where ``KeyError`` would quote."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    return shown((text.strip().splitlines() or [''])[0])
+    return shown((text.strip().splitlines() or [''])[0], limits.MAX_SHOWN_SENTENCE)
 
 
 def listed(names: Any, most: int = 10) -> str:

@@ -6,12 +6,14 @@ from functools import partial
 from mmengine.config import Config
 from mmseg.registry import METRICS
 
+from pgseg_mm.apis.naming_choice import add_naming, set_naming_rule
 from pgseg_mm.cli.arguments import add_launch_arguments
 from pgseg_mm.cli.benchmark_data import image_folder, leaf_datasets, require_data
 from pgseg_mm.cli.checkpoint_sources import SOURCES, require_checkpoint
 from pgseg_mm.cli.parts import is_kind, type_name
 from pgseg_mm.cli.processes import data_errors, end_job, prepare_distributed, refusals
 from pgseg_mm.cli.protocol_choice import add_protocol, set_protocol
+from pgseg_mm.cli.protocols import deciding_threshold
 from pgseg_mm.cli.run_configs import (
     add_checks,
     check_loading_of,
@@ -25,6 +27,10 @@ from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 
 DEFAULT_WAIT = 2.0
 """Seconds."""
+WARNING = (
+    '{}={} of the config is for scores of another naming rule; '
+    'tools/analysis_tools/sweep_threshold.py --naming finds one for this'
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="test-time augmentation, by the config's tta_model and tta_pipeline",
     )
     add_protocol(parser)
+    add_naming(parser)
     return parser
 
 
@@ -139,6 +146,8 @@ def main() -> None:
     load_checkpoints_safely(trust=args.trust)
     try:
         cfg = load_config(args, partial(set_protocol, name=args.protocol))
+        if set_naming_rule(cfg, args.naming) and deciding_threshold(cfg)[0] is not None:
+            print(WARNING.format(*deciding_threshold(cfg)))
         cfg.load_from = args.checkpoint
         cfg.resume = False  # what a config says of a training
         drop_unused(cfg, 'test')

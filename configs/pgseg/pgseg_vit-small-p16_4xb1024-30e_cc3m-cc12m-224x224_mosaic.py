@@ -7,7 +7,17 @@ model = dict(
     decode_head=dict(
         loss_contrastive=dict(type='RegionTextContrast'),
         naming='mixture',
-        # a guess; tools/analysis_tools/sweep_threshold.py finds a better one
         background_threshold=0.5,
     ),
+)
+# guesses; tools/analysis_tools/sweep_threshold.py finds better ones
+background_thresholds = dict(
+    _delete_=True,
+    voc21=0.5,
+    context60=0.5,
+    coco_object=0.5,
+    imagenet_s50=0.5,
+    imagenet_s300=0.5,
+    imagenet_s919=0.5,
+    lvis=0.5,
 )

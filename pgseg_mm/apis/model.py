@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DefaultScope
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.registry import MODELS
 from torch import nn
 
-from pgseg_mm.checkpoints.architecture import architecture_of_model
 from pgseg_mm.checkpoints.carried_config import config_of
 from pgseg_mm.checkpoints.fitting import load_fitting
-from pgseg_mm.checkpoints.mm_checkpoint import META_KEY, architecture_of
+from pgseg_mm.checkpoints.other_settings import warn_of_other_settings
 from pgseg_mm.cli.checkpoint_sources import NO_CHECKPOINT
 from pgseg_mm.cli.config_files import CONFIG_SUFFIXES, read_config_file
 from pgseg_mm.models import OpenVocabSegmentor
-from pgseg_mm.serialization.loading import Checkpoint, CheckpointError, load_checkpoint
+from pgseg_mm.serialization.loading import load_checkpoint
 
 ModelSource = Any
 """Path of a config, a config (``Config`` or ``ConfigDict``), a model, or a checkpoint: whatever
@@ -208,30 +204,8 @@ def load_weights(
     """
     checkpoint = load_checkpoint(str(path), trust)
     load_fitting(model, checkpoint.state_dict, path, 'predict', allow_partial)
-    _warn_of_other_settings(model, checkpoint, path)
+    warn_of_other_settings(model, checkpoint, path)
     meta = checkpoint.extras.get('meta')
     dataset_meta = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
     if isinstance(dataset_meta, Mapping):
         model.dataset_meta = dict(dataset_meta)
-
-
-def _warn_of_other_settings(
-    model: BaseSegmentor, checkpoint: Checkpoint, path: str | PathLike[str]
-) -> None:
-    """Say where a config that was given differs from the checkpoint's in what no shape tells."""
-    meta = checkpoint.extras.get('meta')
-    if not isinstance(meta, Mapping) or not ('cfg' in meta or META_KEY in meta):
-        return
-    try:
-        told, _ = architecture_of(checkpoint)
-        own = architecture_of_model(model, 'the config')
-    except CheckpointError:
-        return  # of another kind than those that are converted
-    told = replace(own, num_heads=told.num_heads, assign_scale=told.assign_scale)
-    if differences := told.differences(own):
-        print_log(
-            f'{path} is of a model with {" and ".join(differences)}, as the config says that was '
-            'given; that is taken',
-            logger='current',
-            level=logging.WARNING,
-        )

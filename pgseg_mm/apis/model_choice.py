@@ -12,7 +12,6 @@ from pgseg_mm.checkpoints.carried_config import config_of
 from pgseg_mm.cli.checkpoint_sources import SOURCES_OR_NONE, require_checkpoint
 from pgseg_mm.cli.config_files import ConfigError, override
 from pgseg_mm.cli.run_configs import read_model_config
-from pgseg_mm.models.decode_heads.group_naming import NAMING_RULES
 from pgseg_mm.serialization.loading import CheckpointError
 
 DEFAULT_MODEL = 'groupvit-gcc-yfcc'
@@ -58,23 +57,10 @@ def add_model_choice(parser: argparse.ArgumentParser, named: bool) -> None:
             'model',
             nargs='+',
             action=_ModelWords,
-            metavar=('MODEL', 'CHECKPOINT'),
+            metavar='MODEL',  # argparse cannot print a tuple's usage here
             help=f'the checkpoint, or a config and the checkpoint. Config: {CONFIG}; the '
             f"checkpoint's own by default. Checkpoint: {SOURCES_OR_NONE}",
         )
-
-
-def add_naming(parser: argparse.ArgumentParser) -> None:
-    """Add ``--naming``, the rule by which groups get their classes.
-
-    Args:
-        parser: Parser to extend.
-    """
-    parser.add_argument(
-        '--naming',
-        choices=NAMING_RULES,
-        help="how groups get their classes; the config's rule by default",
-    )
 
 
 def add_pamr(parser: argparse.ArgumentParser) -> None:

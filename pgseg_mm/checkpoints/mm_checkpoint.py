@@ -78,7 +78,7 @@ def architecture_of(checkpoint: Checkpoint) -> tuple[Architecture, str]:
     if noted is not None:
         told = infer_architecture(shape_of, noted.num_heads, noted.text_heads, noted.img_size)
         return replace(told, assign_scale=noted.assign_scale), 'as the converter noted'
-    model = _model_of(meta.get('cfg'))
+    model = model_of_text(meta.get('cfg'))
     backbone = _mapping(model.get('backbone'))
     if not backbone:
         return infer_architecture(shape_of), 'taken as width / 64: weights do not tell them'
@@ -97,7 +97,7 @@ def architecture_of(checkpoint: Checkpoint) -> tuple[Architecture, str]:
     return replace(told, assign_scale=float(scale)), "from the checkpoint's config"
 
 
-def _model_of(text: Any) -> Mapping:
+def model_of_text(text: Any) -> Mapping:
     """The model of a config's text, empty if that is none."""
     try:
         return _mapping(read_config_text(text).values.get('model'))

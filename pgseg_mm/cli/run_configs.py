@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -32,6 +33,16 @@ SECTIONS = {
     'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
 }
 """Sections of a config that go together."""
+MODEL_TEST_SETTINGS = (
+    'mode',
+    'crop_size',
+    'stride',
+    'window_divisor',
+    'resize',
+    'pamr',
+    'decision',
+)
+"""Settings of a model's ``test_cfg`` that are looked for in the Runner's."""
 SWITCHED_OFF = ('env_cfg', 'randomness', 'log_level')
 """Settings that a Runner has defaults for, but only where they are not there at all."""
 
@@ -96,6 +107,17 @@ def read_with_settings(parser: argparse.ArgumentParser, args: argparse.Namespace
     return cfg
 
 
+def _check_options(options: dict[str, Any] | None) -> None:
+    """Refuse what would go to the Runner's loop, and is a setting of the model."""
+    for name in options or {}:
+        loop, _, setting = name.partition('.')
+        if loop in ('test_cfg', 'val_cfg') and setting.partition('.')[0] in MODEL_TEST_SETTINGS:
+            raise ConfigError(
+                f'--cfg-options {name} is none of the loop but of the model; '
+                f'give model.test_cfg.{setting}'
+            )
+
+
 def load_config(
     args: argparse.Namespace, prepare: Callable[[Config], None] | None = None
 ) -> Config:
@@ -122,6 +144,7 @@ def load_config(
         cfg.launcher = args.launcher
     elif cfg.get('launcher') is None:
         cfg.launcher = 'none'
+    _check_options(args.cfg_options)
     override(cfg, args.cfg_options)
     for name in SWITCHED_OFF:
         if name in cfg and cfg[name] is None:

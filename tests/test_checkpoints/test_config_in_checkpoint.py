@@ -158,6 +158,20 @@ def test_one_that_is_given_wins_and_what_no_shape_tells_is_said(tmp_path, log):
     assert not log
 
 
+def test_another_naming_and_contrast_are_said(tmp_path, log):
+    cfg = tiny_config()
+    cfg.model.decode_head.update(
+        naming='mixture', loss_contrastive=dict(type='RegionTextContrast', temperature=0.1)
+    )
+    path = trained(tmp_path / 'a.pth', cfg)
+    assert PGSegInferencer(tiny_config(), path).model.decode_head.naming == 'affinity'
+    (message,) = log
+    assert 'naming mixture instead of affinity and captions compared with regions' in message
+    log.clear()
+    PGSegInferencer(cfg, path)
+    assert not log
+
+
 def test_a_mismatch_names_what_differs(converted):
     with pytest.raises(CheckpointError) as error:
         PGSegInferencer(tiny_config(), converted, 'cpu')

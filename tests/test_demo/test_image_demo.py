@@ -1,5 +1,6 @@
 """demo/image_demo.py on images of all kinds."""
 
+import argparse
 import os
 import runpy
 import sys
@@ -13,6 +14,7 @@ from PIL import Image
 
 from model_zoo import tiny_model, tiny_model_cfg
 from odd_images import BROKEN, SOUND, picture, write_odd_images
+from pgseg_mm.apis.model_choice import add_model_choice
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,6 +49,16 @@ def test_a_picture_in_a_file(place, monkeypatch, capsys, texts):
     assert 'a.png: ' in shown and '%' in shown and f'Picture in {Path("new/out.jpg")}' in shown
     assert Image.open('new/out.jpg').format == 'JPEG'
     assert not Path('outputs').exists()
+
+
+def test_help_and_missing_arguments(capsys):
+    """Of both demos: argparse prints positional arguments with care only."""
+    parser = argparse.ArgumentParser()
+    add_model_choice(parser, named=False)
+    assert 'the checkpoint, or a config and the checkpoint' in parser.format_help()
+    with pytest.raises(SystemExit):
+        parser.parse_args([])
+    assert 'required: MODEL' in capsys.readouterr().err
 
 
 def test_without_a_file_it_says_where_it_wrote(place, monkeypatch, capsys):

@@ -331,7 +331,7 @@ def deciding() -> PGSeg:
     [
         (scores_patches, LABELS, PreflightError, 'DenseCLIPHead scores patches and names no'),
         (without_groups, LABELS, PreflightError, 'OpenVocabSegmentor with a PGSegHead makes no'),
-        (deciding, LABELS, PreflightError, 'set test_cfg.decision=None'),
+        (deciding, LABELS, PreflightError, 'set model.test_cfg.decision=None'),
         (lambda: hand_model(3), LABELS, PreflightError, '3 classes and the data set 4'),
         (hand_model, LABELS + 2, LabelMapError, 'label map of 0.png has the label'),
         (hand_model, torch.full((4, 4), 255), LabelMapError, 'all pixels of the 1 images'),

@@ -100,6 +100,22 @@ def test_figures_are_those_of_an_evaluation_at_each_threshold(
     assert 'not zero-shot' in said
 
 
+def test_a_naming_rule_is_swept_as_it_is_evaluated(config, checkpoint, monkeypatch, tmp_path):
+    found = {}
+    for rule in ('affinity', 'logits'):
+        outputs = ['--json', tmp_path / f'{rule}.json', '--naming', rule]
+        sweep(monkeypatch, config, checkpoint, '--thresholds', *THRESHOLDS, *outputs)
+        rows = json.loads((tmp_path / f'{rule}.json').read_text())['thresholds']
+        found[rule] = [row['mIoU'] for row in rows]
+    assert found['affinity'] != found['logits']
+    by_logits = config.with_name('logits.py')
+    cfg = Config.fromfile(config)
+    cfg.model.decode_head.naming = 'logits'
+    cfg.dump(by_logits)
+    expected = [evaluate(by_logits, checkpoint, 'test', t)['mIoU'] for t in THRESHOLDS]
+    assert found['logits'] == pytest.approx(expected, abs=0)
+
+
 PROTOCOL = dict(
     name='own',
     short_side=32,

@@ -221,6 +221,25 @@ def test_allow_partial_evaluates_what_fits(config, monkeypatch, capsys):
     assert evaluated(capsys)
 
 
+def test_a_naming_rule_is_that_of_the_command(predicted, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        'builtins.print', lambda *words, **_: said.append(' '.join(map(str, words)))
+    )
+    plain = predicted()
+    named = predicted('--naming', 'mixture')
+    assert any((named[name] != plain[name]).any() for name in plain)
+    predicted('--naming', 'logits', **{'model.decode_head.background_threshold': 0.4})
+    (warning,) = [text for text in said if 'naming rule' in text]
+    assert warning.startswith('background_threshold=0.4 of the config is for scores of another')
+
+
+def test_a_setting_of_the_model_is_not_given_to_the_loop(predicted, capsys):
+    with pytest.raises(SystemExit):
+        predicted('--cfg-options', 'test_cfg.pamr=None')
+    assert 'give model.test_cfg.pamr' in capsys.readouterr().err
+
+
 def test_an_empty_set_is_refused(config, monkeypatch, capsys):
     settings = [
         'test_dataloader.dataset.img_suffix=.jpg',

@@ -214,6 +214,17 @@ def test_a_background_without_threshold_is_refused(root, checkpoint, tmp_path, c
     assert '--thresholds coco_object=VALUE' in capsys.readouterr().err
 
 
+def test_a_threshold_is_of_its_naming_rule(root, checkpoint, tmp_path, capsys):
+    with_background = ('--benchmarks', 'voc21', '--naming', 'logits')
+    assert run(checkpoint, tmp_path, *with_background) == 2
+    assert '--thresholds voc21=VALUE' in capsys.readouterr().err
+    assert run(checkpoint, tmp_path, *with_background, '--thresholds', 'voc21=0.4') == 1
+    assert run(checkpoint, tmp_path, '--benchmarks', 'voc20', '--naming', 'logits') == 1
+    assert json.loads((tmp_path / 'zero_shot.json').read_text())['naming'] == 'logits'
+    assert run(checkpoint, tmp_path, '--benchmarks', 'voc21') == 1
+    assert json.loads((tmp_path / 'zero_shot.json').read_text())['naming'] == 'affinity'
+
+
 def test_weights_of_another_model_give_no_figure(root, tmp_path, capsys):
     BY_NAME['voc20'].write(root)
     path = tmp_path / 'hf.pth'

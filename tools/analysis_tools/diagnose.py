@@ -23,7 +23,7 @@ from mmengine.dist import is_main_process
 from mmengine.runner import TestLoop
 from mmseg.registry import LOOPS
 
-from pgseg_mm.apis.model_choice import add_naming
+from pgseg_mm.apis.naming_choice import add_naming
 from pgseg_mm.cli.arguments import add_launch_arguments
 from pgseg_mm.cli.checkpoint_sources import SOURCES
 from pgseg_mm.cli.folders import check_writable

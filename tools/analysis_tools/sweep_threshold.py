@@ -28,6 +28,7 @@ from mmengine.runner import Runner, TestLoop, autocast
 from mmengine.utils.progressbar import ProgressBar
 from mmseg.registry import LOOPS
 
+from pgseg_mm.apis.naming_choice import add_naming, set_naming_rule
 from pgseg_mm.cli.arguments import add_launch_arguments
 from pgseg_mm.cli.checkpoint_sources import SOURCES
 from pgseg_mm.cli.folders import check_writable_file
@@ -141,6 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_split(parser)
     add_protocol(parser)
+    add_naming(parser)
     parser.add_argument('--json', type=Path, help='write all figures here')
     parser.add_argument('--markdown', type=Path, help='write the table here, too')
     add_launch_arguments(parser)
@@ -210,6 +212,7 @@ def main() -> None:
     args = parser.parse_args()
 
     def prepare_all(cfg: Config) -> None:
+        set_naming_rule(cfg, args.naming)
         prepare(cfg, args.split, args.thresholds)
         for path, flag in ((args.json, '--json'), (args.markdown, '--markdown')):
             if path is not None:

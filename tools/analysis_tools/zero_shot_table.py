@@ -24,7 +24,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from pgseg_mm.apis.model_choice import add_naming
+from pgseg_mm.apis.naming_choice import add_naming, naming_of, set_naming_rule
 from pgseg_mm.cli.arguments import add_launch_arguments
 from pgseg_mm.cli.benchmark_data import missing_data
 from pgseg_mm.cli.checkpoint_sources import NO_CHECKPOINT, SOURCES_OR_NONE, require_checkpoint
@@ -232,8 +232,13 @@ def configure(
         settings = with_threshold(protocol.settings(name), thresholds.get(name))
         apply_protocol(cfg, settings)
         notes = settings.notes if name in thresholds else notes_on(cfg, settings)
-    if args.naming is not None:
-        cfg.model.decode_head.naming = args.naming
+    by_threshold = deciding_threshold(cfg)[0] is not None
+    if set_naming_rule(cfg, args.naming) and by_threshold and name not in thresholds:
+        raise ValueError(
+            f'the threshold that is known for {name} is for scores of another naming rule; add '
+            f'--thresholds {name}=VALUE (tools/analysis_tools/sweep_threshold.py --naming '
+            f'{args.naming} finds one on a split), or leave {name} out by --benchmarks'
+        )
     override(cfg, args.cfg_options)
     return cfg, settings_of(cfg, PUBLISHED if protocol is None else protocol.name, notes)
 
@@ -298,7 +303,7 @@ def write_table(rows: list[TableRow], args: argparse.Namespace) -> None:
             label: {row.found.name: row.settings and asdict(row.settings) for row in own}
             for label, own in protocols_of(rows).items()
         },
-        'naming': args.naming,
+        'naming': args.naming or naming_of(read_config_file(args.config)),
         'machine': describe_machine(),
         'versions': versions(),
         'benchmarks': [

@@ -9,6 +9,8 @@ from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 
 from pgseg_mm.checkpoints.fitting import Purpose, load_fitting
+from pgseg_mm.checkpoints.other_settings import warn_of_other_settings
+from pgseg_mm.serialization.loading import Checkpoint
 
 from ..models import unwrapped
 from ..optimizers.resumed_state import check_state, keep_implementation
@@ -48,7 +50,11 @@ class WeightsHook(Hook):
                 for name, value in checkpoint['state_dict'].items()
             }
         where = _name_of(runner)
-        load_fitting(unwrapped(runner.model), weights, where, purpose, self.allow_partial)
+        model = unwrapped(runner.model)
+        load_fitting(model, weights, where, purpose, self.allow_partial)
+        if purpose == 'predict' and 'meta' in checkpoint:
+            known = Checkpoint(weights, {'meta': checkpoint['meta']})
+            warn_of_other_settings(model, known, where)
         if purpose == 'resume' and isinstance(runner.optim_wrapper, OptimWrapper):
             keep_implementation(runner.optim_wrapper, checkpoint.get('optimizer'))
 

@@ -96,9 +96,9 @@ def check_regions(preprocessor: nn.Module, head: nn.Module) -> None:
         return
     if not getattr(head, 'contrasts_regions', False):
         raise ValueError(
-            'data_preprocessor.batch_augments joins images, but the loss of the head knows no '
-            "regions; set decode_head.loss_contrastive=dict(type='RegionTextContrast'), or "
-            'batch_augments=None'
+            f'batch_augments joins images, but the loss of {type(head).__name__} knows no '
+            "regions: set decode_head.loss_contrastive=dict(type='RegionTextContrast'), or "
+            'batch_augments=None (a head of your own says contrasts_regions=True)'
         )
 
 
@@ -227,6 +227,6 @@ def check_names_groups(head: Any, decision: Decision | None, test_cfg: dict) -> 
         )
     if decision is not None:
         raise ValueError(
-            'test_cfg.decision compares words, and groups are to take classes; set '
-            'test_cfg.decision=None'
+            'model.test_cfg.decision compares words, and groups are to take classes; set '
+            'model.test_cfg.decision=None'
         )
