@@ -31,9 +31,18 @@ was made on: the converter's with another seed.
 python -m benchmarks.ablation --jobs 2
 ```
 
-trains all of it, with five seeds, one thread a run (`--help` has the options). What is done is not
-done again, so the command may be killed at any time. On a GPU more runs fit side by side; a machine
-without a network gets it by `make gpu-bundle` ([gpu.md](gpu.md)).
+trains all of it, with five seeds, one thread a run (`--help` has the options): some 40 hours of a
+core. What is done is not done again, so the command may be killed at any time; it writes this page,
+its picture and its raw results. A first try, two runs of five minutes:
+
+```bash
+python -m benchmarks.ablation --rows pgseg pastes --seeds 0 --world 20 --stages 1 --jobs 2 \\
+    --json work_dirs/ablation/ablation.json --markdown work_dirs/ablation/ablation.md
+```
+
+A row of your own is an entry of `CONTROLS` in `benchmarks/ablation_rows.py`, trained by `--rows`.
+On a GPU more runs fit side by side; a machine without a network gets it by `make gpu-bundle`
+([gpu.md](gpu.md)).
 
 **Own** is the mean IoU in percent by the row's own naming rule, which is the task. **Oracle** names
 each group by its pixels, so that only grouping counts; **present** takes the best of the classes

@@ -132,8 +132,11 @@ def about(row: str) -> str:
     """A row in words."""
     if row in ABOUT:
         return ABOUT[row]
-    changed = {name: value for name, value in ROWS[row].items() if PASTES.get(name) != value}
-    return 'pastes, with ' + ', '.join(f'`{name}={value}`' for name, value in changed.items())
+    options = ROWS[row]
+    pasted = PASTES.items() <= options.items()
+    changed = {name: value for name, value in options.items() if not pasted or name not in PASTES}
+    base = 'pastes' if pasted else "the demo's config"
+    return f'{base}, with ' + ', '.join(f'`{name}={value}`' for name, value in changed.items())
 
 
 STAGES: dict[int, Options] = {

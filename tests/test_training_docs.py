@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from mmseg.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
+from PIL import Image
 
 from pages import ROOT, blocks, commands, read_page, section
+from pgseg_mm.datasets.sampling.sample_key import SampleKey
 from shard_zoo import write_shards
 
 DATA = read_page('docs/training_data.md')
@@ -94,10 +96,34 @@ def test_shards_are_looked_at(place, monkeypatch, capsys):
     assert len(list((place / 'seen').iterdir())) == 6
 
 
+def test_pairs_of_a_list_take_the_place_of_a_recipe_s_shards(place):
+    block, _ = blocks(DATA, 'python')
+    folder = place / 'data' / 'mine'
+    folder.mkdir(parents=True)
+    Image.new('RGB', (40, 30)).save(folder / 'a.jpg')
+    (folder / 'captions.jsonl').write_text('{"image": "a.jpg", "caption": "a dog"}\n')
+    config = place / 'mine.py'
+    config.write_text(block.replace("'./", f"'{ROOT}/configs/pgseg/"))
+    cfg = Config.fromfile(config)
+    assert cfg.train_dataloader.batch_size == 256
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    sample = dataset[SampleKey(0, 0, 0, 1)]
+    assert len(dataset) == 1 and sample['inputs'].shape == (3, 224, 224)
+
+
+def test_pastes_and_mosaics_are_mixed_by_chance(place):
+    (block,) = (b for b in blocks(read_page('configs/pgseg/README.md'), 'python') if 'Mosaic' in b)
+    config = place / 'both.py'
+    config.write_text(block.replace("'./", f"'{ROOT}/configs/pgseg/"))
+    made = MODELS.build(Config.fromfile(config).model.data_preprocessor)
+    kinds = [type(augment).__name__ for augment in made.batch_augments.augments]
+    assert (kinds, made.batch_augments.probs) == (['PasteImages', 'MosaicImages'], [0.36, 0.35])
+
+
 def test_sources_of_shards_are_mixed_by_weight(place):
     write_shards(place / 'data' / 'cc3m', shards=332, samples=1)
     write_shards(place / 'mine', shards=32, samples=1)
-    (block,) = blocks(DATA, 'python')
+    _, block = blocks(DATA, 'python')
     pipeline = "train_pipeline = [dict(type='DecodeImage')]\n"
     cfg = Config.fromstring(pipeline + block, '.py').train_dataloader
     assert cfg.dataset.sources[1].shards == 'pipe:ssh store cat mine/{00..31}.tar'

@@ -16,7 +16,6 @@ from pgseg_mm.serialization.loading import Checkpoint, CheckpointError
 from .architecture import architecture_of_model
 from .mm_checkpoint import META_KEY, architecture_of, model_of_text
 
-HEAD = 'PGSegHead'
 REGIONS, MEANS = 'regions', 'the mean group'
 
 
@@ -62,7 +61,7 @@ def _of_head(model: nn.Module, text: Any) -> list[str]:
     known = model_of_text(text).get('decode_head')
     if (
         not isinstance(known, Mapping)
-        or not str(known.get('type')).endswith(HEAD)
+        or not str(known.get('type')).endswith('PGSegHead')
         or not hasattr(head, 'contrasts_regions')
     ):
         return []

@@ -59,11 +59,12 @@ def require_data(cfg: Mapping[str, Any], split: str = 'test') -> None:
     if not missing:
         return
     benchmark, root = cfg['benchmark'], os.environ.get(DATA_ROOT)
+    without = '; to train without, add --cfg-options val_dataloader=None' if split == 'val' else ''
     now = f'not set, so it is data in {Path.cwd()}' if root is None else f'now {root}'
     raise FileNotFoundError(
         f'{benchmark["name"]} needs {", ".join(missing)}, which cannot be found. If the data lie '
         f'elsewhere, set the environment variable {DATA_ROOT} to the folder of all data sets '
-        f'({now}); to prepare them, {benchmark["prepare"]} (see docs/zero_shot.md)'
+        f'({now}); to prepare them, {benchmark["prepare"]} (see docs/zero_shot.md){without}'
     )
 
 

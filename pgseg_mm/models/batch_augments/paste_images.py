@@ -59,7 +59,8 @@ class PasteImages(nn.Module):
         if height % self.grid or width % self.grid:
             raise ValueError(
                 f'PasteImages has a grid of {self.grid} x {self.grid} cells, which does not divide '
-                f'images of {height} x {width} pixels'
+                f'images of {height} x {width} pixels; set grid to a divisor of both, best the '
+                'number of patches a side'
             )
         size, top, left, shift = self._draw(number, generator)
         cell = height // self.grid, width // self.grid

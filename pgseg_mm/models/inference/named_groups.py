@@ -64,15 +64,13 @@ def name_groups(
         labels: (H, W) classes of each image's pixels, negative where there is none.
         namings: Rules by which the head names the groups.
         chosen: The rule by which ``'present'`` finds a background; by default the head's.
-        batch_size: As :func:`score_windows` has it.
-        divisor: As :func:`score_windows` has it.
-        pamr: As :func:`score_windows` has it.
+        batch_size, divisor, pamr: As :func:`score_windows` has them.
 
     Raises:
         ValueError: If the head has no such rule, or aligns corners and one of them names pixels.
     """
     heads = {naming: _by_rule(head, naming) for naming in namings}
-    judge = head if chosen is None else _by_rule(head, chosen)
+    judge = _by_rule(head, chosen)
     present = torch.stack([classes_in(image, head.num_classes) for image in labels])
     groups: dict[Place, Tensor] = {}
     used: dict[Place, Tensor] = {}
@@ -82,8 +80,7 @@ def name_groups(
         assigned = assign_windows(head, chunk, divisor)
         cropped = torch.stack([crop(labels[i], windows[i][j]) for i, j in chunk.places])
         among = judge.classify_among(chunk.features, present[[i for i, _ in chunk.places]])
-        num_groups = among.shape[1]
-        pixels = count_classes(assigned, cropped, num_groups, head.num_classes)
+        pixels = count_classes(assigned, cropped, num_groups := among.shape[1], head.num_classes)
         by_way = {ORACLE: _most(pixels).to(among.dtype), PRESENT: among}
         for naming, named in heads.items():
             classify = named.dense_scores if named.scores_pixels else named.classify_groups
@@ -91,15 +88,19 @@ def name_groups(
         for way, classified in by_way.items():
             scores[way].update(zip(chunk.places, classified, strict=True))
         groups.update(zip(chunk.places, assigned, strict=True))
-        wins = F.one_hot(assigned.flatten(1), num_groups).amax(dim=1)
-        used.update(zip(chunk.places, wins.sum(dim=1), strict=True))
+        wins = F.one_hot(assigned.flatten(1), num_groups).amax(dim=1).sum(dim=1)
+        used.update(zip(chunk.places, wins, strict=True))
     dense = {naming for naming, named in heads.items() if named.scores_pixels}
     joined = {
         way: join_scores(images, windows, own, None if way in dense else groups, divisor, pamr=pamr)
         for way, own in scores.items()
     }
-    counts = [torch.stack([used[i, j] for j in range(len(own))]) for i, own in enumerate(windows)]
-    return NamedGroups(joined, counts, num_groups)
+    return NamedGroups(joined, _by_image(used, windows), num_groups)
+
+
+def _by_image(found: dict[Place, Tensor], windows: Sequence[Sequence[Window]]) -> list[Tensor]:
+    """What was found in the windows of each image, stacked."""
+    return [torch.stack([found[i, j] for j in range(len(own))]) for i, own in enumerate(windows)]
 
 
 def classes_in(labels: Tensor, num_classes: int) -> Tensor:
@@ -132,8 +133,10 @@ def _most(pixels: Tensor) -> Tensor:
     return best * (pixels.amax(dim=-1, keepdim=True) > 0)
 
 
-def _by_rule(head: Any, naming: str) -> Any:
-    """A head with the same parts and another rule."""
+def _by_rule(head: Any, naming: str | None) -> Any:
+    """A head with the same parts and another rule, or the head itself."""
+    if naming is None:
+        return head
     other = copy.copy(head)
     other.set_naming(naming)
     check_resizing(other)
