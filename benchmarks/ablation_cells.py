@@ -14,7 +14,7 @@ from mmengine.config import Config
 from demo.demo_config import ROOT, make_config, replace_folder
 from demo.demo_data import Scenes
 
-from .ablation_rows import DATA, ROWS, STAGES, Options
+from .ablation_rows import DATA, ROWS, SOFT, STAGES, Options
 
 CONFIG = ROOT / 'configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py'
 EVALUATION = 1
@@ -95,6 +95,8 @@ class Cell:
             options=replace_folder(options, DATA, folders['train']),
         )
         cfg.model.test_cfg.pop('pamr', None)  # rows differ by their groups, which it improves
+        if SOFT not in options:
+            cfg.model.backbone.pop('hard_assign', None)  # the default is PGSeg's
         # judged by new scenes, in the run's own process (ablation_run.py)
         loader = replace_folder(cfg.test_dataloader.to_dict(), folders['train'], folders['new'])
         cfg.new_dataloader = {**loader, 'num_workers': 0, 'persistent_workers': False}

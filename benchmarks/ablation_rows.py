@@ -94,7 +94,11 @@ def _of_pastes(variants: dict[str, Options]) -> dict[str, Options]:
 
 NPR_ROWS = _of_pastes(VARIANTS)
 """Variants of NPR, which are trained only where they are asked for by name."""
+SOFT = 'model.backbone.hard_assign'
 CONTROLS: dict[str, Options] = {
+    'pgseg_soft': {**MEAN_CONTRAST, SOFT: False},
+    'pastes_soft': {**PASTES, SOFT: False},
+    'pastes_groupvit_soft': {**PASTES, **NO_PROTOTYPES, SOFT: False},
     'pgseg_t_npr': {**MEAN_CONTRAST, **VARIANTS['T-NPR']},
     'projected_means': {
         **MEAN_CONTRAST,
@@ -123,6 +127,9 @@ ABOUT = {
     'mosaics_no_npr': 'the same without the NPR loss',
     'both': 'pastes in 36 % and mosaics in 35 % of the steps, with NPR',
     'both_no_npr': 'the same without the NPR loss',
+    'pgseg_soft': 'PGSeg whose tokens are pooled by the soft assignment',
+    'pastes_soft': 'pastes, with NPR and tokens pooled by the soft assignment: the demo',
+    'pastes_groupvit_soft': 'the same without prototypes',
     'pgseg_t_npr': 'PGSeg with the NPR of words, too, as the published recipe has it',
     'projected_means': 'late_interaction with prompts against that mean, too',
 }

@@ -269,6 +269,19 @@ def model_of_config(path: str) -> tuple[BaseModule, Architecture]:
     return model, architecture_of_model(model, path)
 
 
+def check_hard(hard: bool) -> None:
+    """Refuse a model of which an architecture would not tell all.
+
+    Raises:
+        CheckpointError: If its tokens are pooled by the soft assignment.
+    """
+    if not hard:
+        raise CheckpointError(
+            'its tokens are pooled by the soft assignment (hard_assign=False), which no other code '
+            'base has: it predicts with its own config alone'
+        )
+
+
 def architecture_of_model(model: nn.Module, path: str) -> Architecture:
     """Architecture of one of our models.
 
@@ -289,6 +302,7 @@ def architecture_of_model(model: nn.Module, path: str) -> Architecture:
         raise CheckpointError(
             f'the model of {path} is no PGSeg: it has no PGSegViT as its backbone'
         ) from error
+    check_hard(assign.hard)
     text_blocks: Any = getattr(getattr(model, 'text_encoder', None), 'blocks', None)
     side = backbone.patch_size
     architecture = infer_architecture(

@@ -158,6 +158,15 @@ def test_one_that_is_given_wins_and_what_no_shape_tells_is_said(tmp_path, log):
     assert not log
 
 
+def test_a_model_that_pools_softly_predicts_by_its_own_config(tmp_path, log):
+    cfg = tiny_config()
+    cfg.model.backbone.hard_assign = False
+    path = trained(tmp_path / 'a.pth', cfg)
+    same(PGSegInferencer(path), PGSegInferencer(cfg, path))
+    assert not PGSegInferencer(path).model.backbone.stages[0].grouping.assign.hard
+    assert not log
+
+
 def test_another_naming_and_contrast_are_said(tmp_path, log):
     cfg = tiny_config()
     cfg.model.decode_head.update(

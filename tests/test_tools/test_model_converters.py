@@ -212,6 +212,15 @@ def test_checkpoint_of_training_goes_back(run):
     assert torch.equal(load('pgseg.pth')['model'][f'img_encoder.{name}'], 4 * ours)
 
 
+def test_soft_pooling_is_no_other_code_base_s(run):
+    cfg = tiny_model_cfg()
+    cfg['backbone']['hard_assign'] = False
+    meta = {'cfg': Config({'model': cfg}).pretty_text}
+    torch.save({'state_dict': tiny_model().state_dict(), 'meta': meta}, 'soft.pth')
+    status, _, err = run('mm2pgseg', 'soft.pth', 'pgseg.pth')
+    assert status == 2 and 'pooled by the soft assignment (hard_assign=False)' in err
+
+
 def test_text_prototypes_need_a_word(run):
     state = ONE_STAGE.build().state_dict()
     state['decode_head.text_prototypes.prototypes.mu'] = torch.ones(1, 8, 64)

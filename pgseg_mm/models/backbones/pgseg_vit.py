@@ -95,7 +95,7 @@ class PGSegViT(BaseModule):
             tokens. ``None`` makes a GroupViT. ``source='blocks'``, ``shared=True`` and
             ``regions=True`` change the prototypes that NPR compares with the groups; see
             :class:`EncoderStage`.
-        gumbel, assign_scale: ``gumbel`` and ``scale`` of :class:`AssignmentOptions`.
+        gumbel, assign_scale, hard_assign: The fields of :class:`AssignmentOptions`.
         norm_eval: Whether the batch norm of the reconstruction's projection keeps its statistics in
             training, too, so that an image's groups do not depend on the rest of its batch.
         frozen_stages: How many stages, with the patch embedding, are not trained and stay in
@@ -135,6 +135,7 @@ class PGSegViT(BaseModule):
         out_type: str = 'featmap',
         out_indices: int | Sequence[int] | None = None,
         init_cfg: dict | list[dict] | None = None,
+        hard_assign: bool = True,
     ) -> None:
         super().__init__(init_cfg)
         num_stages = len(depths)
@@ -162,7 +163,7 @@ class PGSegViT(BaseModule):
             num_group_tokens=num_group_tokens,
             num_output_groups=num_output_groups,
             drop_path_rate=drop_path_rate,
-            assignment=AssignmentOptions(gumbel=gumbel, scale=assign_scale),
+            assignment=AssignmentOptions(gumbel, assign_scale, hard_assign),
             mlp_ratio=mlp_ratio,
             drop_rate=drop_rate,
             prototypes=prototypes,

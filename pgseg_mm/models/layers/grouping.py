@@ -49,6 +49,9 @@ class AssignmentOptions(NamedTuple):
     """Factor of the assignment's logits, 1 in the published models. At the published initialisation
     the logits shrink with the width, and Gumbel noise drowns those of a small model in training but
     not in evaluation."""
+    hard: bool = True
+    """Whether a token is pooled by one group alone, as published. ``False`` pools it by the soft
+    assignment, in training and evaluation and without noise."""
 
 
 def hard_assignment(logits: Tensor, noise: bool) -> Tensor:
@@ -73,13 +76,14 @@ class TokenAssignment(nn.Module):
 
     Args:
         embed_dims: Channels C.
-        options: Noise and scale of the assignment.
+        options: Noise, scale and kind of the assignment.
     """
 
     def __init__(self, embed_dims: int, options: AssignmentOptions) -> None:
         super().__init__()
         self.scale = options.scale * embed_dims**-0.5
         self.gumbel = options.gumbel
+        self.hard = options.hard
         self.q_proj = nn.Linear(embed_dims, embed_dims)
         self.k_proj = nn.Linear(embed_dims, embed_dims)
         self.v_proj = nn.Linear(embed_dims, embed_dims)
@@ -92,13 +96,14 @@ class TokenAssignment(nn.Module):
             Pooled tokens (B, G, C), without the centres, and soft assignment (B, G, N).
         """
         logits = self.q_proj(centres) @ self.k_proj(x).transpose(1, 2) * self.scale
-        hard = hard_assignment(logits, noise=self.training and self.gumbel)
-        return self.proj(self._pool(hard, x)), logits.softmax(dim=1)
+        soft = logits.softmax(dim=1)
+        pooling = hard_assignment(logits, self.training and self.gumbel) if self.hard else soft
+        return self.proj(self._pool(pooling, x)), soft
 
-    def _pool(self, hard: Tensor, x: Tensor) -> Tensor:
+    def _pool(self, assignment: Tensor, x: Tensor) -> Tensor:
         """A (W_v x) / (1 + sum of A): pooled before the projection, there are fewer tokens."""
-        count = hard.sum(dim=2, keepdim=True)
-        values = F.linear(hard @ x, self.v_proj.weight) + count * self.v_proj.bias
+        count = assignment.sum(dim=2, keepdim=True)
+        values = F.linear(assignment @ x, self.v_proj.weight) + count * self.v_proj.bias
         return values / (1 + count)
 
 

@@ -102,7 +102,7 @@ class LearnedGrouping(EncoderStage):
         num_heads: Number of attention heads.
         prototypes: Config of the prototypes, as :class:`PGSegViT` has it but for ``regions``;
             ``None`` for none.
-        gumbel, assign_scale: ``gumbel`` and ``scale`` of :class:`AssignmentOptions`.
+        gumbel, assign_scale, hard_assign: The fields of :class:`AssignmentOptions`.
         drop_path_rate: Drop path rate of the blocks.
         with_cp: Whether to recompute activations in the backward pass to save memory.
 
@@ -124,13 +124,14 @@ class LearnedGrouping(EncoderStage):
         assign_scale: float = 1.0,
         drop_path_rate: float = 0.0,
         with_cp: bool = False,
+        hard_assign: bool = True,
     ) -> None:
         super().__init__(
             embed_dims,
             embed_dims,
             num_heads=num_heads,
             drop_path_rates=[drop_path_rate] * depth,
-            assignment=AssignmentOptions(gumbel=gumbel, scale=assign_scale),
+            assignment=AssignmentOptions(gumbel, assign_scale, hard_assign),
             num_group_tokens=num_group_tokens,
             num_output_groups=num_groups,
             prototypes=prototypes,

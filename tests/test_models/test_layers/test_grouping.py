@@ -58,6 +58,20 @@ def test_soft_assignment_is_normalised_over_groups_without_noise():
     torch.testing.assert_close(soft, assign(centres, x)[1])
 
 
+def test_soft_pooling_is_that_of_the_soft_assignment():
+    """(W_v x) weighted by it, over one plus its sum, in training as in evaluation."""
+    assign = assignment(hard=False).train()
+    x, centres = torch.randn(2, 9, 8), torch.randn(2, 3, 8)
+    pooled, soft = assign(centres, x)
+    expected = assign.proj(soft @ assign.v_proj(x) / (1 + soft.sum(2, keepdim=True)))
+    torch.testing.assert_close(pooled, expected)
+    torch.testing.assert_close(assign.eval()(centres, x)[0], pooled)
+    hard = assignment().eval()
+    hard.load_state_dict(assign.state_dict())
+    torch.testing.assert_close(hard(centres, x)[1], soft)
+    assert not torch.allclose(hard(centres, x)[0], pooled)
+
+
 def test_assign_scale_multiplies_the_logits():
     plain, scaled = assignment().eval(), assignment(scale=3.0).eval()
     scaled.load_state_dict(plain.state_dict())
