@@ -11,13 +11,4 @@ model = dict(
     ),
 )
 # guesses; tools/analysis_tools/sweep_threshold.py finds better ones
-background_thresholds = dict(
-    _delete_=True,
-    voc21=0.5,
-    context60=0.5,
-    coco_object=0.5,
-    imagenet_s50=0.5,
-    imagenet_s300=0.5,
-    imagenet_s919=0.5,
-    lvis=0.5,
-)
+background_thresholds = dict.fromkeys(_base_.background_thresholds, 0.5)

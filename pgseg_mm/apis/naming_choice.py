@@ -30,7 +30,7 @@ def naming_of(cfg: Config) -> str | None:
     """The rule of a config's head; ``None`` for one that names no groups."""
     head = cfg.model.get('decode_head') or {}
     if 'naming' in head:
-        return head.naming
+        return str(head['naming'])
     return DEFAULT if str(head.get('type', '')).endswith('PGSegHead') else None
 
 
