@@ -4,9 +4,10 @@ _base_ = [
     '../_base_/schedules/adamw.py',
     '../_base_/default_runtime.py',
 ]
-# Scenes pasted into scenes: captions then have a place, and names stay with their groups
-# (docs/tiny_model.md)
+# Scenes pasted into scenes: captions then have a place, and names stay with their groups; tokens
+# are pooled softly (docs/tiny_model.md)
 model = dict(
+    backbone=dict(hard_assign=False),
     data_preprocessor=dict(batch_augments=dict(augments=[dict(type='PasteImages')], probs=[0.7])),
     decode_head=dict(
         loss_contrastive=dict(type='RegionTextContrast'),

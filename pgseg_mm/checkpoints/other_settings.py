@@ -46,6 +46,11 @@ def warn_of_other_settings(
 
 
 def _of_encoder(model: nn.Module, checkpoint: Checkpoint) -> list[str]:
+    modules = dict(model.named_modules())
+    first: Any = modules.get('backbone.stages.0.grouping.assign')
+    told_hard = _pooling_of(checkpoint.extras['meta'].get('cfg'))
+    if first is not None and told_hard is not None and first.hard != told_hard:
+        return [f'hard_assign {told_hard} instead of {first.hard}']
     try:
         told, _ = architecture_of(checkpoint)
         own = architecture_of_model(model, 'the config')
@@ -53,6 +58,14 @@ def _of_encoder(model: nn.Module, checkpoint: Checkpoint) -> list[str]:
         return []  # of another kind than those that are converted
     told = replace(own, num_heads=told.num_heads, assign_scale=told.assign_scale)
     return told.differences(own)
+
+
+def _pooling_of(text: Any) -> bool | None:
+    """``hard_assign`` of a config's backbone; ``None`` if there is no PGSegViT."""
+    backbone = model_of_text(text).get('backbone')
+    if not isinstance(backbone, Mapping) or not str(backbone.get('type')).endswith('PGSegViT'):
+        return None
+    return bool(backbone.get('hard_assign', True))
 
 
 def _of_head(model: nn.Module, text: Any) -> list[str]:

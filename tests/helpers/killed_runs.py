@@ -79,6 +79,7 @@ model = dict(
         num_group_tokens=(6, 4, 0),
         num_output_groups=(6, 4),
         drop_path_rate=0.3,
+        hard_assign=True,  # with Gumbel noise
         prototypes=dict(hidden_channels=24),
     ),
     text_encoder=dict(embed_dims=16, num_layers=1, num_heads=2),

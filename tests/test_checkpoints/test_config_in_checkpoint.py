@@ -165,6 +165,8 @@ def test_a_model_that_pools_softly_predicts_by_its_own_config(tmp_path, log):
     same(PGSegInferencer(path), PGSegInferencer(cfg, path))
     assert not PGSegInferencer(path).model.backbone.stages[0].grouping.assign.hard
     assert not log
+    PGSegInferencer(tiny_config(), path)
+    assert any('hard_assign False instead of True' in message for message in log)
 
 
 def test_another_naming_and_contrast_are_said(tmp_path, log):

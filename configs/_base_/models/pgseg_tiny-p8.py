@@ -12,7 +12,6 @@ model = dict(
         num_output_groups=(8,),
         drop_path_rate=0.0,
         assign_scale=4.0,
-        hard_assign=False,
         prototypes=dict(hidden_channels=256),
         init_cfg=dict(type='TruncNormal', layer='Linear', std=0.05),
     ),

@@ -19,6 +19,7 @@ model = dict(
     ),
     backbone={
         **_base_.model.backbone,
+        'hard_assign': False,  # as the demo's
         'out_type': 'featmap',
         'out_indices': (0, 1),
         'init_cfg': dict(

@@ -13,7 +13,7 @@ model = dict(
         std=_base_.data_preprocessor.std,
         bgr_to_rgb=True,
     ),
-    backbone=_base_.model.backbone,
+    backbone={**_base_.model.backbone, 'hard_assign': False},  # as the demo's
     decode_head=dict(
         type='PGSegHead',
         in_channels=_base_.model.decode_head.in_channels,
