@@ -171,7 +171,7 @@ MAX_VOCABULARY_BYTES = 2**24
 
 MAX_SHOWN_CHARACTERS = 80
 """Characters at either end of a name or a value that a message shows."""
-MAX_SHOWN_SENTENCE = 250
+MAX_SHOWN_SENTENCE = 160
 """The same of what an error says."""
 
 RETRY_PAUSES = (0.2, 1.0, 3.0)

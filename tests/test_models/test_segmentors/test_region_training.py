@@ -8,6 +8,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 
 from model_zoo import tiny_model, tiny_model_cfg
+from pgseg_mm.messages import first_line
 from pgseg_mm.models.layers.dist import STEP_SEED
 from pgseg_mm.text import tokenize
 
@@ -163,9 +164,12 @@ def test_a_loss_that_knows_no_regions_is_refused_when_the_model_is_built():
     cfg.pop('type')
     with (
         DefaultScope.overwrite_default_scope('mmseg'),
-        pytest.raises(ValueError, match="set decode_head.loss_contrastive=dict.type='RegionText"),
+        pytest.raises(
+            ValueError, match="set decode_head.loss_contrastive=dict.type='RegionText"
+        ) as e,
     ):
         tiny_model(**cfg)
+    assert first_line(e.value) == str(e.value)  # tools show all of it
 
 
 def test_a_head_that_is_handed_regions_and_knows_none_says_so():
