@@ -25,7 +25,8 @@ RULES = ('affinity', 'logits', 'mixture')
 INTRODUCTION = """# What each part is worth
 
 The demo's model, trained on emoji scenes by each row's options, and judged on scenes that no choice
-was made on: the converter's with another seed.
+was made on: the converter's with another seed. Groups are hard, as published, and scores are not
+refined, unless a row says otherwise.
 
 ```bash
 python -m benchmarks.ablation --jobs 2
