@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import nn
 
+from pgseg_mm.messages import shown
 from pgseg_mm.serialization.loading import Checkpoint, CheckpointError
 
 from .architecture import architecture_of_model
@@ -80,14 +81,11 @@ def _of_head(model: nn.Module, text: Any) -> list[str]:
         return []
     contrast = known.get('loss_contrastive')
     kind = contrast.get('type') if isinstance(contrast, Mapping) else None
-    theirs = {
-        'naming': known.get('naming', 'affinity'),
-        'captions compared with': REGIONS if kind == 'RegionTextContrast' else MEANS,
-    }
-    ours = {
-        'naming': head.naming,
-        'captions compared with': REGIONS if head.contrasts_regions else MEANS,
-    }
+    theirs = {'naming': shown(known.get('naming', 'affinity'))}
+    ours = {'naming': head.naming}
+    if head.naming == 'affinity':  # the rule that looks at the image's embedding
+        theirs['captions compared with'] = REGIONS if kind == 'RegionTextContrast' else MEANS
+        ours['captions compared with'] = REGIONS if head.contrasts_regions else MEANS
     return [
         f'{name} {theirs[name]} instead of {ours[name]}'
         for name in ours

@@ -181,6 +181,10 @@ def test_another_naming_and_contrast_are_said(tmp_path, log):
     log.clear()
     PGSegInferencer(cfg, path)
     assert not log
+    text = cfg.pretty_text.replace("naming='mixture'", "naming='x\\x1b[2J' + 900 * 'y'", 1)
+    assert 'x1b' in text
+    PGSegInferencer(tiny_config(), trained(tmp_path / 'b.pth', text.replace(" + 900 * 'y'", '')))
+    assert log and not any('\x1b' in message for message in log)
 
 
 def test_a_mismatch_names_what_differs(converted):

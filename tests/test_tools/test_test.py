@@ -15,7 +15,9 @@ from PIL import Image
 
 from model_zoo import tiny_model, tiny_model_cfg
 from pages import blocks, read_page
+from pgseg_mm.cli.run_configs import MODEL_TEST_SETTINGS
 from pgseg_mm.models import PGSeg, PGSegTTAModel
+from pgseg_mm.models.segmentors.checks import TEST_SETTINGS
 from tool_runs import refusal, run_tool, write_pure_python
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'test.py'
@@ -235,6 +237,7 @@ def test_a_naming_rule_is_that_of_the_command(predicted, monkeypatch):
 
 
 def test_a_setting_of_the_model_is_not_given_to_the_loop(predicted, capsys):
+    assert set(MODEL_TEST_SETTINGS) <= TEST_SETTINGS
     with pytest.raises(SystemExit):
         predicted('--cfg-options', 'test_cfg.pamr=None')
     assert 'give model.test_cfg.pamr' in capsys.readouterr().err
