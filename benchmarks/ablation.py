@@ -296,7 +296,8 @@ def asked_for(args: argparse.Namespace) -> list[Cell]:
 def on_the_page(
     args: argparse.Namespace, asked: Sequence[Cell], known: dict[str, dict[str, Any]]
 ) -> list[Cell]:
-    """The runs that were asked for, and those beside a run that has a result."""
+    """The runs that were asked for, and those beside a run that has a result; none is missing of
+    a row that is trained by name alone and was not asked for."""
     scales = {(cell.row, cell.classes, cell.stages) for cell in asked}
     others = {
         (result['row'], result['classes'], result['stages'])
@@ -307,7 +308,9 @@ def on_the_page(
     scales |= {(cell.row, cell.classes, cell.stages) for cell in found if cell.key in known}
     order = [*ROWS]
     ordered = sorted(scales, key=lambda scale: (scale[1], scale[2], order.index(scale[0])))
-    return cells_of(args, ordered, args.seeds)
+    wanted = {cell.row for cell in asked} | {*MAIN}
+    cells = cells_of(args, ordered, args.seeds)
+    return [cell for cell in cells if cell.row in wanted or cell.key in known]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

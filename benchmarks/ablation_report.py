@@ -16,11 +16,12 @@ from pgseg_mm.cli.provenance import describe
 from pgseg_mm.serialization.atomic_files import write_atomically
 
 from .ablation_cells import Cell
-from .ablation_rows import REFERENCE, ROWS, about
+from .ablation_rows import CONTROLS, NPR_ROWS, REFERENCE, ROWS, about
 
 Result = dict[str, Any]
 Figure = Callable[[Result], float | None]
 WAYS = ('oracle', 'present')
+WITHOUT_NPR = ('pastes_no_npr', 'pastes_groupvit')
 RULES = ('affinity', 'logits', 'mixture')
 INTRODUCTION = """# What each part is worth
 
@@ -34,23 +35,49 @@ python -m benchmarks.ablation --jobs 2
 
 trains all of it, with five seeds, one thread a run (`--help` has the options): some 40 hours of a
 core. What is done is not done again, so the command may be killed at any time; it writes this page,
-its picture and its raw results. A first try, two runs of five minutes:
+its picture and its raw results. A first try, two runs of five to eight minutes:
 
 ```bash
 python -m benchmarks.ablation --rows pgseg pastes --seeds 0 --world 20 --stages 1 --jobs 2 \\
     --json work_dirs/ablation/ablation.json --markdown work_dirs/ablation/ablation.md
 ```
 
-A row of your own is an entry of `CONTROLS` in `benchmarks/ablation_rows.py`, trained by `--rows`.
-On a GPU more runs fit side by side; a machine without a network gets it by `make gpu-bundle`
-([gpu.md](gpu.md)).
+Variants of NPR and controls are trained where `--rows` names them, and so is
+[a row of your own](#a-row-of-your-own). On a GPU more runs fit side by side; a machine without a
+network gets it by `make gpu-bundle` ([gpu.md](gpu.md)).
 
-**Own** is the mean IoU in percent by the row's own naming rule, which is the task. **Oracle** names
+**Own** is the mean IoU in percent by the row's own
+[naming rule](../method.md#42-groups-to-classes), which is the task. **Oracle** names
 each group by its pixels, so that only grouping counts; **present** takes the best of the classes
 that are in the image. Means over seeds ± standard deviation; Δ is the mean difference to `pgseg`
 with the same seed ± its standard error, with both named by the row's rule (the table below has
 `pgseg` by each). A cell without a figure has no run yet; a figure of fewer
-seeds than asked for has their number in brackets."""
+seeds than asked for has their number in brackets. NPR begins at half of the training, as in the
+demo, unless a row says otherwise."""
+VARIANTS_INTRODUCTION = """Over pastes, beside training without the loss, which Δ is the
+difference to, and without prototypes at all:"""
+OWN_ROW = """## A row of your own
+
+is an entry of `CONTROLS` in `benchmarks/ablation_rows.py`: a name, and what it changes in the
+demo's config, as `--cfg-options` has it.
+
+```python
+CONTROLS = {  # beside those that are there
+    'pastes_three_rounds': {**PASTES, 'model.backbone.prototypes.num_iters': 3},
+    'pgseg_early_npr': {**MEAN_CONTRAST, 'model.decode_head.loss_npr.begin': 0},
+}
+```
+
+The demo's config joins images and contrasts regions: a row beside `pgseg` begins with
+`MEAN_CONTRAST`, one beside `pastes` with `PASTES`. Steps count as in the config, and are shrunk to
+those of the ablation; groups are hard unless `model.backbone.hard_assign` is set. A part of your
+own is registered by a module that `benchmarks/ablation_run.py` imports.
+
+```bash
+python -m benchmarks.ablation --rows pastes_three_rounds pastes --world 20 --stages 1 --seeds 0 1 \\
+    --jobs 2 --json work_dirs/ablation/ablation.json --markdown work_dirs/ablation/ablation.md
+```
+"""
 
 
 class Table:
@@ -59,10 +86,14 @@ class Table:
     Args:
         cells: The runs, of all rows and seeds.
         known: Results by key.
+        reference: The row that others are compared with.
     """
 
-    def __init__(self, cells: Sequence[Cell], known: dict[str, Result]) -> None:
+    def __init__(
+        self, cells: Sequence[Cell], known: dict[str, Result], reference: str = REFERENCE
+    ) -> None:
         self.cells = cells
+        self.reference = reference
         self.rows = list(dict.fromkeys(cell.row for cell in cells))
         self.seeds = list(dict.fromkeys(cell.seed for cell in cells))
         self.results = {
@@ -99,9 +130,9 @@ class Table:
 
     def difference(self, row: str, figure: Figure) -> str:
         """Mean difference to the reference with the same seeds, and its standard error."""
-        if row == REFERENCE:
+        if row == self.reference:
             return ''
-        mine, others = self.values(row, figure), self.values(REFERENCE, figure)
+        mine, others = self.values(row, figure), self.values(self.reference, figure)
         differences = [mine[seed] - others[seed] for seed in mine if seed in others]
         if not differences:
             return ''
@@ -113,15 +144,15 @@ class Table:
 
     def lines(self) -> list[str]:
         """Both tables as Markdown."""
+        return [*self.figures(), '', 'The same groups, named by each rule:', '', *self.by_rule()]
+
+    def figures(self) -> list[str]:
+        """The table of rows, and their differences to the reference."""
         naming = {cell.row: cell.settings['naming'] for cell in self.cells}
-        main = [
+        lines = [
             '| row | names by | own | Δ | oracle | Δ | present | Δ | objects | textures | groups '
             'used |',
             '|---|---|' + '--:|' * 9,
-        ]
-        rules = [
-            '| row | ' + ' | '.join(f'{rule}' for rule in RULES) + ' |',
-            '|---|' + '--:|' * len(RULES),
         ]
         for row in self.rows:
             own = _iou(naming[row])
@@ -133,10 +164,16 @@ class Table:
                 self.cell(row, lambda result: result['curve'][-1]['groups_used']),
             ]
             texts = [f'`{row}`', naming[row], *(text for pair in pairs for text in pair), *more]
-            main.append('| ' + ' | '.join(texts) + ' |')
+            lines.append('| ' + ' | '.join(texts) + ' |')
+        return lines
+
+    def by_rule(self) -> list[str]:
+        """The table of rows by naming rules."""
+        lines = ['| row | ' + ' | '.join(RULES) + ' |', '|---|' + '--:|' * len(RULES)]
+        for row in self.rows:
             texts = [self.cell(row, _iou(rule)) for rule in RULES]
-            rules.append('| ' + ' | '.join([f'`{row}`', *texts]) + ' |')
-        return [*main, '', 'The same groups, named by each rule:', '', *rules]
+            lines.append('| ' + ' | '.join([f'`{row}`', *texts]) + ' |')
+        return lines
 
 
 def _iou(way: str, kind: str = 'all') -> Figure:
@@ -171,10 +208,12 @@ def report(
         lines += [f'**{missing} of {len(cells)} runs are missing.**', '']
     for table in tables:
         lines += [f'## {table.title[0].upper()}{table.title[1:]}', '']
-        if table.results:
-            lines += [*table.lines(), '']
+        main = Table([cell for cell in table.cells if cell.row not in NPR_ROWS], known)
+        if main.results:
+            lines += [*main.lines(), '']
         if table.missing:
             lines += [f'{table.missing} of {len(table.cells)} runs are missing.', '']
+        lines += _variants(table, known)
     if picture is not None:
         link = os.path.relpath(picture, page.parent)
         lines += ['## During training', '']
@@ -183,9 +222,21 @@ def report(
     rows = dict.fromkeys(cell.row for cell in cells)
     lines += [f'- `{row}`: {about(row)}' for row in rows]
     used = [known[cell.key] for cell in cells if cell.key in known]
+    names = [', '.join(f'`{row}`' for row in rows) for rows in (NPR_ROWS, CONTROLS)]
+    lines += ['', OWN_ROW, f'Beside the main rows there are variants of NPR: {names[0]}.', '']
+    lines += [f'And controls: {names[1]}.']
     lines += ['', '## Where it is from', '', *_origins(cells, used, len(known) - len(used))]
     lines.append(f'- Single results: [{raw.name}]({os.path.relpath(raw, page.parent)})')
     return '\n'.join([*lines, ''])
+
+
+def _variants(table: Table, known: dict[str, Result]) -> list[str]:
+    """Variants of NPR beside what they would be without."""
+    if not any(row in NPR_ROWS for row, _ in table.results):
+        return []
+    cells = [cell for cell in table.cells if cell.row in (*WITHOUT_NPR, 'pastes', *NPR_ROWS)]
+    variants = Table(cells, known, reference=WITHOUT_NPR[0])
+    return ['### Variants of NPR', '', VARIANTS_INTRODUCTION, '', *variants.figures(), '']
 
 
 def _origins(cells: Sequence[Cell], used: Sequence[Result], others: int) -> list[str]:

@@ -1,5 +1,6 @@
 """Commands of the pages on evaluation are run, on a miniature of Pascal VOC."""
 
+import ast
 import json
 import os
 import re
@@ -91,6 +92,19 @@ def test_losses_are_told_apart(place, monkeypatch, capsys):
     assert {file.suffix for file in Path('diagnosis').glob('diagnosis.*')} == {
         suffix for suffix in ('.md', '.json', '.csv', '.png') if f'diagnosis{suffix}`' in DIAGNOSIS
     }
+
+
+def test_losses_are_told_apart_in_python(place, capsys):
+    (block,) = blocks(DIAGNOSIS, 'python')
+    cfg = Config.fromfile(VOC21.config)
+    small = dict(option.split('=') for option in SMALL)
+    cfg.merge_from_dict({name: ast.literal_eval(value) for name, value in small.items()})
+    cfg.dump('mine.py')
+    block = block.replace("'CONFIG'", "'mine.py'").replace("'CHECKPOINT'", "'pgseg.pth'")
+    exec(block, {'__name__': 'mine'})
+    told = [line for line in capsys.readouterr().out.split('\n') if line.endswith(')')][-1]
+    oracle, present, free = (float(word) for word in told.split()[:3])
+    assert oracle >= free and 0 < present <= 100
 
 
 def test_another_model_takes_a_benchmark_and_its_threshold(place):

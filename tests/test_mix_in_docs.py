@@ -87,7 +87,21 @@ def test_every_project_is_listed_and_every_snippet_is_built_here():
     listed = re.findall(r'^\| \[(\w+)\]\(../projects/(\w+)/README.md\)', PAGE, re.MULTILINE)
     projects = {path.parent.name for path in (ROOT / 'projects').glob('*/README.md')}
     assert {name for pair in listed for name in pair} == projects
-    assert len(blocks(PAGE, 'python')) == 6
+    assert len(blocks(PAGE, 'python')) == 7
+
+
+def test_npr_of_ones_own(monkeypatch):
+    block = next(b for b in blocks(PAGE, 'python') if 'NearestNPR' in b)
+    monkeypatch.setattr(MODELS, '_module_dict', dict(MODELS.module_dict))
+    exec(block, {'__name__': 'mine'})
+    head = tiny_model_cfg()['decode_head']
+    head['loss_npr'] = {**head['loss_npr'], 'type': 'NearestNPR'}
+    model = tiny_model(decode_head=head).train()
+    tokens = tokenize(['a dog', 'grass'], context_length=16)
+    losses = model(torch.rand(2, 3, 32, 48), tokens=tokens, mode='loss')
+    total = sum(loss for name, loss in losses.items() if name.startswith('loss_npr'))
+    total.backward()
+    assert total > 0 and model.backbone.patch_embed.weight.grad.abs().sum() > 0
 
 
 def test_backbone_of_ones_own(monkeypatch):

@@ -97,7 +97,7 @@ def test_shards_are_looked_at(place, monkeypatch, capsys):
 
 
 def test_pairs_of_a_list_take_the_place_of_a_recipe_s_shards(place):
-    block, _ = blocks(DATA, 'python')
+    block = blocks(DATA, 'python')[0]
     folder = place / 'data' / 'mine'
     folder.mkdir(parents=True)
     Image.new('RGB', (40, 30)).save(folder / 'a.jpg')
@@ -120,10 +120,25 @@ def test_pastes_and_mosaics_are_mixed_by_chance(place):
     assert (kinds, made.batch_augments.probs) == (['PasteImages', 'MosaicImages'], [0.36, 0.35])
 
 
+def test_captions_get_a_place_by_three_settings(place):
+    (block,) = blocks(section(DATA, 'With a place for captions'), 'python')
+    recipes = ROOT / 'configs/pgseg'
+    base, shipped = (
+        recipes / f'pgseg_vit-small-p16_4xb1024-30e_cc3m-cc12m-224x224{which}.py'
+        for which in ('', '_paste')
+    )
+    config = place / 'mine.py'
+    config.write_text(f'_base_ = [{str(base)!r}]\n{block}')
+    mine, theirs = (Config.fromfile(file).model.to_dict() for file in (config, shipped))
+    assert theirs['decode_head'].pop('background_threshold') == 0.5
+    assert mine['decode_head'].pop('background_threshold') != 0.5
+    assert mine == theirs
+
+
 def test_sources_of_shards_are_mixed_by_weight(place):
     write_shards(place / 'data' / 'cc3m', shards=332, samples=1)
     write_shards(place / 'mine', shards=32, samples=1)
-    _, block = blocks(DATA, 'python')
+    block = blocks(DATA, 'python')[-1]
     pipeline = "train_pipeline = [dict(type='DecodeImage')]\n"
     cfg = Config.fromstring(pipeline + block, '.py').train_dataloader
     assert cfg.dataset.sources[1].shards == 'pipe:ssh store cat mine/{00..31}.tar'

@@ -22,14 +22,12 @@ sys.path.append(str(ROOT))
 
 from benchmarks import (  # noqa: E402
     ablation,
-    ablation_report,
     ablation_run,
     bundled_graphics,
     late_interaction,
 )
 from benchmarks.ablation_cells import Cell, World  # noqa: E402
 from benchmarks.ablation_rows import CONTROLS, MAIN, NPR_ROWS, ROWS, about  # noqa: E402
-from benchmarks.outputs import origin  # noqa: E402
 from demo import demo_data  # noqa: E402
 
 needs_scenes = pytest.mark.skipif(bool(MISSING), reason=f'not installed: {", ".join(MISSING)}')
@@ -276,17 +274,6 @@ def test_rows_seeds_and_scales_are_different_runs():
     assert len(MAIN) + len(NPR_ROWS) + len(CONTROLS) == len(ROWS)
 
 
-def result(cell, own, oracle=50.0):
-    ways = {way: dict(all=own, objects=own, textures=own) for way in ('affinity', 'mixture')}
-    for way in ('present', 'logits'):
-        ways[way] = dict(all=40.0, objects=40.0, textures=40.0)
-    ways['oracle'] = dict(all=oracle, objects=oracle, textures=oracle)
-    return {
-        'curve': [{'iteration': 1000, 'groups_used': 5.0, 'mIoU': ways}],
-        'seconds': {'training': 60.0},
-    }
-
-
 def test_results_that_are_being_written_are_left_alone(tmp_path, capsys):
     results = ablation.Results(tmp_path, tmp_path / 'all.json')
     results.folder.mkdir()
@@ -297,42 +284,6 @@ def test_results_that_are_being_written_are_left_alone(tmp_path, capsys):
     (tmp_path / 'damaged.json').write_text('{')
     with pytest.raises(SystemExit, match='damaged.json holds no results'):
         results.add([tmp_path / 'damaged.json'])
-
-
-def test_a_row_has_one_colour_in_all_panels(tmp_path, monkeypatch):
-    legends = []
-    monkeypatch.setattr(
-        ablation_report.Canvas, 'legend', lambda _, handles, *rest, **__: legends.append(handles)
-    )
-    cells = [Cell(row, WORLD) for row in ('groupvit', 'pgseg', 'pastes')]
-    cells += [Cell(row, WORLD, stages=2) for row in ('pgseg', 'pastes')]
-    known = {cell.key: result(cell, 10.0) for cell in cells}
-    assert ablation_report.draw_curves(cells, known, tmp_path / 'a.png')
-    (handles,) = legends
-    colours = {handle.get_label(): handle.get_color() for handle in handles}
-    assert len(colours) == len({*colours.values()}) == 3
-
-
-def test_a_page_names_all_commits_of_a_run(tmp_path):
-    cell = Cell('pgseg', WORLD)
-    known = {cell.key: {**result(cell, 10.0), **origin('ablation'), 'commits': ['a', 'b']}}
-    page = ablation_report.report([cell], known, tmp_path / 'a.json', None, tmp_path / 'a.md')
-    assert '- Commits: a, b\n' in page
-
-
-def test_differences_are_of_the_same_seed():
-    cells = [Cell(row, WORLD, seed=seed) for row in ('pgseg', 'pastes') for seed in range(4)]
-    own = {'pgseg': [10, 20, 30, None], 'pastes': [15, 23, None, 99]}
-    known = {
-        cell.key: result(cell, float(own[cell.row][cell.seed]))
-        for cell in cells
-        if own[cell.row][cell.seed] is not None
-    }
-    table = ablation_report.Table(cells, known)
-    line = next(line for line in table.lines() if line.startswith('| `pastes`'))
-    # 5 and 3: mean 4, standard deviation 2 ** 0.5, standard error 1
-    assert line.split(' | ')[2:4] == ['45.7 ± 46.4 (3)', '+4.0 ± 1.0 (2)']
-    assert (table.missing, table.title) == (2, '10 classes, one grouping stage, 500 iterations')
 
 
 def test_prompts_are_of_the_things_that_a_caption_names(tmp_path):
