@@ -101,7 +101,9 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         skipped = getattr(self.dataloader.sampler, 'num_skipped', 0)
-        for index, data_batch in enumerate(self.dataloader, skipped // self.dataloader.batch_size):
+        # a sampler of batches has no batch size, and skips nothing
+        first = skipped // (self.dataloader.batch_size or 1)
+        for index, data_batch in enumerate(self.dataloader, first):
             self.run_iter(index, data_batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1

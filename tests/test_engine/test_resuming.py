@@ -5,6 +5,8 @@ import torch
 import torch.distributed as dist
 from mmengine.runner import Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
+from mmseg.registry import DATA_SAMPLERS
+from torch.utils.data import BatchSampler
 
 from distributed import on_two_ranks
 from killed_runs import assert_equal, last_checkpoint
@@ -180,3 +182,19 @@ def test_every_rank_goes_on_with_its_own_share(tmp_path):
     assert_equal(state, last_checkpoint(tmp_path / 'whole')['data_state'])
     assert sum(entry['read'] for entry in state['counts'].values()) == 2 * 6 * BATCH_SIZE
     assert len(state['streams']) == 2
+
+
+class Pairs(BatchSampler):
+    def __init__(self, sampler, batch_size):
+        super().__init__(sampler, 2, drop_last=True)
+
+
+def test_batches_of_a_sampler_of_ones_own_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setitem(DATA_SAMPLERS.module_dict, 'Pairs', Pairs)
+    cfg = toy_config(tmp_path / 'run', dict(type='ResumableEpochLoop', max_epochs=2))
+    cfg.train_dataloader.pop('drop_last')
+    cfg.train_dataloader.batch_sampler = dict(type='Pairs')
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 2 * (len(runner.train_dataloader.dataset) // 2)
+    assert runner.train_dataloader.batch_size is None

@@ -84,6 +84,20 @@ def test_takes_the_schedule_of_the_config(tmp_path, warnings, schedules):
     assert [text for text in warnings if 'by the schedule of the config' in text]
 
 
+def test_refuses_a_schedule_of_no_config(tmp_path, monkeypatch):
+    train(tmp_path, 'first', 6, 6)
+    build = Runner.from_cfg
+
+    def without_config(cfg):
+        runner = build(cfg)
+        runner.cfg.pop('param_scheduler')  # as a Runner that was made of arguments
+        return runner
+
+    monkeypatch.setattr(Runner, 'from_cfg', without_config)
+    with pytest.raises(ValueError, match='made without one; make it by Runner.from_cfg'):
+        train(tmp_path, 'second', 12, 12, resume=True, source='config', lr=0.2)
+
+
 def test_refuses_another_source():
     with pytest.raises(ValueError, match="'checkpoint' or 'config', got 'both'"):
         ScheduleHook('both')

@@ -98,6 +98,23 @@ def test_one_group_of_all_patches_is_open_clips_image(reference, weights):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize('hard', [True, False])
+def test_groups_are_described_by_what_they_have_pooled(hard, monkeypatch):
+    grouping = dict(type='LearnedGrouping', num_heads=2, num_group_tokens=6, num_groups=4, depth=1)
+    model = backbone(grouping=dict(grouping, hard_assign=hard)).train()
+    drawn, seen = [], []
+    noisy, describe = F.gumbel_softmax, model._describe
+    monkeypatch.setattr(
+        F, 'gumbel_softmax', lambda *a, **k: drawn.append(noisy(*a, **k)) or drawn[-1]
+    )
+    monkeypatch.setattr(model, '_describe', lambda *a: seen.append(a[-1]) or describe(*a))
+    out = model(torch.randn(2, 3, 32, 32))
+    pooled = drawn[0] if hard else out.assignments[0]
+    assert len(drawn) == hard and torch.equal(seen[0][:, :, 1:], pooled)
+    torch.testing.assert_close(seen[0][:, :, 0], pooled.mean(dim=2))
+
+
+@torch.no_grad()
 def test_a_group_is_what_the_class_token_sees_of_it(reference, monkeypatch):
     """The last block's attention, computed head by head from open_clip's weights."""
     model = backbone().double()

@@ -11,10 +11,12 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.optim import OptimWrapper
+from mmengine.runner import EpochBasedTrainLoop
 from mmseg.registry import DATASETS
 from PIL import Image
 
 from model_zoo import tiny_model, tiny_model_cfg
+from pgseg_mm.engine.preflight import PreflightError, check_npr_begin
 from tool_runs import refusal, run_tool, write_pure_python
 
 ROOT = Path(__file__).parents[2]
@@ -210,6 +212,16 @@ def test_an_endless_sampler_makes_batches_of_any_size(data, monkeypatch, loop):
     config = write(data, {**changes, 'val_dataloader': None})
     run_tool(monkeypatch, 'tools/train.py', config)
     assert saved(data)['meta']['iter'] == 1
+
+
+def test_npr_does_not_wait_for_an_epoch_that_is_not_counted():
+    model = tiny_model()
+    model.decode_head.loss_npr.by_epoch = True
+    check_npr_begin(object(), model)
+    model.decode_head.loss_npr.begin = 2
+    with pytest.raises(PreflightError, match='loss_npr begins at epoch 2, but object counts'):
+        check_npr_begin(object(), model)
+    check_npr_begin(EpochBasedTrainLoop.__new__(EpochBasedTrainLoop), model)
 
 
 def test_a_folder_that_cannot_be_made_is_named(data, monkeypatch, capsys):

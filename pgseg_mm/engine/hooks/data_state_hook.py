@@ -114,7 +114,7 @@ class DataStateHook(Hook):
             if record.state is not None:
                 self.streams[record.worker] = record.state
         loader = runner.train_dataloader
-        self.consumed += (len(records) or loader.batch_size) * get_world_size()
+        self.consumed += (len(records) or loader.batch_size or 1) * get_world_size()
         interval = next((h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 0)
         if self.every_n_inner_iters(batch_idx, interval) or self.end_of_epoch(loader, batch_idx):
             total = self._total(all_gather_object(self.counts.to_dict()))
@@ -185,7 +185,7 @@ class DataStateHook(Hook):
                 'samples is another one than before, and the counts begin anew.'
             )
             done = runner.iter - runner.epoch * len(loader)
-            self.consumed = done * layout['batch_size'] * layout['ranks']
+            self.consumed = done * (layout['batch_size'] or 1) * layout['ranks']
         else:
             self.epoch, self.consumed = state['epoch'], state['consumed']
             self._earlier = state['counts']

@@ -122,6 +122,11 @@ class ScheduleHook(Hook):
                 group[name.removeprefix('initial_')] = group.pop(name)
             group.update(settings)
         if runner.cfg.get('param_scheduler') is None:
+            if runner.param_schedulers:
+                raise ValueError(
+                    "source='config' builds the schedules of the config anew, but this Runner was "
+                    'made without one; make it by Runner.from_cfg'
+                )
             return
         runner.param_schedulers = runner.build_param_scheduler(runner.cfg.param_scheduler)
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)

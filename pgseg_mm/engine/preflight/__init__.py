@@ -7,7 +7,14 @@ from .building import build_runner, telling
 from .pretrained import check_pretrained
 from .rehearsal import rehearse_validation
 from .run import before_test, before_train, build_loops, build_test_loop
-from .steps import check_batches, check_evaluated, check_length, check_readers, check_steps
+from .steps import (
+    check_batches,
+    check_evaluated,
+    check_length,
+    check_npr_begin,
+    check_readers,
+    check_steps,
+)
 from .words import check_metric, check_words
 
 __all__ = [
@@ -21,6 +28,7 @@ __all__ = [
     'check_evaluated',
     'check_length',
     'check_metric',
+    'check_npr_begin',
     'check_pretrained',
     'check_readers',
     'check_space',

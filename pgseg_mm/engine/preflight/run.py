@@ -15,7 +15,14 @@ from pgseg_mm.errors import PreflightError
 from ..models import unwrapped
 from .building import telling
 from .pretrained import check_pretrained
-from .steps import check_batches, check_evaluated, check_length, check_readers, check_steps
+from .steps import (
+    check_batches,
+    check_evaluated,
+    check_length,
+    check_npr_begin,
+    check_readers,
+    check_steps,
+)
 from .words import check_evaluation
 
 EMPTY = 'need at least one array to concatenate'
@@ -88,6 +95,7 @@ def before_train(runner: Runner) -> None:
     loader = runner.train_dataloader
     check_readers(loader)
     check_batches(loader, model)
+    check_npr_begin(runner.train_loop, model)
     check_pretrained(model)
     if runner.val_loop is not None:
         check_evaluated(runner.val_dataloader, 'val')

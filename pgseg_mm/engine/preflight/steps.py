@@ -15,6 +15,7 @@ from pgseg_mm.datasets.pairs.shard_stream import check_shards
 from pgseg_mm.errors import PreflightError
 from pgseg_mm.messages import described
 from pgseg_mm.models.layers import ProjectionMLP, SyncBatchNorm
+from pgseg_mm.models.losses import NPRLoss
 
 POOLED = (1, (1, 1), [1, 1])
 """Output sizes of a pooling that leaves one value for each channel."""
@@ -130,6 +131,27 @@ def check_readers(loader: Any) -> None:
             check_shards(source, get_world_size() * max(loader.num_workers, 1))
         except ValueError as error:
             raise PreflightError(str(error)) from error
+
+
+def check_npr_begin(loop: Any, model: nn.Module) -> None:
+    """Refuse an NPR loss that waits for an epoch in a loop that counts none.
+
+    Args:
+        loop: The loop of the training.
+        model: The model, not wrapped.
+
+    Raises:
+        PreflightError: If there is one.
+    """
+    if isinstance(loop, EpochBasedTrainLoop):
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, NPRLoss) and module.by_epoch and module.begin + module.ramp > 0:
+            raise PreflightError(
+                f'{name} begins at epoch {module.begin}, but {type(loop).__name__} counts '
+                'iterations alone, so that it never would; set by_epoch=False, and begin and ramp '
+                'in iterations'
+            )
 
 
 def smallest_batch(loader: Any) -> int:

@@ -84,17 +84,11 @@ class OpenCLIPGroupViT(OpenCLIPViT):
         for block in blocks:
             x = block(x)
         groups = self.grouping(x[:, 1:], grid_size)
-        tokens = self._describe(last, x, self._shares(groups.assignment))
+        tokens = self._describe(last, x, _shares(groups))
         if self.residual is not None:
             tokens = tokens + self.residual(groups.tokens)
         prototypes = () if groups.prototypes is None else (groups.prototypes,)
         return GroupFeatures(tokens, (groups.assignment,), (groups.centres,), prototypes, grid_size)
-
-    def _shares(self, assignment: Tensor) -> Tensor:
-        """What each group sees of class token and patches, (B, G, 1 + N)."""
-        logits = assignment.float().clamp(min=1e-30).log()
-        patches = hard_assignment(logits, noise=self.training and self.grouping.gumbel)
-        return torch.cat([patches.mean(dim=2, keepdim=True), patches], dim=2)
 
     def _describe(self, block: ResidualAttentionBlock, x: Tensor, shares: Tensor) -> Tensor:
         """Embedding of each group, (B, G, embed_dims), by the class token in the last block."""
@@ -107,3 +101,14 @@ class OpenCLIPGroupViT(OpenCLIPViT):
         first = x[:, :1] + block.ls_1(seen)
         first = first + block.ls_2(block.mlp(block.ln_2(first)))
         return tower.ln_post(first) @ tower.proj
+
+
+def _shares(groups: Any) -> Tensor:
+    """What each group sees of class token and patches, (B, G, 1 + N), by the output of a grouping:
+    what it has pooled, or, where it pools nothing, the patches that are its own.
+    """
+    if groups.pooling is None:
+        patches = hard_assignment(groups.assignment.float().clamp(min=1e-30).log(), noise=False)
+    else:
+        patches = groups.pooling.float()
+    return torch.cat([patches.mean(dim=2, keepdim=True), patches], dim=2)

@@ -103,12 +103,12 @@ def classify_pixels(
         num_classes = int(classes.max()) + 1
         scores = mean_of_winners(decided.best, num_classes) if class_scores else None
         return decided.labels, scores
-    if rules.pamr is not None:
+    if rules.pamr is not None or (class_scores and len(views) > 1):  # winners are those of the mean
         pieces = mean_pieces(views, size, rules.pamr)
         best = pieces.best()
         scores = mean_of_winners(best, pieces.num_columns) if class_scores else None
         return best.columns, scores
-    scores = torch.stack([view.class_scores() for view in views]).mean(0) if class_scores else None
+    scores = views[0].class_scores() if class_scores else None
     stitched = [view for view in views if isinstance(view, StitchedScores)]
     if len(stitched) == len(views):
         return mean_class_map(stitched, size), scores

@@ -26,6 +26,8 @@ class GroupingOutput(NamedTuple):
     """(B, G, N), soft assignment, normalised over groups."""
     centres: Tensor
     """(B, G, C), group centres, which NPR supervises."""
+    pooling: Tensor
+    """(B, G, N), the assignment that pooled the tokens: hard, with its noise, or soft."""
 
 
 class StageOutput(NamedTuple):
@@ -38,6 +40,8 @@ class StageOutput(NamedTuple):
     prototypes: Tensor | None = None
     block_tokens: Tensor | None = None
     """(B, N, C), tokens as they left the blocks, without gradient, if they are to be clustered."""
+    pooling: Tensor | None = None
+    """(B, G, N), the assignment that pooled the tokens, of a stage that is asked to keep it."""
 
 
 class AssignmentOptions(NamedTuple):
@@ -89,16 +93,17 @@ class TokenAssignment(nn.Module):
         self.v_proj = nn.Linear(embed_dims, embed_dims)
         self.proj = nn.Linear(embed_dims, embed_dims)
 
-    def forward(self, centres: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, centres: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pool (B, N, C) tokens by group.
 
         Returns:
-            Pooled tokens (B, G, C), without the centres, and soft assignment (B, G, N).
+            Pooled tokens (B, G, C), without the centres, soft assignment (B, G, N), and the
+            assignment that pooled them.
         """
         logits = self.q_proj(centres) @ self.k_proj(x).transpose(1, 2) * self.scale
         soft = logits.softmax(dim=1)
         pooling = hard_assignment(logits, self.training and self.gumbel) if self.hard else soft
-        return self.proj(self._pool(pooling, x)), soft
+        return self.proj(self._pool(pooling, x)), soft, pooling
 
     def _pool(self, assignment: Tensor, x: Tensor) -> Tensor:
         """A (W_v x) / (1 + sum of A): pooled before the projection, there are fewer tokens."""
@@ -151,10 +156,10 @@ class GroupingBlock(nn.Module):
         x = self.norm_x(x)
         queries = self.norm_post_tokens(self.mlp_inter(self.norm_tokens(group_tokens)))
         centres = self.pre_assign_attn(queries, x)
-        pooled, assignment = self.assign(centres, x)
+        pooled, assignment, pooling = self.assign(centres, x)
         new_x = pooled + centres
         new_x = self.reduction(new_x) + self.mlp_channels(self.norm_new_x(new_x))
-        return GroupingOutput(new_x, assignment, centres)
+        return GroupingOutput(new_x, assignment, centres, pooling)
 
 
 class EncoderStage(nn.Module):
@@ -179,6 +184,9 @@ class EncoderStage(nn.Module):
             ``mu`` of their own.
         with_cp: Whether to recompute activations in the backward pass instead of keeping them.
     """
+
+    keeps_pooling = False
+    """Whether the output has the assignment that pooled the tokens."""
 
     def __init__(
         self,
@@ -299,6 +307,7 @@ class EncoderStage(nn.Module):
             grouped.centres,
             prototypes,
             block_tokens,
+            grouped.pooling if self.keeps_pooling else None,
         )
 
     def compare_with(

@@ -1,3 +1,4 @@
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,7 +22,8 @@ def proxy_attention(
         itself too, as in a picture of one colour, sees all.
     """
     x = F.normalize(at_least_float32(features).flatten(2).transpose(1, 2), dim=-1)
-    similarity = x @ x.transpose(1, 2)
+    with torch.autocast(x.device.type, enabled=False):  # a threshold decides who sees whom
+        similarity = x @ x.transpose(1, 2)
     mean = similarity.mean(dim=(1, 2), keepdim=True)
     logits = gamma * (similarity - beta * (mean.mean() if shared_mean else mean))
     seen = logits >= 0

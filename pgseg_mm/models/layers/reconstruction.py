@@ -7,6 +7,7 @@ from torch import Tensor
 from .dist import all_reduce_sum, in_backward
 from .precision import at_least_float32
 from .projection import ProjectionMLP
+from .sync_batch_norm import follow_statistics
 
 
 class Moments(NamedTuple):
@@ -21,11 +22,12 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor) -> 'Moments':
-        """Moments of (M, C) rows, in float32 at least."""
-        x = at_least_float32(x)
-        mean = x.mean(dim=0)
-        deviations = x - mean
-        return cls(mean.new_full((), len(x)), mean, deviations.T @ deviations)
+        """Moments of (M, C) rows, in float32 at least, under autocast, too."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = at_least_float32(x)
+            mean = x.mean(dim=0)
+            deviations = x - mean
+            return cls(mean.new_full((), len(x)), mean, deviations.T @ deviations)
 
     def pooled(self) -> 'Moments':
         """Moments of the rows of all ranks."""
@@ -79,7 +81,8 @@ class ReconstructionMLP(ProjectionMLP):
         """
         self._given = None if moments is None else moments.pooled()
         if self._given is not None:
-            self._update_running_statistics(self._given)
+            with torch.autocast(self._given.mean.device.type, enabled=False):
+                self._update_running_statistics(self._given)
 
     def _normed_layer(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What to subtract from the rows, and weight and bias for the rest: fc1 and its norm."""
@@ -104,9 +107,11 @@ class ReconstructionMLP(ProjectionMLP):
         if not norm.training:
             return
         mean = weight @ moments.mean.to(weight.dtype) + self.fc1.bias
-        norm.follow(mean, _variance(weight, moments), moments.number)
+        # a function of any norm: frameworks convert them, as mmengine's sync_bn does
+        follow_statistics(norm, mean, _variance(weight, moments), moments.number)
 
 
 def _variance(weight: Tensor, moments: Moments) -> Tensor:
     covariance = (moments.scatter / moments.number).to(weight.dtype)
-    return ((weight @ covariance) * weight).sum(dim=1)
+    # rounding may leave a little less than nothing where rows hardly vary
+    return ((weight @ covariance) * weight).sum(dim=1).clamp(min=0)

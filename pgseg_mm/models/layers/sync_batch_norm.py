@@ -1,3 +1,5 @@
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from mmengine.dist import get_rank, get_world_size
@@ -48,7 +50,7 @@ class SyncBatchNorm(nn.BatchNorm1d):
         mean, var = self.running_mean.clone(), self.running_var.clone()
         normed = F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
         if not in_backward():
-            self._keep_finite(mean, var)
+            _keep_finite(self, mean, var)
         return normed
 
     def _global_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,28 +65,32 @@ class SyncBatchNorm(nn.BatchNorm1d):
         mean = (share * means).sum(0)
         var = (share * (variances + (means - mean) ** 2)).sum(0)
         if not in_backward():
-            self.follow(mean, var, counts.sum())
+            follow_statistics(self, mean, var, counts.sum())
         return mean, var
 
-    @torch.no_grad()
-    def follow(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
-        """Move the running statistics towards those of a batch, if these are finite.
 
-        Args:
-            mean: (C,) means of the batch.
-            var: (C,) variances over its rows, not corrected for their number.
-            count: Scalar, its rows.
-        """
-        unbiased = var * (count / (count - 1))
-        self._keep_finite(
-            self.running_mean.lerp(mean.to(self.running_mean.dtype), self.momentum),
-            self.running_var.lerp(unbiased.to(self.running_var.dtype), self.momentum),
-        )
+@torch.no_grad()
+def follow_statistics(norm: Any, mean: Tensor, var: Tensor, count: Tensor) -> None:
+    """Move the running statistics of a batch norm towards those of a batch, if these are finite.
 
-    @torch.no_grad()
-    def _keep_finite(self, mean: Tensor, var: Tensor) -> None:
-        """Take over new running statistics if they are finite."""
-        finite = mean.isfinite().all() & var.isfinite().all()
-        self.num_batches_tracked += finite
-        self.running_mean.copy_(torch.where(finite, mean, self.running_mean))
-        self.running_var.copy_(torch.where(finite, var, self.running_var))
+    Args:
+        norm: The norm, of this project or torch.
+        mean: (C,) means of the batch.
+        var: (C,) variances over its rows, not corrected for their number.
+        count: Scalar, its rows.
+    """
+    unbiased = var * (count / (count - 1))
+    _keep_finite(
+        norm,
+        norm.running_mean.lerp(mean.to(norm.running_mean.dtype), norm.momentum),
+        norm.running_var.lerp(unbiased.to(norm.running_var.dtype), norm.momentum),
+    )
+
+
+@torch.no_grad()
+def _keep_finite(norm: Any, mean: Tensor, var: Tensor) -> None:
+    """Take over new running statistics if they are finite."""
+    finite = mean.isfinite().all() & var.isfinite().all()
+    norm.num_batches_tracked += finite
+    norm.running_mean.copy_(torch.where(finite, mean, norm.running_mean))
+    norm.running_var.copy_(torch.where(finite, var, norm.running_var))

@@ -58,7 +58,6 @@ class ClusterGrouping(nn.Module):
             than 65 536 groups or 1000 rounds.
     """
 
-    gumbel = False
     with_tokens = False
     """Whether it makes group tokens of its own."""
 
@@ -111,6 +110,7 @@ class LearnedGrouping(EncoderStage):
     """
 
     with_tokens = True
+    keeps_pooling = True
 
     def __init__(
         self,
@@ -141,7 +141,6 @@ class LearnedGrouping(EncoderStage):
             raise ValueError(
                 'the prototypes of LearnedGrouping are those of whole images; set regions=False'
             )
-        self.gumbel = gumbel
         self.apply(_init_linear)
         for module in self.modules():
             if isinstance(module, ProjectionMLP):  # keep torch's own, as published

@@ -22,6 +22,8 @@ TEST_SETTINGS = {
     *('resize', 'pamr', 'decision', 'seg_logits', 'class_scores', 'groups'),
 }
 """What a prediction looks at in ``test_cfg``."""
+TRAIN_SETTINGS = {'micro_batch_size'}
+"""What a training looks at in ``train_cfg``."""
 
 
 def check_parts(model: Any) -> None:
@@ -109,10 +111,19 @@ def check_train_cfg(train_cfg: dict | None) -> dict:
         ValueError: If ``micro_batch_size`` is faulty.
     """
     cfg = dict(train_cfg or {})
-    size = cfg.get('micro_batch_size')
-    if size is not None and (not isinstance(size, int) or size < 1):
-        raise ValueError(f'train_cfg micro_batch_size must be None or at least 1, got {size!r}')
+    _warn_of_unknown('train_cfg', cfg, TRAIN_SETTINGS)
+    if cfg.get('micro_batch_size') is not None:
+        check_whole('train_cfg micro_batch_size', cfg['micro_batch_size'])
     return cfg
+
+
+def _warn_of_unknown(what: str, cfg: dict, known: set[str]) -> None:
+    if unknown := sorted(map(str, cfg.keys() - known)):
+        warnings.warn(
+            f'{what} has {", ".join(unknown)}, which nothing looks at; there is '
+            f'{", ".join(sorted(known))}',
+            stacklevel=3,
+        )
 
 
 def check_test_cfg(test_cfg: dict | None) -> dict:
@@ -123,12 +134,7 @@ def check_test_cfg(test_cfg: dict | None) -> dict:
     """
     cfg = dict(test_cfg or {})
     mode = cfg.setdefault('mode', 'whole')
-    if unknown := sorted(map(str, cfg.keys() - TEST_SETTINGS)):
-        warnings.warn(
-            f'test_cfg has {", ".join(unknown)}, which nothing looks at; there are '
-            f'{", ".join(sorted(TEST_SETTINGS))}',
-            stacklevel=2,
-        )
+    _warn_of_unknown('test_cfg', cfg, TEST_SETTINGS)
     if mode not in ('whole', 'slide'):
         raise ValueError(f"test_cfg mode must be 'whole' or 'slide', got {mode!r}")
     if mode == 'slide' and not {'crop_size', 'stride'} <= cfg.keys():

@@ -156,8 +156,8 @@ class OpenVocabSegmentor(BaseSegmentor):
         vocabulary = load_vocabulary(vocabulary)
         check_background(vocabulary, self.skips_background)
         self.vocabulary = vocabulary
-        if self._embedded is not None:  # weights may have been written past autograd, as EMA does
-            self._embedded = self._embedded.in_doubt()
+        # weights may have been written past autograd, as EMA does
+        self._embedded = self._embedded and self._embedded.in_doubt()
 
     def with_classes(
         self: Model,
@@ -394,7 +394,7 @@ class OpenVocabSegmentor(BaseSegmentor):
     def _forward(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> Any:
         """Patch logits (B, K, h, w), or the features themselves as long as there are no classes."""
         features = self.extract_feat(inputs)
-        if self.vocabulary is None:
+        if self.known_vocabulary() is None and not self.decode_head.num_classes:
             return features
         self._embed_vocabulary()
         return self.decode_head(features)

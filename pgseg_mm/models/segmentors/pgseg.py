@@ -88,6 +88,16 @@ class PGSeg(OpenVocabSegmentor):
         check_regions(self.data_preprocessor, self.decode_head)
         self.train_cfg = check_train_cfg(train_cfg)
 
+    def train(self, mode: bool = True) -> 'PGSeg':
+        """Switch to training or evaluation, as torch does.
+
+        After a training the classes are embedded anew if their words' weights have changed, even if
+        they were written past autograd, as fused optimizers do.
+        """
+        if mode:
+            self._embedded = self._embedded and self._embedded.in_doubt()
+        return super().train(mode)
+
     def forward(
         self,
         inputs: Tensor | list[Tensor],

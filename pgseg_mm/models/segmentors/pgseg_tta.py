@@ -33,6 +33,8 @@ class PGSegTTAModel(BaseTTAModel):
         self, module: dict | OpenVocabSegmentor, data_preprocessor: dict | None = None
     ) -> None:
         super().__init__(module, data_preprocessor)
+        if data_preprocessor is not None and not isinstance(module, dict):
+            self.module.data_preprocessor = MODELS.build(data_preprocessor)
         if not isinstance(self.module, OpenVocabSegmentor):
             raise TypeError(
                 f'PGSegTTAModel averages the scores of a PGSeg, got {type(self.module).__name__}; '

@@ -122,3 +122,10 @@ def test_weights_of_the_other_backbone_are_loaded(reference, tmp_path):
     model = ProxyCLIPViT(proxy, NAME)
     for name, value in other.state_dict().items():
         assert torch.equal(model.proxy.state_dict()[name], value), name
+
+
+def test_half_precision_does_not_decide_who_sees_whom():
+    features = torch.randn(2, 48, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        weights = proxy_attention(features)
+    assert torch.equal(weights, proxy_attention(features))

@@ -62,7 +62,8 @@ def test_soft_pooling_is_that_of_the_soft_assignment():
     """(W_v x) weighted by it, over one plus its sum, in training as in evaluation."""
     assign = assignment(hard=False).train()
     x, centres = torch.randn(2, 9, 8), torch.randn(2, 3, 8)
-    pooled, soft = assign(centres, x)
+    pooled, soft, by = assign(centres, x)
+    assert by is soft
     expected = assign.proj(soft @ assign.v_proj(x) / (1 + soft.sum(2, keepdim=True)))
     torch.testing.assert_close(pooled, expected)
     torch.testing.assert_close(assign.eval()(centres, x)[0], pooled)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.model import convert_sync_batchnorm
 
 from distributed import WORLD_SIZE, on_two_ranks
 from pgseg_mm.models.layers import Moments, ProjectionMLP, ReconstructionMLP
@@ -55,6 +56,41 @@ def test_a_batch_in_pieces_is_normalised_as_one():
         torch.testing.assert_close(pieces.state_dict()[name], value, msg=name)
     pieces.expect(None)
     torch.testing.assert_close(pieces(x[:4]), pair()[1].train()(x[:4]))
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_changes_nothing_of_the_statistics(dtype):
+    x = rows(8, 6).float()
+    (_, plain), (_, mixed) = pair(), pair()
+    plain.float().train().expect(Moments.of(x))
+    with torch.autocast('cpu', dtype=dtype):
+        mixed.float().train().expect(Moments.of(x))
+    for name, value in plain.state_dict().items():
+        assert torch.equal(mixed.state_dict()[name], value), name
+
+
+def test_where_rows_do_not_vary_the_variance_is_not_negative():
+    torch.manual_seed(0)
+    module = ReconstructionMLP(64, 5, 512).train()
+    direction = torch.randn(64)
+    with torch.no_grad():  # no hidden channel sees what varies
+        weight = module.fc1.weight
+        weight -= torch.outer(weight @ direction, direction) / direction.square().sum()
+    module.norm.momentum = 1.0
+    module(torch.randn(300, 1) * direction)
+    assert module.norm.running_var.min() >= 0
+
+
+def test_a_model_that_a_framework_has_converted_goes_on():
+    x = rows(8, 6)
+    _, ours = pair()
+    expected = ours.train()(x)
+    _, converted = pair()
+    converted = convert_sync_batchnorm(converted).train()
+    assert type(converted.norm) is torch.nn.SyncBatchNorm
+    torch.testing.assert_close(converted(x), expected)
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(converted.state_dict()[name], value, msg=name)
 
 
 def run(rank: int, x: torch.Tensor, sizes: list[int]) -> dict[str, torch.Tensor]:

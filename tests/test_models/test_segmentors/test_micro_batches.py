@@ -94,7 +94,12 @@ def test_evaluation_is_not_split():
     assert sizes == [3]
 
 
-@pytest.mark.parametrize('size', [0, -1, 2.5, 'all'])
+def test_a_misspelt_setting_is_told():
+    with pytest.warns(UserWarning, match='train_cfg has microbatch_size, which nothing looks at'):
+        tiny_model(train_cfg=dict(microbatch_size=2))
+
+
+@pytest.mark.parametrize('size', [0, -1, 2.5, 'all', True])
 def test_refuses_sizes_that_are_none(size):
     with pytest.raises(ValueError, match='micro_batch_size'):
         tiny_model(train_cfg=dict(micro_batch_size=size))

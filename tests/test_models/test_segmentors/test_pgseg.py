@@ -312,3 +312,37 @@ def test_words_are_not_embedded_again_for_another_threshold():
     assert len(calls) == 1
     first.with_classes(['background', 'sea']).predict(image)  # where it is a word as others are
     assert len(calls) == 2
+
+
+def test_words_are_embedded_anew_after_a_training_past_autograd():
+    model = tiny_model(vocabulary=['dog', 'cat'])
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        model.predict(image)
+    before = model.decode_head.class_embeds
+    model.train()
+    weights = [*model.text_encoder.parameters()]
+    versions = [weight._version for weight in weights]
+    optimizer = torch.optim.AdamW(weights, lr=0.1, fused=True)
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    assert [weight._version for weight in weights] == versions  # so nothing tells
+    model.eval()
+    with torch.no_grad():
+        model.predict(image)
+    assert not torch.allclose(model.decode_head.class_embeds, before, atol=1e-2)
+
+
+def test_tensors_do_not_depend_on_an_earlier_prediction():
+    image = torch.rand(1, 3, 32, 32)
+    named = tiny_model()
+    named.dataset_meta = dict(classes=('dog', 'cat'))
+    given = tiny_model()
+    given.decode_head.set_class_embeds(torch.nn.functional.normalize(torch.randn(2, 20), dim=-1))
+    for model in (named, given):
+        with torch.no_grad():
+            first = model(image)
+            model.predict(image)
+            assert torch.equal(first, model(image)) and first.shape[:2] == (1, 2)
+    assert not isinstance(tiny_model()(image), torch.Tensor)

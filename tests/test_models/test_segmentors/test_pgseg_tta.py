@@ -109,6 +109,24 @@ def test_is_built_from_a_config_and_knows_its_vocabulary():
     assert model.module.num_classes == 4
 
 
+def test_classes_score_where_they_win_in_the_mean_of_the_views(model):
+    model.test_cfg.update(class_scores=True)
+    for sample in PGSegTTAModel(model).test_step(together(view(), view(flip='horizontal'))):
+        scores, labels = sample.seg_logits.data, sample.pred_sem_seg.data[0]
+        for number, found in enumerate(sample.class_scores):
+            won = labels == number
+            expected = scores[number][won].mean() if won.any() else torch.zeros(())
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_pixels_are_prepared_as_it_is_told():
+    other = dict(type='PGSegDataPreProcessor', mean=[9.0] * 3, std=[2.0] * 3)
+    for module in (tiny_model(), tiny_model_cfg()):
+        assert PGSegTTAModel(module, other).module.data_preprocessor.mean.unique().item() == 9
+    own = tiny_model()
+    assert PGSegTTAModel(own).module.data_preprocessor is own.data_preprocessor
+
+
 def test_refuses_another_model():
     class Other(nn.Module):
         def test_step(self, data):
