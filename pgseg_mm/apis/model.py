@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from pgseg_mm.checkpoints.fitting import load_fitting
 from pgseg_mm.checkpoints.other_settings import warn_of_other_settings
 from pgseg_mm.cli.checkpoint_sources import NO_CHECKPOINT
 from pgseg_mm.cli.config_files import CONFIG_SUFFIXES, read_config_file
+from pgseg_mm.messages import shown
 from pgseg_mm.models import OpenVocabSegmentor
-from pgseg_mm.serialization.loading import load_checkpoint
+from pgseg_mm.serialization.loading import CheckpointError, load_checkpoint
 
 ModelSource = Any
 """Path of a config, a config (``Config`` or ``ConfigDict``), a model, or a checkpoint: whatever
@@ -61,8 +63,10 @@ def load_model(
         built = model.module if is_model_wrapper(model) else model
         cfg = getattr(built, 'cfg', None) or ConfigDict()
     else:
+        carried = model is None or weights is None
         cfg, weights = config_and_weights(model, weights, trust)
-        built = build_model(cfg, pretrained=weights == NO_CHECKPOINT)
+        with _carried(weights) if carried else nullcontext():
+            built = build_model(cfg, pretrained=weights == NO_CHECKPOINT)
         device = device or get_device()
     if not isinstance(built, OpenVocabSegmentor):
         raise TypeError(
@@ -72,6 +76,20 @@ def load_model(
     if weights not in (None, NO_CHECKPOINT):
         load_weights(built, weights, trust, allow_partial)
     return built if device is None else built.to(device), cfg
+
+
+@contextmanager
+def _carried(weights: Any) -> Iterator[None]:
+    """Name the checkpoint where the config that it carries describes no model."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # a stranger's config may fail in any way
+        raise CheckpointError(
+            f'{shown(weights)} carries a config of which no model can be made '
+            f'({type(error).__name__}: {shown(error)}); give a config of yours'
+        ) from error
 
 
 def config_and_weights(

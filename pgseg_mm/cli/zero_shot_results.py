@@ -206,14 +206,15 @@ def as_markdown(rows: Sequence[TableRow], result: dict[str, Any] | None = None) 
     return '\n'.join([*head, *lines, '', *notes, *_protocols(rows), '', *made])
 
 
-def fingerprint(cfg: Config, checkpoint: str | None) -> str:
+def fingerprint(cfg: Config, checkpoint: str | None, allow_partial: bool = False) -> str:
     """Tells whether a result belongs to these weights, words and settings.
 
     Args:
         cfg: Config of the evaluation.
         checkpoint: Its weights, or ``None`` for those that the config names.
+        allow_partial: Whether weights that lack may be random.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b'partial' if allow_partial else b'')
     given = [cfg.get('model'), cfg.get('custom_hooks')]
     for part in (*given, *map(cfg.get, ('test_dataloader', 'test_evaluator', 'test_cfg'))):
         digest.update(json.dumps(part, sort_keys=True, default=str).encode())

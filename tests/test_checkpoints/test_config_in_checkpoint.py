@@ -284,6 +284,22 @@ def test_hostile_configs_are_refused_and_nothing_is_run(tmp_path, monkeypatch, h
     PGSegInferencer(tiny_config(), path, 'cpu')  # the weights are good
 
 
+@pytest.mark.parametrize(
+    ('changes', 'kind'),
+    [
+        (dict(backbone=5, text_encoder=3, decode_head=1), 'AttributeError'),
+        (dict(foo=1), 'TypeError'),
+        (dict(backbone=dict(tiny_model_cfg()['backbone'], groups=0)), 'TypeError'),
+    ],
+)
+def test_a_config_that_describes_no_model_is_named(tmp_path, changes, kind):
+    cfg = Config(dict(model=tiny_model_cfg(**changes), test_pipeline=PIPELINE))
+    path = trained(tmp_path / 'a.pth', cfg)
+    for given in ((path,), (None, path)):
+        with pytest.raises(CheckpointError, match=rf'a\.pth carries a config of which .*{kind}'):
+            PGSegInferencer(*given)
+
+
 def test_code_beside_the_model_is_left_out_with_a_sentence(tmp_path, log):
     code = f'import os\nos.mkdir({str(tmp_path / "run")!r})\n'
     path = trained(tmp_path / 'a.pth', code + tiny_config().pretty_text)

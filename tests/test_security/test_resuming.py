@@ -60,6 +60,31 @@ def run_with_best(folder, **settings):
     return runner
 
 
+def lacking(name):
+    def edit(content):
+        del content['data_state'][name]
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ('edit', 'message'),
+    [
+        (lacking('epoch'), "its data_state lacks 'epoch'"),
+        (lacking('streams'), "its data_state lacks 'streams'"),
+        (lambda content: content['data_state'].update(consumed='all'), 'is none of a run'),
+        (lambda content: content['data_state'].update(streams=[]), 'is none of a run'),
+        (lambda content: content['data_state'].update(layout=3), 'its data_state lacks'),
+        (lambda content: content['data_state'].update(counts={'a': {}}), "lacks 'read'"),
+    ],
+)
+def test_a_damaged_state_of_the_data_is_named(tmp_path, edit, message):
+    run_toy(tmp_path / 'run', interrupt=8)
+    change(find_checkpoint(tmp_path / 'run'), edit)
+    with pytest.raises(CheckpointError, match=message):
+        run_toy(tmp_path / 'run', resume=True)
+
+
 def change(path, edit):
     """Change a checkpoint of a run."""
     content = torch.load(path, weights_only=False)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tracemalloc
 
 import numpy as np
@@ -14,6 +15,7 @@ from hostile_pairs import DEEP, LOAD, read_all
 from pgseg_mm import limits
 from pgseg_mm.datasets import ImageTextDataset
 from pgseg_mm.datasets.sampling.sample_key import READ_RECORD
+from pgseg_mm.files.reading import FileAccessError
 from shard_zoo import jpeg, write_tar
 
 
@@ -140,6 +142,41 @@ def test_captions_beside_images_are_not_read_through_links_out_of_the_folder(roo
         make(root, '', data_prefix=dict(img_path=''))
     allowed = make(root, '', data_prefix=dict(img_path=''), allow_outside=True)
     assert allowed[0]['caption'] == 'secret'
+
+
+@pytest.mark.parametrize('where', ['outside', 'inside'])
+def test_links_to_folders_of_pairs_are_counted_or_followed(root, where):
+    real = (root.parent if where == 'outside' else root) / 'more'
+    real.mkdir()
+    shutil.copy(root / 'cat.png', real / 'dog.png')
+    (real / 'dog.txt').write_text('a dog')
+    (real / 'again').symlink_to(real)  # would be gone round and round
+    (root / 'cat.txt').write_text('a cat')
+    (root / 'link').symlink_to(real)
+    plain = make(root, '', data_prefix=dict(img_path=''), max_refetch=100)
+    allowed = make(root, '', data_prefix=dict(img_path=''), allow_outside=True)
+    captions = [
+        sorted(d.get_data_info(i)['caption'] for i in range(len(d))) for d in (plain, allowed)
+    ]
+    assert captions[1] == ['a cat', 'a dog']
+    assert captions[0] == (['a cat'] if where == 'outside' else ['a cat', 'a dog'])
+    outside = plain.left_out.get(plain.source, {}).get('outside data_root', 0)
+    assert outside == (where == 'outside')
+
+
+def test_a_folder_that_cannot_be_read_is_named(root, monkeypatch):
+    (root / 'closed').mkdir()
+    (root / 'cat.txt').write_text('a cat')
+    scan = os.scandir
+
+    def refusing(path):
+        if str(path).endswith('closed'):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, 'scandir', refusing)
+    with pytest.raises(FileAccessError, match='closed cannot be read: Permission denied'):
+        make(root, '', data_prefix=dict(img_path=''))
 
 
 @pytest.mark.parametrize('kind', ['pipe', 'device', 'folder'])

@@ -234,6 +234,15 @@ def test_coco_object_from_instances(run, tmp_path):
     assert (words[80], words[17]) == ('toothbrush', 'dog')
 
 
+def test_instances_of_one_name_are_refused(run, tmp_path):
+    content = annotations([90, 18])
+    content['images'][1]['file_name'] = 'other/000000000001.jpg'
+    path = tmp_path / 'instances_val2017.json'
+    path.write_text(json.dumps(content))
+    said = run('coco_object.py', tmp_path, '--instances', path, fails=True)
+    assert 'two images are called 000000000001' in said
+
+
 def changed(change) -> str:
     content = annotations([1203, 300])
     change(content)
@@ -248,6 +257,19 @@ def changed(change) -> str:
         ('{"images": [], "annotations": [], "categories": []}', 'lists no image'),
         (changed(lambda c: c['categories'].append({'id': 1230})), 'give a file of version 1'),
         (changed(lambda c: c['categories'].pop()), 'is of category 300'),
+        (changed(lambda c: c['categories'].append({})), 'has no number as its id'),
+        (changed(lambda c: c['categories'].append(1)), 'has no number as its id'),
+        (changed(lambda c: c['images'][0].update(coco_url='http://x//a.jpg')), 'one that ends in'),
+        (changed(lambda c: c['images'][0].update(coco_url='http://x/../a.jpg')), 'that ends in'),
+        (
+            changed(lambda c: c['images'][0].update(coco_url='x/val2017/..jpg')),
+            "called 'val2017/.'",
+        ),
+        (changed(lambda c: c['images'][0].update(coco_url='x/val2017/\0.jpg')), 'a plain name'),
+        (
+            changed(lambda c: c['images'][1].update(coco_url=c['images'][2]['coco_url'])),
+            'two images are called val2017/000000000003',
+        ),
         (changed(lambda c: c['images'][0].pop('height')), "has no 'height'"),
         (changed(lambda c: c['annotations'][4]['segmentation'].update(size=[1, 2])), '(1, 2)'),
     ],
@@ -256,6 +278,8 @@ def test_faulty_annotations_are_refused(run, tmp_path, text, message):
     path = tmp_path / 'lvis_v1_val.json'
     path.write_text(text)
     assert message in run('lvis.py', path, tmp_path / 'out', fails=True)
+    maps = tmp_path / 'out/annotations/val/train2017'
+    assert {file.parent for file in tmp_path.rglob('*.png')} <= {maps}
 
 
 # ImageNet-S
@@ -284,6 +308,13 @@ def test_images_of_imagenet_s_are_linked_and_its_labels_checked(run, imagenet_s)
     assert 'the published split has 752' in said
     assert len(list((imagenet_s / 'validation').glob('*/*.JPEG'))) == 50
     assert run('imagenet_s.py', imagenet_s) == said
+
+
+def test_links_follow_an_imagenet_that_has_moved(run, imagenet_s):
+    before, after = (imagenet_s.parent / name for name in ('imagenet', 'elsewhere'))
+    said = run('imagenet_s.py', imagenet_s, '--imagenet', before)
+    before.rename(after)
+    assert run('imagenet_s.py', imagenet_s, '--imagenet', after) == said
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import bz2
 import csv
+import gzip
 import json
 import runpy
 import subprocess
@@ -131,6 +132,23 @@ def post(number: int, **changes) -> dict:
         'crosspost_parents': None,
         **changes,
     }
+
+
+@pytest.mark.parametrize(('suffix', 'pack'), [('.bz2', bz2.compress), ('.gz', gzip.compress)])
+def test_a_download_that_was_cut_off_is_named(run, tmp_path, suffix, pack):
+    path = tmp_path / f'cc12m.tsv{suffix}'
+    rows = (f'http://a.org/{n}.jpg\tcaption {n}\n' for n in range(5000))
+    content = pack(''.join(rows).encode())
+    path.write_bytes(content[: len(content) // 2])
+    said = run('cc12m.py', path, tmp_path / 'out.tsv', status=1)
+    assert 'is damaged or cut off' in said and 'get it again' in said
+    assert not (tmp_path / 'out.tsv').exists()
+
+
+def test_the_list_that_is_read_is_not_written_over(run, cc3m):
+    content = cc3m.read_bytes()
+    assert 'is read, and would be written over' in run('cc3m.py', cc3m, cc3m, status=1)
+    assert cc3m.read_bytes() == content
 
 
 @pytest.fixture

@@ -150,6 +150,16 @@ def test_what_is_left_out_is_counted(run, flickr8k, tmp_path):
     assert rows(tmp_path / 'out', 'train') == kept
 
 
+def test_photographs_are_not_written_over(run, flickr8k, tmp_path):
+    photographs = flickr8k / 'Flicker8k_Dataset'
+    before = {file.name: file.read_bytes() for file in photographs.iterdir()}
+    photographs.rename(flickr8k / 'images')
+    arguments = (flickr8k, flickr8k, '--images', flickr8k / 'images', '--size', 8)
+    assert 'which would be written over' in run('flickr8k.py', *arguments, fails=True)
+    after = {file.name: file.read_bytes() for file in (flickr8k / 'images').iterdir()}
+    assert after == before
+
+
 def test_shuffled_captions_are_those_of_other_photographs(run, flickr8k, tmp_path):
     run('flickr8k.py', flickr8k, tmp_path / 'out', '--shuffle-captions', '--seed', 1)
     right, wrong = expected_rows('train'), rows(tmp_path / 'out', 'train')
@@ -227,6 +237,22 @@ def test_every_word_of_a_sequence_is_a_class_and_the_other_way_round(run, monkey
     words = {word for some in tool['WORDS'].values() for word in some}
     assert words == set(DATASETS.get('DAVISMainObjectDataset').METAINFO['classes'][1:])
     assert len(tool['WORDS']) == 20 and len(words) == 15
+
+
+def test_frames_of_an_earlier_run_are_not_left_behind(run, tmp_path):
+    root = write_davis(tmp_path / 'DAVIS', ('dog',))
+    run('davis.py', root, tmp_path / 'out')
+    said = run('davis.py', root, tmp_path / 'out', '--every', 2, fails=True)
+    assert 'frames that would not be written now, such as dog/00001.jpg' in said
+    run('davis.py', root, tmp_path / 'out')
+
+
+def test_sequences_without_a_frame_are_counted(run, tmp_path):
+    root = write_davis(tmp_path / 'DAVIS', ('dog', 'camel'))
+    for frame in (root / 'JPEGImages/480p/camel').iterdir():
+        frame.rename(frame.with_suffix('.JPG'))
+    said = run('davis.py', root, tmp_path / 'out')
+    assert 'left out: 1 (sequence without a frame NAME.jpg: camel)' in said
 
 
 def test_frames_without_a_mask_are_counted(run, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pgseg_mm.datasets import ImageTextDataset
+from pgseg_mm.datasets.pairs import shards
 from pgseg_mm.datasets.pairs.shards import read_shard
 from prepared_processes import run_python
 from shard_zoo import write_damaged_shards, write_shards
@@ -187,6 +188,66 @@ def test_what_was_begun_is_gone_on_with_by_the_same_command_and_no_other(
     assert result.stdout == expected.replace('whole', 'cut')
     files = {path.name: path.read_bytes() for path in whole.iterdir()}
     assert {path.name: path.read_bytes() for path in cut.iterdir()} == files
+
+
+@pytest.mark.parametrize('change', ['captions', 'a shard'])
+def test_what_has_changed_since_is_not_gone_on_with(run, tmp_path, monkeypatch, change):
+    pairs = make_pairs(tmp_path, 11)
+    out = tmp_path / 'out'
+    options = ['--shards', 2, '--image-root', tmp_path]
+    with monkeypatch.context() as patch:
+        read, reads = ImageTextDataset.read_image_bytes, []
+
+        def cut(self, info):
+            reads.append(info)
+            if len(reads) > 8:
+                raise OSError(28, 'No space left on device')
+            return read(self, info)
+
+        patch.setattr(ImageTextDataset, 'read_image_bytes', cut)
+        assert run('pairs_to_shards.py', pairs, out, *options).returncode == 1
+    assert [path.name for path in out.glob('*.tar')] == ['00000.tar']
+    if change == 'captions':
+        pairs.write_text(pairs.read_text().replace('number', 'picture'))
+        result = run('pairs_to_shards.py', pairs, out, *options)
+        assert result.returncode == 1 and 'holds shards already' in result.stderr
+    else:
+        (out / '00000.tar').unlink()
+        assert run('pairs_to_shards.py', pairs, out, *options).returncode == 0
+        assert len(list(out.glob('*.tar'))) == 2
+
+
+def test_images_that_break_off_are_left_out(run, tmp_path):
+    rows = []
+    for name in ('whole.jpg', 'cut.jpg'):
+        Image.effect_noise((64, 64), 90).save(tmp_path / name)
+        rows.append(json.dumps(dict(image=name, caption=name)))
+    content = (tmp_path / 'cut.jpg').read_bytes()
+    (tmp_path / 'cut.jpg').write_bytes(content[: len(content) // 2])
+    (tmp_path / 'pairs.jsonl').write_text('\n'.join(rows))
+    command = ['pairs_to_shards.py', tmp_path / 'pairs.jsonl']
+    options = ['--shards', 1, '--image-root', tmp_path]
+    said = run(*command, tmp_path / 'out', *options).stdout
+    assert said.endswith('1 pairs; left out: 1 broken image\n')
+    assert run('verify_shards.py', tmp_path / 'out' / '*.tar', '--limit', 0).returncode == 0
+    said = run(*command, tmp_path / 'headers', *options, '--headers-only').stdout
+    assert '2 pairs' in said
+
+
+def test_a_shard_that_cannot_be_read_does_not_end_a_verification(run, tmp_path, monkeypatch):
+    pattern = write_shards(tmp_path / 'shards', shards=2, samples=3)
+    read = shards._read_samples
+
+    def refusing(shard, skip):
+        if shard.endswith('00000.tar'):
+            raise PermissionError(13, 'Permission denied')
+        return read(shard, skip)
+
+    monkeypatch.setattr(shards, '_read_samples', refusing)
+    report = tmp_path / 'report.json'
+    result = run('verify_shards.py', pattern, '--json', report, '--limit', 0)
+    assert result.returncode == 1 and 'Permission denied' in result.stdout
+    assert json.loads(report.read_text())['usable'] == 3
 
 
 def test_images_in_parquet_are_packed(run, tmp_path):

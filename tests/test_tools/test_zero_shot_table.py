@@ -127,6 +127,36 @@ def test_a_result_that_was_cut_off_is_named_and_made_again(root, checkpoint, tmp
     assert evaluated == ['voc21', 'voc21']
 
 
+def test_images_and_weights_that_came_later_are_evaluated(root, checkpoint, tmp_path, evaluated):
+    benchmark = BY_NAME['voc21']
+    benchmark.write(root)
+    listed = root / benchmark.split
+    names = listed.read_text()
+    listed.write_text(names.split('\n')[0] + '\n')
+    work_dir = tmp_path / 'table'
+    assert run(checkpoint, work_dir, '--benchmarks', 'voc21') == 0
+    listed.write_text(names)
+    assert run(checkpoint, work_dir, '--benchmarks', 'voc21') == 0
+    assert run(checkpoint, work_dir, '--benchmarks', 'voc21', '--allow-partial') == 0
+    assert run(checkpoint, work_dir, '--benchmarks', 'voc21', '--allow-partial') == 0
+    assert evaluated == ['voc21'] * 3
+
+
+def test_label_maps_of_other_images_give_no_result(root, checkpoint, tmp_path):
+    benchmark = BY_NAME['voc21']
+    benchmark.write(root)
+    for name in benchmark.names:
+        file = root / benchmark.label_map.format(name)
+        file.rename(file.with_name(f'other_{file.name}'))
+    work_dir = tmp_path / 'table'
+    assert run(checkpoint, work_dir, '--benchmarks', 'voc21') == 1
+    assert (
+        'voc21 FAILED: LabelMapError: no image has a label map'
+        in (work_dir / 'zero_shot.md').read_text()
+    )
+    assert not (work_dir / 'voc21' / 'result.json').exists()
+
+
 def test_a_benchmark_that_fails_is_reported_and_the_rest_evaluated(root, checkpoint, tmp_path):
     BY_NAME['voc21'].write(root)
     BY_NAME['cityscapes'].write(root)
@@ -193,6 +223,12 @@ def test_what_the_user_sets_goes_before_the_protocol(root, checkpoint, tmp_path)
         (['--benchmarks', 'voc22'], 'unknown benchmarks voc22; there are ade20k,'),
         (['--thresholds', 'voc21'], "--thresholds takes NAME=VALUE, got 'voc21'"),
         (['--thresholds', 'voc21=-1'], 'must be positive'),
+        (['--thresholds', 'voc21=nan'], 'must be positive'),
+        (['--thresholds', 'vco21=0.9'], '--thresholds: no vco21 is evaluated, but ade20k,'),
+        (
+            ['--benchmarks', 'voc20', '--thresholds', 'voc20=0.9'],
+            'voc20 has no background class, so there is no threshold',
+        ),
         (['--protocol', 'sclop'], "no protocol 'sclop'; choose one of clearclip, groupvit"),
         (['--protocol', 'tcl', 'tcl'], 'tcl is given twice'),
     ],

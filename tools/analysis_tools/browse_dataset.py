@@ -18,7 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 from pgseg_mm.cli.arguments import add_settings
 from pgseg_mm.cli.folders import check_writable
 from pgseg_mm.cli.numbers import number_from
+from pgseg_mm.cli.processes import data_errors
 from pgseg_mm.cli.run_configs import find_config, read_with_settings
+from pgseg_mm.datasets.transforms.checked_loading import check_loading
 from pgseg_mm.errors import PreflightError
 
 MIN_WIDTH = 448
@@ -115,10 +117,13 @@ def main() -> None:
     )
     visualizer.dataset_meta = dataset.metainfo
     total = len(dataset) if args.number is None else min(args.number, len(dataset))
-    for number, item in enumerate(
-        track_iter_progress((islice(items(dataset), total), total), file=sys.stderr)
-    ):
-        show_item(number, item, visualizer, args.output_dir, not args.not_show, args.show_interval)
+    check_loading(dataset)
+    shown = track_iter_progress((islice(items(dataset), total), total), file=sys.stderr)
+    with data_errors():
+        for number, item in enumerate(shown):
+            show_item(
+                number, item, visualizer, args.output_dir, not args.not_show, args.show_interval
+            )
 
 
 if __name__ == '__main__':

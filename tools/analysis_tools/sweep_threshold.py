@@ -35,7 +35,9 @@ from pgseg_mm.cli.folders import check_writable_file
 from pgseg_mm.cli.processes import end_job
 from pgseg_mm.cli.protocol_choice import add_protocol
 from pgseg_mm.cli.protocols import deciding_threshold
+from pgseg_mm.datasets.transforms.checked_loading import has_labels
 from pgseg_mm.engine.test_runs import add_split, run_test, use_split
+from pgseg_mm.evaluation import LabelMapError
 from pgseg_mm.serialization.atomic_files import write_json, write_text
 
 THRESHOLDS = [round(0.05 * i, 2) for i in range(1, 20)]
@@ -72,6 +74,10 @@ class ThresholdSweepLoop(TestLoop):
         Returns:
             For each threshold its metrics.
         """
+        if not has_labels(self.dataloader.dataset):
+            raise LabelMapError(
+                'no image of the data set has a label map, and thresholds are compared by labels'
+            )
         self.runner.call_hook('before_test')
         self.runner.call_hook('before_test_epoch')
         self.runner.model.eval()

@@ -18,11 +18,13 @@ import shlex
 import sys
 import time
 import traceback
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmseg.registry import DATASETS
 
 from pgseg_mm.apis.naming_choice import add_naming, naming_of, set_naming_rule
 from pgseg_mm.cli.arguments import add_launch_arguments
@@ -123,11 +125,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_thresholds(given: list[str]) -> dict[str, float]:
+def parse_thresholds(given: list[str], known: Collection[str]) -> dict[str, float]:
     """Thresholds by benchmark.
 
     Raises:
-        ValueError: One is not written NAME=VALUE, with a positive number.
+        ValueError: One is not written NAME=VALUE, with a benchmark and a positive number.
     """
     thresholds = {}
     for item in given:
@@ -136,8 +138,10 @@ def parse_thresholds(given: list[str]) -> dict[str, float]:
             thresholds[name] = float(value)
         except ValueError:
             raise ValueError(f'--thresholds takes NAME=VALUE, got {item!r}') from None
-        if thresholds[name] <= 0:
+        if not 0 < thresholds[name] < math.inf:
             raise ValueError(f'a background threshold must be positive, got {item!r}')
+        if name not in known:
+            raise ValueError(f'--thresholds: no {name} is evaluated, but {", ".join(known)}')
     return thresholds
 
 
@@ -182,6 +186,8 @@ def set_published_threshold(
                 '(tools/analysis_tools/sweep_threshold.py finds one on a split)'
             )
         threshold = known[name]
+    elif name in thresholds:
+        raise ValueError(f'{name} has no background class, so there is no threshold; leave it out')
     cfg.model.decode_head.background_threshold = threshold
 
 
@@ -195,6 +201,8 @@ def evaluate(cfg: Config, name: str) -> Measured:
     check_loading_of(cfg)
     runner = build_runner(cfg)
     metrics = runner.test()
+    if 'mIoU' not in metrics:
+        raise LabelMapError('no image has a label map, so nothing was measured')
     seconds = time.perf_counter() - started
     dataset = runner.test_dataloader.dataset
     scores: dict[str, float | None] = {}
@@ -257,15 +265,24 @@ def run_one(
     return TableRow(label, find_or_measure(cfg, name, folder, args), settings)
 
 
+def number_of_images(cfg: Config) -> int | None:
+    """Images of a benchmark that are there, by which a set that has grown is told."""
+    try:
+        return len(DATASETS.build(cfg.test_dataloader.dataset))
+    except (OSError, ValueError):
+        return None  # the evaluation says what is wrong
+
+
 def find_or_measure(
     cfg: Config, name: str, folder: Path, args: argparse.Namespace
 ) -> Measured | Failed:
     """The result that is kept in a folder, if it belongs to this config, or a new one."""
     kept = folder / 'result.json'
-    mark = fingerprint(cfg, args.checkpoint)
+    mark = fingerprint(cfg, args.checkpoint, args.allow_partial)
     if kept.is_file() and not args.again:
         result = read_state(kept, f'{name} is evaluated again') or {}
-        if result.pop('fingerprint', None) == mark and set(result) == set(Measured._fields):
+        same = result.pop('fingerprint', None) == mark and set(result) == set(Measured._fields)
+        if same and result['images'] == number_of_images(cfg):
             print(f'{folder.name}: evaluated before, with the same weights and settings')
             return Measured(**result)
     cfg.update(load_from=args.checkpoint, resume=False, work_dir=str(folder))
@@ -357,7 +374,8 @@ def main() -> int:
     rows: list[TableRow] = []
     try:
         check_writable(args.work_dir, 'work_dir')
-        thresholds = parse_thresholds(args.thresholds)
+        names = dict.fromkeys(name for name, _ in chosen)
+        thresholds = parse_thresholds(args.thresholds, names)
         for name, protocol in chosen:
             rows.append(run_one(name, protocol, args, thresholds))
             if is_main_process():

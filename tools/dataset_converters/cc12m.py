@@ -19,7 +19,7 @@ def main() -> None:
     args = parser.parse_args()
     left_out: Counter[str] = Counter()
     rows = read_fields(args.tsv, 2, left_out)
-    write_list((Pair(url, caption) for url, caption in rows), left_out, args.out, ())
+    write_list((Pair(url, caption) for url, caption in rows), left_out, args.out, (), [args.tsv])
 
 
 if __name__ == '__main__':

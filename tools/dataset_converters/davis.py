@@ -58,6 +58,7 @@ IGNORED = 255
 RESOLUTION = '480p'
 OTHER_SEQUENCE = 'sequence that has no words here'
 NO_MASK = 'frame without a mask'
+NO_FRAME = 'sequence without a frame NAME.jpg'
 
 
 class Frame(NamedTuple):
@@ -126,7 +127,10 @@ def list_frames(root: Path, every: int, left_out: Counter[str]) -> list[Frame]:
         left_out[f'sequence that is missing: {missing}'] += 1
     for sequence in sorted(found & WORDS.keys()):
         label = label_of(sequence)
-        for image in sorted((images / sequence).glob('*.jpg'))[::every]:
+        listed = sorted((images / sequence).glob('*.jpg'))[::every]
+        if not listed:
+            left_out[f'{NO_FRAME}: {sequence}'] += 1
+        for image in listed:
             mask = masks / sequence / f'{image.stem}.png'
             if mask.is_file():
                 frames.append(Frame(f'{sequence}/{image.stem}', image, mask, label))
@@ -135,6 +139,23 @@ def list_frames(root: Path, every: int, left_out: Counter[str]) -> list[Frame]:
     if not frames:
         raise AnnotationError(f'{images} has no frame of DAVIS 2016 with a mask in {masks}')
     return frames
+
+
+def check_others(frames: list[Frame], out: Path) -> None:
+    """Refuse a folder with frames that are not written now: they would be evaluated, too.
+
+    Raises:
+        AnnotationError: If there are any.
+    """
+    written = {frame.name for frame in frames}
+    for folder, suffix in ((out / 'images', '.jpg'), (out / 'annotations', '.png')):
+        found = sorted(folder.glob(f'*/*{suffix}'))
+        others = [file for file in found if f'{file.parent.name}/{file.stem}' not in written]
+        if others:
+            raise AnnotationError(
+                f'{folder} has {len(others)} frames that would not be written now, such as '
+                f'{others[0].parent.name}/{others[0].name}; remove the folder, or name another one'
+            )
 
 
 def convert_frame(frame: Frame, out: Path) -> Counter[str]:
@@ -172,6 +193,7 @@ def convert(root: Path, out: Path, every: int, workers: int) -> tuple[str, Count
     """
     left_out: Counter[str] = Counter()
     frames = list_frames(root, every, left_out)
+    check_others(frames, out)
     ignored = sum(frame.label == IGNORED for frame in frames)
     left_out += sum(in_processes(partial(convert_frame, out=out), frames, workers), Counter())
     return (

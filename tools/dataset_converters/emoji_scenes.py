@@ -11,6 +11,7 @@ import argparse
 import difflib
 import json
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -332,7 +333,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     settings, args = parse_args(argv)
     openmoji_folder()  # fails now, not in the processes, where the graphics are missing
-    make_dataset(settings, args.out_dir, workers=args.workers)
+    try:
+        make_dataset(settings, args.out_dir, workers=args.workers)
+    except OSError as error:
+        sys.exit(f'error: the scenes cannot be written: {error}')
     print(
         f'{args.out_dir}: {settings.num_train} training pairs, {settings.num_val} validation '
         f'images, {settings.num_classes} classes'

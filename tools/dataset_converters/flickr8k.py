@@ -74,7 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
         action='store_true',
         help='give every training photograph the captions of another one, as a control',
     )
-    parser.add_argument('--seed', type=int, default=0, help='of the shuffled captions (default: 0)')
+    parser.add_argument(
+        '--seed', type=number_from(0), default=0, help='of the shuffled captions (default: 0)'
+    )
     add_workers(parser)
     return parser
 
@@ -238,6 +240,20 @@ def choose(
     return chosen
 
 
+def _check_apart(sources: dict[str, Source], folder: Path) -> None:
+    """Refuse to write over the photographs that are read.
+
+    Raises:
+        AnnotationError: If they are in the folder that is written.
+    """
+    folders = {source.path.parent for source in sources.values() if source.size is None}
+    if folder.exists() and any(source.samefile(folder) for source in folders):
+        raise AnnotationError(
+            f'{folder} holds the photographs themselves, which would be written over; name another '
+            'folder to write'
+        )
+
+
 def write_rows(path: Path, names: Sequence[str], captions: Sequence[Sequence[str]]) -> int:
     """Write a line for each photograph, and return the number of captions."""
     rows = [
@@ -262,6 +278,7 @@ def convert(args: argparse.Namespace) -> tuple[str, Counter[str]]:
     splits = read_splits(args.root)
     captions = read_captions(args.root, left_out)
     sources = find_images(args.root, args.images)
+    _check_apart(sources, args.out / 'images')
     chosen = choose(splits, captions, sources, left_out)
     tasks = [
         Task(sources[name], args.out / 'images' / name)

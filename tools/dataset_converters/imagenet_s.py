@@ -78,6 +78,8 @@ def link_images(root: Path, split: str, imagenet: Path) -> None:
     for path in maps:
         link = root / split / path.parent.name / f'{path.stem}.JPEG'
         link.parent.mkdir(parents=True, exist_ok=True)
+        if link.is_symlink() and not link.exists():
+            link.unlink()  # ImageNet was elsewhere then
         if not link.exists():
             link.symlink_to(sources[path.stem].resolve())
 

@@ -24,7 +24,10 @@ from segment_maps import (
     write_maps,
 )
 
+from pgseg_mm.messages import shown
+
 NUM_CATEGORIES = 1203
+COCO_FOLDERS = ('train2017', 'val2017', 'test2017')
 MISSING = 'image whose file was not found'
 
 
@@ -45,8 +48,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def image_name(image: dict[str, Any]) -> str:
-    """``val2017/000000397133`` of an image: LVIS names its files by their address alone."""
-    return '/'.join(image['coco_url'].split('/')[-2:]).rpartition('.')[0]
+    """``val2017/000000397133`` of an image: LVIS names its files by their address alone.
+
+    Raises:
+        AnnotationError: If the address is none of COCO's.
+    """
+    folder, _, file = image['coco_url'].rpartition('/')
+    folder = folder.rpartition('/')[2]
+    if folder not in COCO_FOLDERS:
+        raise AnnotationError(
+            f'an image has the coco_url {shown(repr(image["coco_url"]))}; expected one that ends '
+            f'in FOLDER/NAME.jpg, with {" or ".join(COCO_FOLDERS)} as the folder'
+        )
+    return f'{folder}/{file.rpartition(".")[0]}'
 
 
 def check_categories(path: Path, categories: list[dict[str, Any]]) -> None:
@@ -55,7 +69,10 @@ def check_categories(path: Path, categories: list[dict[str, Any]]) -> None:
     Raises:
         AnnotationError: If they are not; those of version 0.5 name other things.
     """
-    foreign = sorted(c['id'] for c in categories if not 1 <= c['id'] <= NUM_CATEGORIES)
+    try:
+        foreign = sorted(c['id'] for c in categories if not 1 <= c['id'] <= NUM_CATEGORIES)
+    except (KeyError, TypeError) as error:
+        raise AnnotationError(f'a category of {path} has no number as its id') from error
     if foreign:
         raise AnnotationError(
             f'{path} has category {foreign[0]}, but LVIS v1 those from 1 to {NUM_CATEGORIES}; '

@@ -6,11 +6,12 @@ import csv
 import gzip
 import json
 import sys
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from pgseg_mm.serialization.loading import write_atomically
 
@@ -18,9 +19,7 @@ try:
     import pyarrow as pa
     import pyarrow.parquet as pq
 except ImportError as error:
-    raise SystemExit(
-        f'Parquet files need pyarrow ({error}); run: pip install "pgseg-mm[data]"'
-    ) from error
+    raise SystemExit(f'Parquet files need pyarrow ({error}); install the extra data') from error
 
 ROW_GROUP = 65536
 """Rows that are held in memory and written at a time."""
@@ -49,7 +48,11 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def write_list(
-    pairs: Iterable[Pair], left_out: Counter[str], out: Path, extra: tuple[str, ...]
+    pairs: Iterable[Pair],
+    left_out: Counter[str],
+    out: Path,
+    extra: tuple[str, ...],
+    inputs: Sequence[Path],
 ) -> None:
     """Write pairs, and print how many there are and what was left out.
 
@@ -60,8 +63,11 @@ def write_list(
         left_out: Filled while ``pairs`` are read: rows that were left out, for each reason.
         out: File to write.
         extra: Names of the further columns.
+        inputs: The files that the pairs are read from.
     """
     try:
+        if out.exists() and any(file.samefile(out) for file in inputs if file.exists()):
+            raise ListError(f'{out} is read, and would be written over; name another file')
         count = write_pairs(pairs, left_out, out, extra)
     except (ListError, OSError) as error:
         sys.exit(f'error: {error}')
@@ -140,10 +146,13 @@ def read_fields(path: Path, fields: int, left_out: Counter[str]) -> Iterator[lis
         path: A text file, or one compressed with gzip or bzip2.
         fields: Number of fields in a line.
         left_out: Counts lines with another number of fields, or that are not UTF-8.
+
+    Raises:
+        ListError: If a compressed file is damaged or cut off.
     """
     openers: dict[str, Any] = {'.gz': gzip.open, '.bz2': bz2.open}
     with openers.get(path.suffix, open)(path, 'rb') as file:
-        for line in file:
+        for line in _lines(file, path):
             try:
                 row = line.decode('utf-8').rstrip('\r\n').split('\t')
             except UnicodeDecodeError:
@@ -155,6 +164,13 @@ def read_fields(path: Path, fields: int, left_out: Counter[str]) -> Iterator[lis
                 left_out[f'not {fields} fields'] += 1
 
 
+def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    try:
+        yield from file
+    except (EOFError, zlib.error) as error:
+        raise ListError(f'{path} is damaged or cut off: {error}; get it again') from error
+
+
 def read_json(path: Path) -> Any:
     """Content of a JSON file.
 
@@ -163,5 +179,5 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:  # bad JSON, or bad UTF-8
+    except (RecursionError, ValueError) as error:  # bad JSON, or bad UTF-8
         raise ListError(f'{path} is not JSON: {error}') from error

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.dataset import Compose
 from tqdm import tqdm
 
 from pgseg_mm import limits
 from pgseg_mm.cli.numbers import number_from
-from pgseg_mm.datasets import ImageTextDataset
+from pgseg_mm.datasets import DecodeImage, ImageTextDataset
 from pgseg_mm.datasets.pairs.pair_files import IMAGE_KINDS
 from pgseg_mm.datasets.pairs.shards import IMAGE_MEMBERS, import_webdataset
 from pgseg_mm.datasets.pairs.skips import (
@@ -28,18 +29,20 @@ from pgseg_mm.datasets.pairs.skips import (
     UnusableSample,
     check_size,
     describe_counts,
+    run_pipeline,
 )
 from pgseg_mm.messages import shown
 from pgseg_mm.serialization.loading import write_atomically
 
+DECODING = Compose([DecodeImage()])
 UNFINISHED = '.unfinished.json'
 """Notes in the folder what is being written."""
 
 
 def read_sample(
-    info: dict[str, Any], key: str, dataset: ImageTextDataset, max_pixels: int
+    info: dict[str, Any], key: str, dataset: ImageTextDataset, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Members of a pair.
+    """Members of a pair, whose image is decoded unless headers are enough.
 
     Raises:
         FileAccessError: The system cannot read the image.
@@ -47,7 +50,9 @@ def read_sample(
     """
     image, suffix = dataset.read_image_bytes(info)
     name = shown(info['img_path'])
-    check_size(image, name, 0, max_pixels)
+    check_size(image, name, 0, args.max_pixels)
+    if not args.headers_only:
+        run_pipeline(DECODING, {'img_bytes': image}, name, 0, args.max_pixels)
     if suffix not in IMAGE_MEMBERS:
         raise UnusableSample(
             BROKEN_IMAGE, f'{name} has the suffix .{shown(suffix)}; shards have {IMAGE_KINDS}.'
@@ -57,7 +62,11 @@ def read_sample(
 
 
 def write_shard(
-    path: Path, dataset: ImageTextDataset, part: Sequence[int], first: int, max_pixels: int
+    path: Path,
+    dataset: ImageTextDataset,
+    part: Sequence[int],
+    first: int,
+    args: argparse.Namespace,
 ) -> Counter[str]:
     """Write a shard and then its statistics; either appears when it is complete.
 
@@ -72,7 +81,7 @@ def write_shard(
             for number, index in enumerate(part, start=first):
                 info = dataset.get_data_info(int(index))
                 try:
-                    writer.write(read_sample(info, f'{number:09d}', dataset, max_pixels))
+                    writer.write(read_sample(info, f'{number:09d}', dataset, args))
                 except UnusableSample as fault:
                     counts[fault.reason] += 1
                     print(f'left out: {fault}', file=sys.stderr)
@@ -82,9 +91,13 @@ def write_shard(
     write_atomically(path, write)
     stats = {'count': counts.total(), 'successes': counts['successes']}
     text = json.dumps(stats) + '\n'
-    stats_file = path.with_name(f'{path.stem}_stats.json')
-    write_atomically(stats_file, lambda temporary: temporary.write_text(text))
+    write_atomically(stats_of(path), lambda temporary: temporary.write_text(text))
     return counts
+
+
+def stats_of(shard: Path) -> Path:
+    """File of the statistics of a shard."""
+    return shard.with_name(f'{shard.stem}_stats.json')
 
 
 class Progress:
@@ -92,16 +105,17 @@ class Progress:
 
     Args:
         args: What the command was given.
-        pairs: Number of pairs.
+        dataset: The pairs.
 
     Raises:
         ValueError: The folder holds shards of something else.
     """
 
-    def __init__(self, args: argparse.Namespace, pairs: int) -> None:
+    def __init__(self, args: argparse.Namespace, dataset: ImageTextDataset) -> None:
         self._folder = args.out_dir
         self._note = args.out_dir / UNFINISHED
-        self._plan = {name: str(value) for name, value in vars(args).items()} | {'pairs': pairs}
+        self._plan = {name: str(value) for name, value in vars(args).items()}
+        self._plan |= {'pairs': len(dataset), 'sha256': dataset.sha256_of_pairs()}
         self._done: dict[str, dict[str, int]] = {}
         self._folder.mkdir(parents=True, exist_ok=True)
         note = json.loads(self._note.read_text()) if self._note.is_file() else {}
@@ -116,8 +130,9 @@ class Progress:
         self._write()
 
     def counts(self, shard: Path) -> Counter[str] | None:
-        """What became of the pairs of a shard that is complete, or None."""
-        return Counter(self._done[shard.name]) if shard.name in self._done else None
+        """What became of the pairs of a shard that is complete and there, or None."""
+        there = shard.is_file() and stats_of(shard).is_file()
+        return Counter(self._done[shard.name]) if there and shard.name in self._done else None
 
     def add(self, shard: Path, counts: Counter[str]) -> None:
         """Note a shard that is complete."""
@@ -133,7 +148,7 @@ class Progress:
         for shard in self._done:
             path = self._folder / shard
             path.unlink()
-            path.with_name(f'{path.stem}_stats.json').unlink()
+            stats_of(path).unlink()
 
     def _write(self) -> None:
         text = json.dumps({'plan': self._plan, 'done': self._done})
@@ -154,7 +169,7 @@ def write_shards(
         counts = progress.counts(shard)
         if counts is None:
             first = sum(map(len, parts[:number]))
-            counts = write_shard(shard, dataset, part, first, args.max_pixels)
+            counts = write_shard(shard, dataset, part, first, args)
             progress.add(shard, counts)
         total += counts
     return total
@@ -180,6 +195,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--max-pixels', type=number_from(1), default=limits.MAX_PAIR_PIXELS, help='largest image'
     )
+    parser.add_argument(
+        '--headers-only',
+        action='store_true',
+        help='decode no image: faster, but images that break off are packed',
+    )
     return parser.parse_args()
 
 
@@ -196,7 +216,7 @@ def main() -> None:
         )
         if not 1 <= args.shards <= len(dataset):
             raise ValueError(f'{len(dataset)} pairs do not fill {args.shards} shards.')
-        progress = Progress(args, len(dataset))
+        progress = Progress(args, dataset)
         counts = write_shards(dataset, args, progress)
         progress.end()
     except (OSError, ImportError, ValueError) as error:

@@ -68,7 +68,7 @@ def main() -> None:
         paths = annotation_files(args.folder, args.subreddits)
     except ListError as error:
         parser.error(str(error))
-    write_list(read_posts(paths, left_out), left_out, args.out, POST_FIELDS[2:])
+    write_list(read_posts(paths, left_out), left_out, args.out, POST_FIELDS[2:], paths)
 
 
 if __name__ == '__main__':

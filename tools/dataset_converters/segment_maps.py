@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -78,10 +78,12 @@ def group_by_image(
         skipped: Counts what is left out, for each reason.
 
     Raises:
-        AnnotationError: If there is no image, a category has no label, or an entry lacks a field.
+        AnnotationError: If there is no image, a category has no label, an entry lacks a field, or
+            two images have one name or one leads out of the folder.
     """
     try:
         images = {image['id']: _empty(image, name_of(image)) for image in content['images']}
+        _check_names(images.values())
         for annotation in content['annotations']:
             image = images.get(annotation['image_id'])
             if image is None:
@@ -101,6 +103,29 @@ def group_by_image(
     if not images:
         raise AnnotationError('the file lists no image')
     return list(images.values())
+
+
+def check_name(name: str) -> str:
+    """The name of an image, if its label map may have it, too.
+
+    Raises:
+        AnnotationError: If it is no relative path below the output folder.
+    """
+    parts = name.split('/')
+    if not name.isprintable() or '\\' in name or any(part in ('', '.', '..') for part in parts):
+        raise AnnotationError(
+            f'an image is called {shown(repr(name))}; expected a plain name, perhaps in a folder'
+        )
+    return name
+
+
+def _check_names(images: Iterable[ImageSegments]) -> None:
+    """Refuse names of which two label maps would be written to one place, or elsewhere."""
+    known: set[str] = set()
+    for image in images:
+        if check_name(image.name) in known:
+            raise AnnotationError(f'two images are called {shown(image.name)}')
+        known.add(image.name)
 
 
 def _empty(image: dict[str, Any], name: str) -> ImageSegments:
@@ -254,7 +279,7 @@ def run_conversion(convert: Callable[[], tuple[str, Counter[str]]]) -> None:
     try:
         said, skipped = convert()
     except ModuleNotFoundError as error:
-        sys.exit(f'error: segments need pycocotools ({error}); run: pip install "pgseg-mm[data]"')
+        sys.exit(f'error: segments need pycocotools ({error}); install the extra data')
     except (AnnotationError, OSError) as error:
         sys.exit(f'error: {error}')
     print(said)

@@ -34,6 +34,7 @@ from pgseg_mm.datasets.pairs.skips import (
     check_pixel_limits,
     run_pipeline,
 )
+from pgseg_mm.files.reading import FileAccessError
 
 EXAMPLES_PER_REASON = 3
 
@@ -120,6 +121,8 @@ def check_shard(shard: str, caption_key: str, min_pixels: int, max_pixels: int) 
                 findings.add_fault(fault)
     except UnusableSample as fault:
         findings.add_fault(fault)
+    except FileAccessError as error:  # the other shards are read even so
+        findings.add_fault(UnusableSample(BROKEN_SHARD, str(error)))
     return findings
 
 

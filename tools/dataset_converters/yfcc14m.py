@@ -52,7 +52,9 @@ def read_subset(path: Path) -> np.ndarray:
     wrong: Counter[str] = Counter()
     try:
         ids = np.fromiter((int(row[1]) for row in read_fields(path, 3, wrong)), dtype=np.int64)
-    except ValueError as error:
+    except ListError:
+        raise
+    except (OverflowError, ValueError) as error:
         raise ListError(f'{path}: the second column must be a photo id: {error}') from error
     if wrong or not len(ids):
         raise ListError(f'{path} is not the subset: expected line, photo id and hash in each line')
@@ -69,7 +71,7 @@ def read_metadata(
     while block := list(islice(rows, ROWS_AT_A_TIME)):
         try:
             ids = np.array([row[PHOTO] for row in block]).astype(np.int64)
-        except ValueError as error:
+        except (OverflowError, ValueError) as error:
             raise ListError(f'column {PHOTO} of the metadata must be a photo id: {error}') from None
         places = np.searchsorted(subset, ids).clip(max=len(subset) - 1)
         for index in np.flatnonzero(subset[places] == ids):
@@ -105,7 +107,8 @@ def main() -> None:
     except (ListError, OSError) as error:
         parser.error(str(error))
     pairs = read_metadata(args.metadata, subset, args.caption, left_out)
-    write_list(pairs, left_out, args.out, ('photo_id',))
+    inputs = [args.subset, *args.metadata]
+    write_list(pairs, left_out, args.out, ('photo_id',), inputs)
 
 
 if __name__ == '__main__':

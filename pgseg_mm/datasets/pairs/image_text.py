@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -231,6 +232,12 @@ class ImageTextDataset(BaseDataset):
         else:
             self._paths.check_links(results['img_path'], name)
         return run_pipeline(self.pipeline, results, name, self.min_pixels, self.max_pixels)
+
+    def sha256_of_pairs(self) -> str:
+        """Checksum of all pairs, by which to tell whether they have changed: of captions and of
+        where the images are, not of the images.
+        """
+        return hashlib.sha256(self.data_bytes).hexdigest()
 
     def read_image_bytes(self, info: dict[str, Any]) -> tuple[bytes, str]:
         """The file of an image, and the suffix of its name, in lower case and without the dot.

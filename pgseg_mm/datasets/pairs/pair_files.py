@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pgseg_mm import limits
-from pgseg_mm.files.reading import UnusableFile, read_file, retrying
+from pgseg_mm.files.reading import FileAccessError, UnusableFile, read_file, retrying
 from pgseg_mm.messages import shown
 
 from .json_rows import JsonList, parse, read_lines, too_long
@@ -94,7 +94,17 @@ def _read_folder(
     folder: Path, image_key: str, caption_key: str, allow_outside: bool
 ) -> Iterator[NumberedRow]:
     root = None if allow_outside else os.path.realpath(folder)
-    files = sorted(file for file in folder.rglob('*') if file.is_file())
+    tree = _Tree(folder, allow_outside)
+    files = sorted(tree.files())
+    for link in sorted(tree.outside):
+        yield (
+            shown(link.relative_to(folder)),
+            UnusableSample(
+                OUTSIDE,
+                f'{shown(link)} is a link to a folder outside of {shown(folder)}; '
+                'allow_outside=True takes what is in it.',
+            ),
+        )
     images = {file for file in files if file.suffix.lower() in IMAGE_SUFFIXES}
     stems = {image.with_suffix('') for image in images}
     for file in files:
@@ -103,6 +113,54 @@ def _read_folder(
             yield place, _sidecar_row(file, root, image_key, caption_key)
         elif file.suffix == '.txt' and file.with_suffix('') not in stems:
             yield place, UnusableSample(MISSING_IMAGE, f'{shown(file)} has no image beside it.')
+
+
+class _Tree:
+    """The files below a folder. Links to folders in it are not followed, since what they lead to is
+    below the folder anyway; others are, if that is allowed.
+
+    Args:
+        folder: The folder.
+        allow_outside: Whether to follow links to folders that lead out of it.
+    """
+
+    def __init__(self, folder: Path, allow_outside: bool) -> None:
+        self._folder = folder
+        self._allow_outside = allow_outside
+        self._seen = [Path(os.path.realpath(folder))]
+        self.outside: list[Path] = []
+        """Links to folders that were left out, when the files have been gone through."""
+
+    def files(self) -> Iterator[Path]:
+        """Go through the files.
+
+        Raises:
+            FileAccessError: A folder cannot be read.
+        """
+        for place, folders, names in os.walk(self._folder, onerror=_refuse, followlinks=True):
+            folders[:] = [name for name in folders if self._enters(Path(place, name))]
+            for name in names:
+                file = Path(place, name)
+                if file.is_file():
+                    yield file
+
+    def _enters(self, folder: Path) -> bool:
+        if not folder.is_symlink():
+            return True
+        target = Path(os.path.realpath(folder))
+        if any(target.is_relative_to(seen) for seen in self._seen):
+            return False
+        if self._allow_outside:
+            self._seen.append(target)
+        else:
+            self.outside.append(folder)
+        return self._allow_outside
+
+
+def _refuse(error: OSError) -> None:
+    raise FileAccessError(
+        f'Folder {shown(error.filename)} cannot be read: {error.strerror}.'
+    ) from error
 
 
 def _sidecar_row(image: Path, root: str | None, image_key: str, caption_key: str) -> Row:

@@ -10,7 +10,13 @@ from pgseg_mm.messages import described, listed, shown
 
 from .parquet_rows import PATH, ImageInRow
 from .row_paths import RowPaths
-from .skips import CAPTION_NOT_UTF8, EMPTY_CAPTION, TOO_MANY_BYTES, UnusableSample
+from .skips import (
+    CAPTION_NOT_UTF8,
+    EMPTY_CAPTION,
+    MISSING_IMAGE,
+    TOO_MANY_BYTES,
+    UnusableSample,
+)
 
 NO_VALUE = ('nan', '<na>', 'none', 'null')
 """What pandas and its like write, in any case, where there is no value."""
@@ -39,7 +45,7 @@ class RowPairs:
             place: Where it stands, such as 'line 7'.
 
         Raises:
-            ValueError: A column is missing or holds something else, or the image path is empty.
+            ValueError: A column is missing or holds something else.
         """
         image = self._value(row, self._image_key, 'image_key', place)
         captions = self._captions(row, place)
@@ -66,7 +72,7 @@ class RowPairs:
         if not isinstance(image, str):
             raise self._wrong_type(self._image_key, image, place)
         if not image.strip():
-            raise ValueError(f'{self._shown}, {place}: the image path is empty.')
+            raise UnusableSample(MISSING_IMAGE, f'{name} has no image.')
         return dict(img_path=self._paths.join(image.strip(), name))
 
     def _captions(self, row: dict[str, Any], place: str) -> list[str]:

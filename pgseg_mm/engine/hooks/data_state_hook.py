@@ -19,6 +19,8 @@ from mmseg.registry import HOOKS
 from pgseg_mm.datasets.sampling.sample_key import READ_RECORD, ReadRecord
 from pgseg_mm.datasets.sampling.samplers import ResumableSampler
 from pgseg_mm.errors import PreflightError, UnusableDataError
+from pgseg_mm.messages import shown
+from pgseg_mm.serialization.loading import CheckpointError
 
 from .read_counts import ReadCounts
 
@@ -76,6 +78,8 @@ class DataStateHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the state of the data for a run that turns out to be a resumed one."""
         self._loaded = checkpoint.get(DATA_STATE)
+        if runner._resume and self._loaded is not None:
+            _check_state(self._loaded)
 
     def before_train(self, runner: Runner) -> None:
         """Check that the parts fit each other, and go on where an interrupted run stood."""
@@ -242,3 +246,34 @@ class DataStateHook(Hook):
                 f'max_skipped={self.max_skipped:.1%} of DataStateHook. {total}. Check the data '
                 '(tools/dataset_converters/verify_shards.py), or raise the limit.'
             )
+
+
+def _check_state(state: dict[str, Any]) -> None:
+    """Refuse what no run has saved.
+
+    Raises:
+        CheckpointError: If a part is missing or of another kind.
+    """
+
+    def is_count(value: Any) -> bool:
+        return type(value) is int and 0 <= value < 2**48
+
+    try:
+        layout, seed, streams = state['layout'], state['seed'], state['streams']
+        sound = (
+            all(is_count(state[name]) for name in ('epoch', 'consumed'))
+            and (seed is None or is_count(seed))
+            and all(is_count(layout[name]) for name in ('ranks', 'workers'))
+            and (layout['batch_size'] is None or is_count(layout['batch_size']))
+            and isinstance(streams, list)
+            and all(isinstance(of_rank, dict) for of_rank in streams)
+            and len(streams) == layout['ranks']
+        )
+        ReadCounts(state['counts'])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f'the checkpoint is damaged: its {DATA_STATE} lacks {shown(error)}, or has something '
+            'else in its place'
+        ) from error
+    if not sound:
+        raise CheckpointError(f'the checkpoint is damaged: its {DATA_STATE} is none of a run')

@@ -96,7 +96,7 @@ def test_a_missing_annotation_file_is_named(root):
         ('a.json', '{"image": "a.png"}', 'holds a JSON dict; expected a list'),
         ('a.csv', 'image,caption\na.png,one, two\n', 'line 2: 3 fields, but the header has 2'),
         ('a.csv', 'image,caption\na.png,"never closed\n', 'line 2: .*check the quoting'),
-        ('a.csv', 'image,caption\n,a cat\n', 'line 2: the image path is empty'),
+        ('a.csv', 'image,caption\n,a cat\n', r'no usable row \(left out: 1 missing image\)'),
         ('a.csv', 'image,caption\na.png,\n', r'no usable row \(left out: 1 empty caption\)'),
         ('a.json', '[]', 'no usable row'),
         ('a.csv', '', 'no usable row'),
