@@ -89,7 +89,7 @@ def make_pairs(folder: Path, number: int, size: tuple[int, int], shards: int) ->
 
 
 def pipeline(backend: str) -> list[dict[str, Any]]:
-    """The published augmentation."""
+    """A crop and a flip at random, as published but for the filter of the crop."""
     return [
         dict(type='DecodeImage', imdecode_backend=backend),
         dict(

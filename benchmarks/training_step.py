@@ -196,6 +196,16 @@ def place(text: str, page: Path) -> str:
     return old[: old.index(BEGIN_MARK)] + text + old[old.index(END_MARK) + len(END_MARK) + 1 :]
 
 
+def label_of(row: dict[str, Any]) -> str:
+    """What the step of a row is; the attention of transformers' GroupViT is never fused."""
+    label = OPTIONS[row['option']].label
+    return (
+        label.replace(', fused attention', ', attention not fused')
+        if row['model'] == PEER
+        else label
+    )
+
+
 def _steps(
     rows: list[dict[str, Any]], memory: list[dict[str, Any]], settings: dict[str, Any]
 ) -> list[str]:
@@ -208,7 +218,7 @@ def _steps(
     for row in rows:
         mib = peaks.get((row['model'], row['option'], row['tokens']))
         lines.append(
-            f'| {row["model"]} | {OPTIONS[row["option"]].label} | {row["tokens"]} '
+            f'| {row["model"]} | {label_of(row)} | {row["tokens"]} '
             f'| {row["milliseconds"]:.0f} | {"" if mib is None else f"{mib:.0f}"} '
             f'| {show_ratio(row["times_plain"])} | {show_ratio(row["times_peer"])} '
             f'| {show_ratio(row["times_peer_untrimmed"])} |'

@@ -78,7 +78,7 @@ def enable_amp(cfg: Config) -> None:
 def enable_compilation(cfg: Config, backend: str) -> None:
     """Add a :class:`CompileHook`, or give the one that the config has this backend."""
     hooks = [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook) != 'CompileHook']
-    cfg.custom_hooks = [*hooks, {'type': 'CompileHook', 'backend': backend}]
+    cfg.custom_hooks = [*hooks, {'type': 'mmseg.CompileHook', 'backend': backend}]
 
 
 def main() -> int:

@@ -200,7 +200,7 @@ def check_loading_of(cfg: Config) -> None:
         cfg: The config, changed in place.
     """
     hooks = dict(cfg.get('default_hooks') or {})
-    if hooks.setdefault('checked_loading', {'type': 'CheckedLoadingHook'}) is None:
+    if hooks.setdefault('checked_loading', {'type': 'mmseg.CheckedLoadingHook'}) is None:
         del hooks['checked_loading']  # switched off
     cfg.default_hooks = hooks
 

@@ -11,10 +11,11 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from mmengine.logging import print_log
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
+from pgseg_mm import limits
 from pgseg_mm.integration import replace_checkpoint_loaders
 from pgseg_mm.messages import first_of, shown
 from pgseg_mm.serialization.digests import sha256_of
@@ -26,6 +27,8 @@ from .locating import HUB, REMOTE, locate
 
 HASH_IN_NAME = re.compile(r'-(?!20\d{6}\.)([0-9a-f]{8,64})\.\w+$')
 """First digits of the SHA-256 at the end of a published file's name, which are no date."""
+LOGGED_BYTES = 20
+"""Of a logged value and its count in a pickle, at most."""
 
 
 def load_training_checkpoint(
@@ -129,6 +132,28 @@ def check_training_content(checkpoint: Any, path: Path) -> None:
             expect(isinstance(key, str), f'its message_hub has an entry {str(key)[:80]!r}')
 
 
+def shorten_histories(checkpoint: dict[str, Any]) -> int | None:
+    """Have the logged values of a long run keep within the limits of a checkpoint, half of which
+    they may take; the oldest of each are left out.
+
+    mmengine keeps a million values of each that is logged, as text in the pickle, about twenty
+    bytes each.
+
+    Args:
+        checkpoint: What mmengine is about to save; changed in place.
+
+    Returns:
+        How many values are left of those that were too many; ``None`` if none were.
+    """
+    histories = (checkpoint.get('message_hub') or {}).get('log_scalars') or {}
+    most = limits.CHECKPOINT_PICKLE_BYTES // 2 // LOGGED_BYTES // max(len(histories), 1)
+    long = {name: each for name, each in histories.items() if len(each.data[0]) > most}
+    for name, history in long.items():
+        values, counts = history.data
+        histories[name] = HistoryBuffer(values[-most:], counts[-most:], history.max_length)
+    return most if long else None
+
+
 def check_readable(path: Path) -> int:
     """Look at the structure of a training checkpoint, without its numbers.
 
@@ -144,7 +169,13 @@ def check_readable(path: Path) -> int:
     if CheckpointLoader._schemes.get('') is load_training_checkpoint:
         checkpoint = load_training_checkpoint(path, structure_only=True)
     else:
-        checkpoint = load_file_safely(path, structure_only=True).content
+        try:
+            checkpoint = load_file_safely(path, structure_only=True).content
+        except CheckpointError:  # trusted files know no limits
+            try:
+                checkpoint = load_trusted_checkpoint(path, 'cpu')
+            except Exception as error:  # a damaged file fails in any way
+                raise CheckpointError(f'{path} cannot be read: {describe_error(error)}') from error
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
     if not isinstance(meta, dict) or type(meta.get('iter')) is not int:
         raise CheckpointError(f'{path} is no training checkpoint: it has no meta with iter')

@@ -61,7 +61,7 @@ def test_the_launcher_of_the_config_stays(config_file, tmp_path):
 @pytest.mark.parametrize(
     ('given', 'expected'),
     [
-        ({}, {'checked_loading': {'type': 'CheckedLoadingHook'}}),
+        ({}, {'checked_loading': {'type': 'mmseg.CheckedLoadingHook'}}),
         ({'checked_loading': {'type': 'Mine'}}, {'checked_loading': {'type': 'Mine'}}),
         ({'checked_loading': None}, {}),
     ],

@@ -7,8 +7,9 @@ from mmengine.runner import Runner
 
 from pgseg_mm.engine import ScheduleHook
 from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
-from toy_runs import toy_config
+from toy_runs import BATCH_SIZE, InterruptedError, ToyDataset, toy_config
 
+NUMBER = len(ToyDataset())
 COSINE = dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False)
 
 
@@ -82,6 +83,42 @@ def test_takes_the_schedule_of_the_config(tmp_path, warnings, schedules):
     state = resumed.optim_wrapper.optimizer.state
     assert {int(value['step']) for value in state.values()} == {12}  # moments go on
     assert [text for text in warnings if 'by the schedule of the config' in text]
+
+
+@pytest.mark.parametrize('interrupt', [-1, 8])
+def test_epochs_of_another_length_are_counted_anew(tmp_path, warnings, interrupt):
+    load_checkpoints_safely()
+
+    def run(name, epochs, batch_size, resume=False, interrupt=-1):
+        cfg = toy_config(
+            tmp_path / name,
+            dict(type='ResumableEpochLoop', max_epochs=epochs),
+            batch_size=batch_size,
+            interrupt=interrupt,
+            checkpoint=dict(interval=1),
+        )
+        steps = 4 * (NUMBER // batch_size)
+        cfg.experiment_name = f'{tmp_path.name}_{name}_{resume}'
+        cfg.param_scheduler = [dict(COSINE, T_max=steps, end=steps)]
+        cfg.default_hooks.schedule = dict(type='ScheduleHook', source='config')
+        cfg.resume = resume
+        runner = Runner.from_cfg(cfg)
+        try:
+            runner.train()
+        except InterruptedError:
+            assert interrupt > 0
+        return runner
+
+    run('run', 2, BATCH_SIZE, interrupt=interrupt)
+    resumed = run('run', 4, BATCH_SIZE // 2, resume=True)
+    whole = run('whole', 4, BATCH_SIZE // 2)
+    length = NUMBER // (BATCH_SIZE // 2)
+    left = (
+        2 * length if interrupt < 0 else 3 * length - 6
+    )  # 3 steps of twice as many were behind it
+    assert rates(resumed)[-left:] == pytest.approx(rates(whole)[-left:])
+    assert resumed.iter == whole.iter == 4 * length
+    assert [text for text in warnings if f'since epochs have {length} now' in text]
 
 
 def test_refuses_a_schedule_of_no_config(tmp_path, monkeypatch):

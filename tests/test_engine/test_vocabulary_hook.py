@@ -1,6 +1,7 @@
 """Training, validation and what checkpoints carry, through the Runner on a data set on disk."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -134,13 +135,16 @@ def test_mmsegs_own_inference_works_on_it(trained, data_root):
     assert result.pred_sem_seg.data.shape == (1, 40, 48)
 
 
-def test_resuming_restores_weights_prototypes_and_step(trained, data_root, tmp_path):
+def test_resuming_restores_weights_prototypes_and_step(trained, data_root, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(logging.Logger, 'warning', lambda self, text, *_: told.append(str(text)))
     cfg = config(data_root, tmp_path / 'resumed')
     cfg.train_cfg.max_iters = 5
     cfg.load_from, cfg.resume = str(Path(trained.work_dir) / 'iter_4.pth'), True
     runner = Runner.from_cfg(cfg)
     runner.load_or_resume()
     assert runner.iter == 4
+    assert not [text for text in told if 'dataset metainfo' in text]
     saved, loaded = trained.model.state_dict(), runner.model.state_dict()
     assert 'backbone.stages.0.prototypes.mu' in saved
     assert all(torch.equal(saved[k], loaded[k]) for k in saved)

@@ -119,6 +119,17 @@ def test_tool_of_mmpretrain_trains_it(folder):
     assert (folder / 'work' / 'epoch_1.pth').is_file()
 
 
+def test_tools_of_this_project_train_and_test_it(folder):
+    config = folder / 'mine.py'
+    cfg = Config.fromfile(CONFIG)
+    cfg.merge_from_dict({**small_options(), 'train_cfg.max_epochs': 1})
+    cfg.dump(config)
+    for words in (['train.py', config], ['test.py', config, 'work/epoch_1.pth']):
+        done = run_python([ROOT / 'tools' / words[0], *words[1:]], cwd=folder)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert 'accuracy/top1' in done.stdout + done.stderr
+
+
 @pytest.mark.skipif(
     find_spec('mmdet') is None or find_spec('mmcv._ext') is None,
     reason='needs mmdetection, and mmcv with compiled operations, which mmdetection imports',

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import DATASETS, HOOKS, LOOPS
 
@@ -132,6 +132,39 @@ def test_a_validation_is_broken_off_and_made_up_for(tmp_path):
     assert len(read_by(runner)) < 5 * BATCH_SIZE + BATCH_SIZE
 
 
+def test_hooks_that_decide_by_a_figure_are_not_asked_without_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(SendInValidationHook, 'sent', False)
+    runner = validating(tmp_path)
+    early = EarlyStoppingHook(monitor='score', rule='greater', strict=True)
+    runner.register_hook(early, priority='NORMAL')
+    with pytest.raises(SystemExit) as stopped:
+        runner.train()
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert last_checkpoint(tmp_path)['meta']['iter'] == 4
+
+
+def test_what_an_earlier_stop_has_left_goes_with_the_next_checkpoint(tmp_path):
+    load_checkpoints_safely()
+
+    def run(at=None, resume=True):
+        checkpoint = dict(by_epoch=True, interval=1, max_keep_ckpts=1)
+        loop = dict(type='ResumableEpochLoop', max_epochs=3)
+        cfg = toy_config(tmp_path, loop, resume=resume, checkpoint=checkpoint)
+        cfg.custom_hooks += [dict(type='StopSignalHook'), dict(type='TellingHook', at=at)]
+        runner = Runner.from_cfg(cfg)
+        if at is None:
+            runner.train()
+        else:
+            with pytest.raises(SystemExit):
+                runner.train()
+        return sorted(path.name for path in tmp_path.glob('*.pth'))
+
+    assert run(7, resume=False) == ['epoch_1.pth', 'iter_7.pth']
+    (tmp_path / 'iter_2.pth').write_bytes(b'mine')
+    assert run(9) == ['epoch_1.pth', 'iter_2.pth', 'iter_9.pth']
+    assert run() == ['epoch_3.pth', 'iter_2.pth']
+
+
 @pytest.mark.parametrize('named', ['/elsewhere/iter_8.pth', 8])
 def test_what_a_checkpoint_calls_the_last_one_keeps_none_from_being_written(tmp_path, named):
     run_toy(tmp_path, interrupt=7)
@@ -151,7 +184,7 @@ def test_what_a_checkpoint_calls_the_last_one_keeps_none_from_being_written(tmp_
 class TellingHook(Hook):
     """Tells its own process to end, within a step."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int | None) -> None:
         self.at = at
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):

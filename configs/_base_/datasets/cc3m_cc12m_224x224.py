@@ -6,7 +6,7 @@ train_pipeline = [
         scale=224,
         crop_ratio_range=(0.08, 1.0),
         backend='pillow',
-        interpolation='bicubic',
+        interpolation='bilinear',
     ),
     dict(type='RandomFlip', prob=0.5),
     dict(type='TokenizeCaption', context_length=77),

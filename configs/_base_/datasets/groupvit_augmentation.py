@@ -11,7 +11,7 @@ augmentation = [
         magnitude_level=9,
         magnitude_std=0.5,
         total_level=10,
-        hparams=dict(pad_val=[round(value) for value in bgr_mean], interpolation='bicubic'),
+        hparams=dict(pad_val=[round(value) for value in bgr_mean], interpolation='bilinear'),
     ),
     dict(
         type='mmpretrain.RandomErasing',

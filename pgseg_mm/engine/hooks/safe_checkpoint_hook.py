@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 
 from pgseg_mm.errors import NotFiniteError, PreflightError
+from pgseg_mm.files.reading import FileAccessError
 from pgseg_mm.integration import add_file_backend
 from pgseg_mm.serialization.atomic_files import clear_leftovers, write_atomically
 from pgseg_mm.serialization.loading import CheckpointError
-from pgseg_mm.serialization.runner_checkpoints import check_readable
+from pgseg_mm.serialization.runner_checkpoints import check_readable, shorten_histories
 from pgseg_mm.serialization.work_folders import (
     POINTER,
     FolderInUseError,
@@ -32,6 +35,8 @@ from .finite_loss_hook import last_good_checkpoint
 ATOMIC_BACKEND = 'pgseg_atomic_local'
 BEST = re.compile(r'best_[^/\\\0]+\.pth')
 """Names of best checkpoints, the only files that are removed because a checkpoint names them."""
+STOPPED = re.compile(r'iter_\d+\.pth')
+"""Names of the checkpoints that a run by epochs writes where it is stopped."""
 OLD_LEFTOVER = re.compile(r'\.(iter|epoch|best)_.+\.pth\.[a-z0-9_]{6,8}\.pth')
 """Temporary files of earlier versions, which did not tell whose they are."""
 
@@ -88,8 +93,10 @@ class SafeCheckpointHook(CheckpointHook):
     until it ends. A run that is resumed goes on from the newest checkpoint that can be read.
 
     Nothing in a checkpoint is used as a path: of what it names, a ``best_*.pth`` in the run's own
-    folder is removed when there is a better one; of what it counts, with ``max_keep_ckpts``, the
-    outdated checkpoints of the folder that it lies in itself; and nothing else ever.
+    folder is removed when there is a better one, and with ``max_keep_ckpts`` the ``iter_*.pth`` of
+    a stop within an epoch when the next checkpoint is there; of what it
+    counts, with ``max_keep_ckpts``, the outdated checkpoints of the folder that it lies in itself;
+    and nothing else ever.
 
     Args:
         *args: Arguments of ``CheckpointHook``.
@@ -99,7 +106,9 @@ class SafeCheckpointHook(CheckpointHook):
         CheckpointError: If a run is to be resumed, and there are checkpoints and none can be read.
         FloatingPointError: If weights are not finite.
         FolderInUseError: If another run uses the work folder.
-        ValueError: If gradients are accumulated and checkpoints fall between two updates.
+        OSError: If a checkpoint cannot be written.
+        ValueError: If gradients are accumulated and checkpoints by iterations fall between two
+            updates; of those by epochs that do, the log warns.
     """
 
     saves_all_ranks = True
@@ -228,6 +237,13 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _check_accumulation(self, runner: Runner) -> None:
         counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if self.by_epoch and self.interval > 0 and isinstance(runner._train_loop, BaseLoop):
+            steps = self.interval * len(runner.train_dataloader)
+            if steps % counts:
+                runner.logger.warning(
+                    f'Checkpoints are {steps} steps apart, and gradients are accumulated over '
+                    f'{counts}: a run that is resumed lacks those of the last {steps % counts}.'
+                )
         if not self.by_epoch and self.interval > 0 and self.interval % counts:
             raise PreflightError(
                 f'checkpoints every {self.interval} iterations would lose gradients that are '
@@ -237,26 +253,56 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         runner.call_hook('gather_for_checkpoint')
         check_finite_weights(runner)
-        outdated = self._keep(runner, step)
+        outdated = [self._keep(runner, step), self._forget_stop(runner) if self.by_epoch else None]
         name = self.filename_tmpl.format(step)
         path = self.file_backend.join_path(self.out_dir, name)
-        runner.message_hub.update_info('last_ckpt', path)
-        runner.save_checkpoint(
-            self.out_dir,
-            name,
-            self.file_client_args,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-            backend_args=self.backend_args,
-            **self.args,
-        )
+        with self._naming(runner, path):
+            runner.save_checkpoint(
+                self.out_dir,
+                name,
+                self.file_client_args,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+                backend_args=self.backend_args,
+                **self.args,
+            )
         self.last_ckpt = path
         if is_main_process():
             AtomicLocalBackend().put_text(self._pointer(name, path), Path(runner.work_dir, POINTER))
-            if outdated is not None:
-                self._remove(outdated)
+            for old in outdated:
+                if old is not None and old != path:
+                    self._remove(old)
+
+    @contextmanager
+    def _naming(self, runner: Runner, path: str, known: bool = True) -> Iterator[None]:
+        """Name a checkpoint that the system cannot write, and have it be known as the last one."""
+        info = runner.message_hub.runtime_info
+        before = info.get('last_ckpt')
+        if known:
+            info['last_ckpt'] = path
+        try:
+            yield
+        except OSError as error:
+            info['last_ckpt'] = before
+            raise FileAccessError(
+                f'The checkpoint {path} cannot be written: {error.strerror or error}; '
+                f'{last_good_checkpoint(runner)}.'
+            ) from error
+
+    def _forget_stop(self, runner: Runner) -> str | None:
+        """The checkpoint of an earlier stop, if it is to go when the next one is there."""
+        name = runner.message_hub.runtime_info.pop('stopped_ckpt', None)
+        if self.max_keep_ckpts <= 0 or not (isinstance(name, str) and STOPPED.fullmatch(name)):
+            return None
+        return self.file_backend.join_path(self.out_dir, name)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep the checkpoints of very long runs readable."""
+        left = shorten_histories(checkpoint)
+        if left is not None:
+            runner.logger.info(f'The checkpoint has the last {left} values of each that is logged.')
 
     def _pointer(self, name: str, path: str) -> str:
         """What ``last_checkpoint`` holds: a name alone, so that the folder can be moved."""
@@ -270,7 +316,10 @@ class SafeCheckpointHook(CheckpointHook):
             step: Iterations that are behind it.
         """
         before = self.by_epoch, self.filename_tmpl, self.max_keep_ckpts
+        earlier = None
         if self.by_epoch:  # not one of those that are counted
+            earlier = self._forget_stop(runner)
+            runner.message_hub.update_info('stopped_ckpt', f'iter_{step}.pth')
             self.by_epoch, self.filename_tmpl, self.max_keep_ckpts = False, 'iter_{}.pth', -1
         try:
             self._save_checkpoint_with_step(
@@ -278,6 +327,8 @@ class SafeCheckpointHook(CheckpointHook):
             )
         finally:
             self.by_epoch, self.filename_tmpl, self.max_keep_ckpts = before
+        if earlier is not None and earlier != self.last_ckpt and is_main_process():
+            self._remove(earlier)
 
     def _keep(self, runner: Runner, step: int) -> str | None:
         """Note that a checkpoint is kept, and say which one no longer is."""
@@ -299,7 +350,8 @@ class SafeCheckpointHook(CheckpointHook):
         backend = self.file_backend
         self.file_backend = postponing = _PostponedRemoval(backend)
         try:
-            super()._save_best_checkpoint(runner, metrics)
+            with self._naming(runner, f'{self.out_dir}/best_*.pth', known=False):
+                super()._save_best_checkpoint(runner, metrics)
         finally:
             self.file_backend = backend
         for path in postponing.removed:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -49,6 +50,7 @@ class ScheduleHook(Hook):
         self._groups: list[Group] = []
         self._schedules: list[dict[str, Any]] = []
         self._saved: dict[str, Any] = {}
+        self._consumed = 0
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Remember what the config asks for, before the checkpoint's settings replace it."""
@@ -56,8 +58,10 @@ class ScheduleHook(Hook):
             runner.optim_wrapper, OptimWrapperDict
         ):
             return  # a test, or several optimizers
-        if runner._resume:
-            _check_groups(runner, checkpoint.get('optimizer'))
+        if not runner._resume:
+            return  # only weights are taken
+        _check_groups(runner, checkpoint.get('optimizer'))
+        self._consumed = _samples_of_epoch(checkpoint)
         self._groups = [_settings(group) for group in runner.optim_wrapper.param_groups]
         self._schedules = [_state(schedule) for schedule in runner.param_schedulers or []]
         self._saved = {
@@ -131,13 +135,37 @@ class ScheduleHook(Hook):
         runner.param_schedulers = runner.build_param_scheduler(runner.cfg.param_scheduler)
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         length = len(runner.train_dataloader) if by_epoch else 0
+        done = self._count_anew(runner, length) if by_epoch else runner.iter
         # schedules warn if they are stepped before the optimizer
         runner.optim_wrapper._global_step = 1
         # a step beyond the end, which only a damaged checkpoint has, would be counted to
-        for step in range(1, min(runner.iter, runner.train_loop.max_iters) + 1):
+        for step in range(1, min(done, runner.train_loop.max_iters) + 1):
             for schedule in runner.param_schedulers:
                 if not schedule.by_epoch or (length and step % length == 0):
                     schedule.step()
+
+    def _count_anew(self, runner: Runner, length: int) -> int:
+        """Steps that epochs of this length have behind them: with another batch, number of devices
+        or data, they were of another length before.
+        """
+        of_step = (runner.train_dataloader.batch_size or 1) * get_world_size()
+        done = runner.epoch * length + min(self._consumed // of_step, length)
+        if done != runner.iter:
+            runner.logger.warning(
+                f'{runner.iter} steps are counted as {done}, since epochs have {length} now.'
+            )
+            runner.train_loop._iter = done
+            runner.optim_wrapper.initialize_count_status(
+                runner.model, done, runner.train_loop.max_iters
+            )
+        return done
+
+
+def _samples_of_epoch(checkpoint: dict) -> int:
+    """Samples of the running epoch that a checkpoint has behind it, as it says itself."""
+    state = checkpoint.get('data_state')
+    consumed = state.get('consumed', 0) if isinstance(state, Mapping) else 0
+    return consumed if isinstance(consumed, int) else 0
 
 
 def _check_groups(runner: Runner, saved: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.dist import all_reduce, get_world_size
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook, ParamSchedulerHook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
@@ -100,15 +100,18 @@ class StopSignalHook(Hook):
     ) -> None:
         """Break a validation off."""
         if self.received and self._previous and get_world_size() == 1:
-            # hooks undo what they did for it, such as the averaged weights in the model's place
-            runner.call_hook('after_val_epoch', metrics={})
+            # hooks undo what they did for it, such as the averaged weights in the model's place;
+            # those that decide by a figure have none
+            for hook in list(runner.hooks):
+                if not isinstance(hook, (ParamSchedulerHook, EarlyStoppingHook)):
+                    hook.after_val_epoch(runner, metrics={})
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """End behind a validation if a rank was told to."""
         if not self._previous:
             return  # of no training
         received = self._agree()
-        if received:
+        if received and runner.iter % getattr(runner.optim_wrapper, '_accumulative_counts', 1) == 0:
             self._stop(runner, received, runner.iter, not metrics)
 
     def after_train(self, runner: Runner) -> None:

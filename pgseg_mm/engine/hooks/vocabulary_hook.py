@@ -57,6 +57,15 @@ class VocabularyHook(Hook):
             'vocabulary': self._vocabulary_of(meta).to_list(),
         }
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Leave mmengine nothing to compare: the classes of a checkpoint are those of validation,
+        and it would warn that the training set has others.
+        """
+        meta = checkpoint.get('meta')
+        if runner._resume and isinstance(meta, dict) and 'dataset_meta' in meta:
+            known = getattr(runner.train_dataloader.dataset, 'metainfo', None)
+            checkpoint['meta'] = {**meta, 'dataset_meta': known}
+
     def hand_over(self, model: Any, dataset: Any) -> None:
         """Tell a model the words of a data set; one that takes none is left as it is.
 
