@@ -42,6 +42,7 @@ PICTURE_SIDE = (512, 1024)
 PICTURE_BYTES = 3 * 3 * PICTURE_SIDE[1] ** 2
 """Most bytes of the three pictures of an answer."""
 SHORTEST_PICTURE_SIDE = 16
+COSINE_THRESHOLD = 0.2
 HEADING = '# Segment by words\nAny words: the model has never seen a mask.'
 BUTTONS = ['download', 'fullscreen']
 """Gradio's own would offer to send pictures away."""
@@ -232,7 +233,7 @@ def build_page(
         gr.Markdown(HEADING)
         with gr.Row():
             with gr.Column(scale=2):
-                asked = place_question(inferencer.default_threshold())
+                asked = place_question(first_threshold(inferencer))
                 button = gr.Button('Segment', variant='primary', elem_id='segment')
                 examples = example_buttons()
             with gr.Column(scale=3):
@@ -241,6 +242,14 @@ def build_page(
         gr.on([button.click, asked.words.submit], answer, list(asked), list(given))
         connect_examples(examples, uploads, answer, list(asked), list(given))
     return page.queue(max_size=limits.MAX_WEB_QUEUE, default_concurrency_limit=1)
+
+
+def first_threshold(inferencer: PGSegInferencer) -> float:
+    """Threshold to begin with; a low one for scores of which none is known, as cosines."""
+    try:
+        return inferencer.default_threshold()
+    except ValueError:
+        return COSINE_THRESHOLD
 
 
 def place_question(threshold: float) -> Question:

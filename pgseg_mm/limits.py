@@ -23,7 +23,7 @@ CHECKPOINT_OPCODES = 1_000_000
 """Opcodes of a checkpoint's pickle, each of which may cost up to 250 bytes of memory."""
 
 CHECKPOINT_PICKLE_BYTES = 200 * 10**6
-"""Bytes of a checkpoint's pickle, which is all of it but the tensors. Logged values may take half."""
+"""Bytes of a checkpoint's pickle, all of it but the tensors. Logged values may take half."""
 
 CHECKPOINT_REPEATED_ELEMENTS = 2**16
 """Elements of a tensor that has more of them than are stored, as an expanded one has."""

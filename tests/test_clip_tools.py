@@ -85,6 +85,13 @@ def test_none_stands_for_the_weights_that_the_towers_start_with(place):
         PGSegInferencer(cfg, 'none')
 
 
+def test_cosines_have_no_default_threshold(place):
+    inferencer = PGSegInferencer('clip.py', 'none', device='cpu')
+    with pytest.raises(ValueError, match='no default threshold for the scores of DenseCLIPHead'):
+        inferencer('a.png', WORDS, background=True)
+    assert inferencer('a.png', WORDS, threshold=0.2)[0].classes[0] == 'background'
+
+
 def test_words_of_class_0_stand_for_all_else(place):
     """A vocabulary is taken as an evaluation takes it; of a user's words, if that is asked for."""
     inferencer = PGSegInferencer('decides.py', 'none', device='cpu')
@@ -193,6 +200,7 @@ def test_words_become_a_file_and_the_model_onnx(tool):
     shown = tool('deployment/pgseg2onnx.py', 'decides.py', 'none', '--class-embeds', 'e.npz')
     assert '32 x 32: onnxruntime differs' in shown
     assert 'test_cfg.decision is not part of the file' in shown
+    assert 'its softmax is over words here' in shown
     session = onnxruntime.InferenceSession('model.onnx', providers=['CPUExecutionProvider'])
     meta = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
     assert meta['decision'] == dict(logit_scale=40, prob_threshold=0.4)

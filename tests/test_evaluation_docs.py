@@ -102,7 +102,7 @@ def test_losses_are_told_apart_in_python(place, capsys):
     cfg.dump('mine.py')
     block = block.replace("'CONFIG'", "'mine.py'").replace("'CHECKPOINT'", "'pgseg.pth'")
     exec(block, {'__name__': 'mine'})
-    told = [line for line in capsys.readouterr().out.split('\n') if line.endswith(')')][-1]
+    (told,) = re.findall(r'^[\d.]+ [\d.]+ [\d.]+ \{', capsys.readouterr().out, re.MULTILINE)
     oracle, present, free = (float(word) for word in told.split()[:3])
     assert oracle >= free and 0 < present <= 100
 

@@ -62,8 +62,8 @@ def test_commands(place, monkeypatch):
     assert (place / 'out.png').is_file() and (place / 'outputs/vis/photo.png').is_file()
     assert sorted(path.name for path in (place / 'seen/pred').iterdir()) == ['a.png', 'b.png']
     (pip,) = [words for words in shown if words[0] == 'pip']
-    extra = re.search(r'\[(.*)\]', pip[-1])[1]
-    assert (ROOT / 'requirements' / f'{extra}.txt').is_file()
+    extras = re.search(r'\[(.*)\]', pip[-1])[1].split(',')
+    assert all((ROOT / 'requirements' / f'{extra}.txt').is_file() for extra in extras)
     # tests/test_packaging/test_command.py runs the command
     named = [words for words in shown if words[0] == 'pgseg']
     assert [words[1] for words in named] == ['segment', 'web']
@@ -97,5 +97,7 @@ def test_snippets(place, capsys):
 def test_what_the_text_says_of_defaults():
     from pgseg_mm.apis import inferencer
 
-    assert f'else {inferencer.DEFAULT_THRESHOLD}.' in DOCS
+    known = inferencer.DEFAULT_THRESHOLDS
+    assert f'else {known["affinity"]} for `affinity`' in DOCS
+    assert known['logits'] == known['mixture'] and f'and {known["mixture"]} by' in DOCS
     assert f'{inferencer.MAX_PIXELS / 1e6:.0f} million' in DOCS

@@ -130,6 +130,12 @@ def write_predictions(cfg: Config, folder: str) -> None:
             writer.setdefault('image_root', images)
 
 
+def prepare(cfg: Config, args: argparse.Namespace) -> None:
+    """Apply naming rule and protocol; ``args`` is told whether the rule is another one."""
+    args.other_rule = set_naming_rule(cfg, args.naming)
+    set_protocol(cfg, args.protocol)
+
+
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
@@ -145,8 +151,9 @@ def main() -> None:
 
     load_checkpoints_safely(trust=args.trust)
     try:
-        cfg = load_config(args, partial(set_protocol, name=args.protocol))
-        if set_naming_rule(cfg, args.naming) and deciding_threshold(cfg)[0] is not None:
+        cfg = load_config(args, partial(prepare, args=args))
+        by_protocol = cfg.get('applied_protocol') is not None  # which tells what it is for
+        if args.other_rule and not by_protocol and deciding_threshold(cfg)[0] is not None:
             print(WARNING.format(*deciding_threshold(cfg)))
         cfg.load_from = args.checkpoint
         cfg.resume = False  # what a config says of a training

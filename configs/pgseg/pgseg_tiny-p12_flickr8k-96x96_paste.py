@@ -4,3 +4,5 @@ model = dict(
     data_preprocessor=dict(batch_augments=dict(augments=[dict(type='PasteImages')], probs=[0.5])),
     decode_head=dict(loss_contrastive=dict(type='RegionTextContrast'), naming='mixture'),
 )
+# published ones are for affinities
+background_thresholds = dict(_delete_=True)

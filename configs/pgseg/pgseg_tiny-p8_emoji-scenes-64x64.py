@@ -17,6 +17,8 @@ model = dict(
     # patches are coarse: classes follow the edges of the image
     test_cfg=dict(pamr=dict(num_iters=10, dilations=(1, 2, 4, 8))),
 )
+# published ones are for affinities
+background_thresholds = dict(_delete_=True)
 # fused: the same arithmetic in less time
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3, betas=(0.9, 0.98), fused=True))
 param_scheduler = [

@@ -29,7 +29,7 @@ from .results import ResultWriter, Segmentation, Segmentations, summarise
 from .sources import Image, Images, as_image, check_array, in_batches, is_single, path_of
 from .views import ModelViews
 
-DEFAULT_THRESHOLD = 0.95
+DEFAULT_THRESHOLDS = {'affinity': 0.95, 'logits': 0.5, 'mixture': 0.5}
 """Threshold of the background where neither the user nor the config names one, as published for
 the 20 classes of VOC. For 80 classes it is 0.85, for hundreds 0.11."""
 MAX_PIXELS = limits.MAX_IMAGE_PIXELS
@@ -149,8 +149,8 @@ class PGSegInferencer:
                 the words. By default it does if the words name it, or if there is a ``threshold``.
                 By a ``decision``, a first class of several words may be it (docs/inference.md).
             threshold: Score from 0 to 1 below which a pixel is background. By default what the
-                config has for this vocabulary in ``background_thresholds`` or for its model, else
-                0.95, which suits VOC's classes; others need others (docs/inference.md).
+                config has for this vocabulary or its model, by its own ``naming``, else 0.95 for
+                affinities and 0.5 by another rule; others need others (docs/inference.md).
             batch_size: Images, of any sizes, that go through the model at a time.
             scores: ``'classes'`` adds the mean score of each class, ``'dense'`` that in each pixel.
             groups: Whether to add the groups of the first and the last stage.
@@ -169,7 +169,7 @@ class PGSegInferencer:
             TypeError: The images are of another type.
             ValueError: A single image cannot be read, or classes or options are faulty.
         """
-        words, threshold = self._words(classes, vocabulary, background, threshold)
+        words, threshold = self._words(classes, vocabulary, background, threshold, naming)
         batches, number = in_batches(images, batch_size)
         view = self._views.get(words, threshold, scores, groups, naming, pamr)
         writer = None if out_dir is None else ResultWriter(out_dir, words.names)
@@ -182,6 +182,7 @@ class PGSegInferencer:
         vocabulary: VocabularyLike | None,
         background: bool | None,
         threshold: float | None,
+        naming: str | None,
     ) -> tuple[Vocabulary, float | None]:
         """The classes that are asked for, and the threshold of the background if there is one."""
         words = resolve(classes, vocabulary, self.model.known_vocabulary)
@@ -197,7 +198,7 @@ class PGSegInferencer:
         _check_threshold(threshold, rest)
         _warn_of_a_single_class(words, rest)
         if rest and threshold is None:
-            threshold = self.default_threshold(vocabulary) or None
+            threshold = self.default_threshold(vocabulary, naming) or None
         return words, threshold
 
     def _run(
@@ -221,21 +222,37 @@ class PGSegInferencer:
         if failures:
             print_log(summarise(done, failures), logger='current', level=logging.WARNING)
 
-    def default_threshold(self, vocabulary: Any = None) -> float:
+    def default_threshold(self, vocabulary: Any = None, naming: str | None = None) -> float:
         """Threshold of the background where none is given; see :meth:`stream`.
 
         Args:
             vocabulary: Name of a vocabulary whose threshold the config may have.
+            naming: How groups get their classes; the model's rule by default. The config's
+                thresholds are for that one.
 
         Returns:
             The threshold; 0 where a ``decision`` of the model finds no pixel to be background but
             by its words.
+
+        Raises:
+            ValueError: If the scores are such that there is no default, as cosines.
         """
         decision = self.model.decision
         if decision is not None:
             return decision.threshold or 0.0
-        published = (self.cfg.get('background_thresholds') or {}).get(str(vocabulary))
-        return published or self.model.decode_head.background_threshold or DEFAULT_THRESHOLD
+        head = self.model.decode_head
+        own = getattr(head, 'naming', None)
+        if naming in (None, own):
+            published = (self.cfg.get('background_thresholds') or {}).get(str(vocabulary))
+            if known := published or head.background_threshold:
+                return known
+        rule = naming or own
+        if rule not in DEFAULT_THRESHOLDS:
+            raise ValueError(
+                f'There is no default threshold for the scores of {type(head).__name__}: give '
+                'threshold to have a background, or background=False.'
+            )
+        return DEFAULT_THRESHOLDS[rule]
 
     def read(self, image: Image | bytes, name: str | None = None) -> NDArray[np.uint8]:
         """Read an image as it is read for segmentation.

@@ -22,12 +22,16 @@ from pgseg_mm.checkpoints.other_settings import warn_of_other_settings
 from pgseg_mm.cli.checkpoint_sources import NO_CHECKPOINT
 from pgseg_mm.cli.config_files import CONFIG_SUFFIXES, read_config_file
 from pgseg_mm.messages import shown
-from pgseg_mm.models import OpenVocabSegmentor
+from pgseg_mm.models import OpenVocabSegmentor, PGSegClassifier, PGSegRetriever
 from pgseg_mm.serialization.loading import CheckpointError, load_checkpoint
 
 ModelSource = Any
 """Path of a config, a config (``Config`` or ``ConfigDict``), a model, or a checkpoint: whatever
 :func:`.locate` takes and no config is called."""
+
+
+NO_SEGMENTORS = (PGSegClassifier, PGSegRetriever)
+"""Models of words that give no class maps."""
 
 
 def load_model(
@@ -68,7 +72,7 @@ def load_model(
         with _carried(weights) if carried else nullcontext():
             built = build_model(cfg, pretrained=weights == NO_CHECKPOINT)
         device = device or get_device()
-    if not isinstance(built, OpenVocabSegmentor):
+    if not isinstance(built, OpenVocabSegmentor) or isinstance(built, NO_SEGMENTORS):
         raise TypeError(
             'PGSegInferencer asks a model for words, so it needs a PGSeg, got '
             f"{type(built).__name__}; mmseg's MMSegInferencer takes other models."

@@ -7,7 +7,8 @@ import argparse
 from mmengine.config import Config
 
 from .config_files import ConfigError
-from .protocols import apply_protocol, as_protocol, notes_on, protocol_names, read_protocol
+from .protocol_notes import notes_on
+from .protocols import apply_protocol, as_protocol, protocol_names, read_protocol
 
 
 def add_protocol(parser: argparse.ArgumentParser) -> None:

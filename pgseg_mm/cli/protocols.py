@@ -27,8 +27,6 @@ RESIZES = ('Resize', 'ResizeAnyShape')
 HOOK = 'VocabularyHook'
 THRESHOLDS = ('background_threshold', 'background_score', 'prob_threshold')
 """Settings that decide on class 0 by a number; the first that there is counts."""
-HEAD_SCORES = {'PGSegHead': 'affinity', 'DenseCLIPHead': 'cosine'}
-"""What the scores of a head are, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,8 @@ class ProtocolSettings:
     pamr: dict | None = None
     """Refinement of the scores."""
     scores: str | None = None
-    """What the thresholds are for: ``'affinity'``, ``'mask'`` (both 0 to 1) or ``'cosine'``."""
+    """What the thresholds are for: ``'affinity'``, ``'probability'``, ``'mask'`` (0 to 1 each) or
+    ``'cosine'``."""
     notes: tuple[str, ...] = ()
     """What of the protocol is not done, or done otherwise."""
 
@@ -373,26 +372,3 @@ def settings_of(cfg: Config, protocol: str, notes: tuple[str, ...] = ()) -> Prot
 def _side(size: Any) -> Any:
     """One number for a square."""
     return size[0] if isinstance(size, (list, tuple)) and len(set(size)) == 1 else size
-
-
-def notes_on(cfg: Config, settings: ProtocolSettings) -> tuple[str, ...]:
-    """What a protocol cannot do, or cannot mean, with the model of a config."""
-    found = HEAD_SCORES.get(type_name(cfg.model.decode_head))
-    limits = (
-        settings.background_threshold,
-        settings.background_score,
-        settings.prob_threshold,
-    )
-    if found in (None, settings.scores) or settings.scores is None or limits == (None,) * 3:
-        return settings.notes
-    plural = {
-        'affinity': 'affinities (0 to 1)',
-        'mask': 'masks (0 to 1)',
-        'cosine': 'cosines',
-    }
-    return (
-        *settings.notes,
-        f'its threshold is for {plural[settings.scores]}, and the scores of this model are '
-        f'{plural[found]}; --thresholds NAME=VALUE of zero_shot_table.py, or a protocol of your '
-        'own, gives another',
-    )

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from pgseg_mm.cli.benchmark_data import require_data
-from pgseg_mm.cli.checkpoint_sources import require_checkpoint
+from pgseg_mm.cli.checkpoint_sources import NO_CHECKPOINT, require_checkpoint
 from pgseg_mm.cli.folders import check_writable
 from pgseg_mm.cli.processes import data_errors, prepare_distributed, refusals
 from pgseg_mm.cli.protocol_choice import set_protocol
@@ -81,7 +81,10 @@ def run_test(
         The Runner, and what its test loop returns.
     """
     args.config = find_config(parser, args.config)
-    require_checkpoint(parser, args.checkpoint)
+    if args.checkpoint == NO_CHECKPOINT:
+        args.checkpoint = None
+    else:
+        require_checkpoint(parser, args.checkpoint)
     load_checkpoints_safely(trust=args.trust)
     try:
         cfg = load_config(args, partial(set_protocol, name=args.protocol))

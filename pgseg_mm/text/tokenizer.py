@@ -10,6 +10,7 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 
 from pgseg_mm import limits
+from pgseg_mm.errors import ModelUnavailableError
 from pgseg_mm.messages import quoted
 
 from .open_clip_models import find_open_clip_model
@@ -71,7 +72,7 @@ def find_tokenizer(model: str | None) -> Callable[..., torch.Tensor]:
         tokenizer = open_clip.get_tokenizer(name)
         return BoundedTokenizer(tokenizer) if isinstance(tokenizer, SimpleTokenizer) else tokenizer
     except (ImportError, OSError, ValueError) as error:
-        raise RuntimeError(
+        raise ModelUnavailableError(
             f'The tokenizer of {model} could not be loaded: {error}\n'
             f'It is not part of open_clip. Run open_clip.get_tokenizer({name!r}) once where there '
             'is a network, with transformers installed; the files stay in the cache.'

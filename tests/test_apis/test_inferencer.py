@@ -122,6 +122,13 @@ def test_the_threshold_is_that_of_the_call_the_vocabulary_the_model_or_a_default
     assert PGSegInferencer(tiny_model(decode_head=cfg)).default_threshold() == 0.7
 
 
+def test_thresholds_of_a_rule_are_not_those_of_another(inferencer):
+    inferencer(frame(), vocabulary='voc21', naming='mixture')
+    inferencer(frame(), vocabulary='voc21', naming='affinity')
+    limits = [view.decode_head.background_threshold for view in inferencer._views.kept]
+    assert limits[-2:] == [0.5, 0.2]
+
+
 def test_vocabularies_by_name_or_file(inferencer, tmp_path):
     (result,) = inferencer(frame(), vocabulary='voc21')
     assert len(result.classes) == 21 and result.classes[0] == 'background'

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmseg.registry import MODELS
 
 from inferencer_zoo import WORDS, config, frame, write_images
 from model_zoo import tiny_model, tiny_model_cfg
@@ -82,6 +83,9 @@ def test_faulty_models(checkpoint, tmp_path):
         PGSegInferencer(config(), 'absent.pth')
     with pytest.raises(TypeError, match="PGSeg, got Linear; mmseg's MMSegInferencer"):
         PGSegInferencer(torch.nn.Linear(1, 1))
+    classifier = MODELS.build(tiny_model_cfg(type='PGSegClassifier'))
+    with pytest.raises(TypeError, match='PGSeg, got PGSegClassifier'):
+        PGSegInferencer(classifier)
     with pytest.raises(TypeError, match='path of a config'):
         PGSegInferencer(3, checkpoint)
     with pytest.raises(ValueError, match='has no model'):

@@ -123,7 +123,7 @@ def test_train_hands_its_arguments_to_the_runner(monkeypatch, config, tmp_path):
 )
 def test_compile_adds_a_hook(monkeypatch, config, options, backend):
     run(monkeypatch, 'train.py', config, *options)
-    assert FakeRunner.last.cfg.custom_hooks == [{'type': 'CompileHook', 'backend': backend}]
+    assert FakeRunner.last.cfg.custom_hooks == [{'type': 'mmseg.CompileHook', 'backend': backend}]
 
 
 def test_amp_is_refused_without_accelerator(monkeypatch, capsys, config):
@@ -236,7 +236,7 @@ def test_compile_takes_the_place_of_the_configs_hook(monkeypatch, config):
         )
     run(monkeypatch, 'train.py', config, '--compile', 'eager')
     hooks = [hook['type'] for hook in FakeRunner.last.cfg.custom_hooks]
-    assert hooks == ['A', 'CompileHook']
+    assert hooks == ['A', 'mmseg.CompileHook']
     assert FakeRunner.last.cfg.custom_hooks[-1]['backend'] == 'eager'
 
 

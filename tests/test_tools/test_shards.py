@@ -236,14 +236,14 @@ def test_images_that_break_off_are_left_out(run, tmp_path):
 
 def test_a_shard_that_cannot_be_read_does_not_end_a_verification(run, tmp_path, monkeypatch):
     pattern = write_shards(tmp_path / 'shards', shards=2, samples=3)
-    read = shards._read_samples
+    opened = shards.open_tar
 
-    def refusing(shard, skip):
+    def refusing(shard):
         if shard.endswith('00000.tar'):
             raise PermissionError(13, 'Permission denied')
-        return read(shard, skip)
+        return opened(shard)
 
-    monkeypatch.setattr(shards, '_read_samples', refusing)
+    monkeypatch.setattr(shards, 'open_tar', refusing)
     report = tmp_path / 'report.json'
     result = run('verify_shards.py', pattern, '--json', report, '--limit', 0)
     assert result.returncode == 1 and 'Permission denied' in result.stdout

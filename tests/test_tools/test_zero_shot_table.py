@@ -5,6 +5,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,11 +13,14 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from benchmark_zoo import BENCHMARKS, SMALL, run_test_tool, small_checkpoint
+from pgseg_mm.apis.table_configs import configure
+from pgseg_mm.cli.protocols import read_protocol
 from pgseg_mm.cli.zero_shot_results import fingerprint
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'analysis_tools' / 'zero_shot_table.py'
 CONFIG = ROOT / 'configs' / 'pgseg' / 'pgseg_vit-small-p16_4xb1024-30e_cc3m-cc12m-224x224.py'
+CONFIGS = ROOT / 'configs' / 'pgseg' / 'zero_shot'
 BY_NAME = {benchmark.name: benchmark for benchmark in BENCHMARKS}
 
 
@@ -259,6 +263,58 @@ def test_a_threshold_is_of_its_naming_rule(root, checkpoint, tmp_path, capsys):
     assert json.loads((tmp_path / 'zero_shot.json').read_text())['naming'] == 'logits'
     assert run(checkpoint, tmp_path, '--benchmarks', 'voc21') == 1
     assert json.loads((tmp_path / 'zero_shot.json').read_text())['naming'] == 'affinity'
+
+
+def settings_by(tmp_path, protocol, naming=None, naming_of_config='mixture', thresholds=()):
+    config = tmp_path / 'named.py'
+    config.write_text(
+        f'_base_ = {str(CONFIG)!r}\nmodel = dict(decode_head=dict(naming={naming_of_config!r}))\n'
+    )
+    args = SimpleNamespace(config=str(config), cfg_options={}, naming=naming)
+    benchmarks = {
+        path.stem.rpartition('_')[2]: path for path in CONFIGS.glob('*zero-shot_voc2?.py')
+    }
+    return configure('voc21', read_protocol(protocol), args, dict(thresholds), benchmarks)
+
+
+def test_a_protocol_s_threshold_is_of_its_kind_of_scores(tmp_path):
+    cfg, settings = settings_by(tmp_path, 'pgseg')
+    assert cfg.model.decode_head.background_threshold == 0.95
+    assert any('probabilities by another naming rule' in note for note in settings.notes)
+    cfg, settings = settings_by(tmp_path, 'pgseg', naming='affinity')
+    assert cfg.model.decode_head.naming == 'affinity' and not settings.notes
+    with pytest.raises(ValueError, match='--naming logits finds one'):
+        settings_by(tmp_path, 'pgseg', naming='logits', naming_of_config='affinity')
+
+
+def test_what_would_stop_the_last_benchmark_stops_the_first(
+    root, checkpoint, tmp_path, evaluated, capsys
+):
+    BY_NAME['voc20'].write(root)
+    names = ('--benchmarks', 'voc20', 'voc21', 'context60')
+    assert run(checkpoint, tmp_path / 'table', *names, '--naming', 'logits') == 2
+    said = capsys.readouterr().err
+    assert '--thresholds voc21=VALUE' in said and '--thresholds context60=VALUE' in said
+    both = ('--protocol', 'pgseg', 'sclip', '--benchmarks', 'voc21', '--thresholds', 'voc21=0.5')
+    assert run(checkpoint, tmp_path / 'table', *both) == 2
+    assert 'voc21 of --thresholds would be background_threshold and prob_threshold' in (
+        capsys.readouterr().err
+    )
+    assert not evaluated
+
+
+def test_options_reach_the_thresholds_and_what_the_table_says(root, checkpoint, tmp_path):
+    BY_NAME['voc21'].write(root)
+    options = ('--cfg-options', 'background_thresholds.voc21=0.3')
+    command = [str(TOOL), str(CONFIG), str(checkpoint), '--work-dir', str(tmp_path / 'table')]
+    command += ['--benchmarks', 'voc21', *options, *SMALL]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', command)
+        with pytest.raises(SystemExit) as leaving:
+            runpy.run_path(str(TOOL), run_name='__main__')
+    assert leaving.value.code == 0
+    table = json.loads((tmp_path / 'table' / 'zero_shot.json').read_text())
+    assert table['benchmarks'][0]['threshold'] == 0.3 and table['naming'] == 'affinity'
 
 
 def test_weights_of_another_model_give_no_figure(root, tmp_path, capsys):

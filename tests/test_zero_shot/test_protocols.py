@@ -10,10 +10,10 @@ from mmseg.registry import TRANSFORMS
 
 from benchmark_zoo import ROOT
 from pgseg_mm.cli.config_files import ConfigError
+from pgseg_mm.cli.protocol_notes import notes_on, scores_of
 from pgseg_mm.cli.protocols import (
     apply_protocol,
     as_protocol,
-    notes_on,
     protocol_names,
     read_protocol,
     settings_of,
@@ -303,6 +303,12 @@ def test_thresholds_for_other_scores_are_told(config):
     assert (
         notes_on(config('sclip', 'voc20', 'pgseg'), read_protocol('sclip').settings('voc20')) == ()
     )
+    published = read_protocol('pgseg').settings('voc21')
+    cfg = config('pgseg', 'voc21', 'pgseg')
+    assert (notes_on(cfg, published), scores_of(cfg)) == ((), 'affinity')
+    cfg.model.decode_head.naming = 'mixture'
+    (note,) = notes_on(cfg, published)
+    assert 'for affinities (0 to 1), and the scores of this model are probabilities by ano' in note
     trident = notes_on(config('trident', 'voc21'), read_protocol('trident').settings('voc21'))
     assert any('scores of windows' in note for note in trident)
 

@@ -5,7 +5,8 @@
 
 The model is that of CONFIG, which may be a training config; CHECKPOINT is none for the weights that
 the model starts with. Data and metrics are those of configs/pgseg/zero_shot; images, windows, words
-and thresholds are as the protocol has them, and the table says of what that consists. Benchmarks
+and thresholds are as the protocol has them (as published, windows are those of CONFIG), and the
+table says of what that consists. Benchmarks
 whose data are not there are named, with what to do. Each result is kept as soon as it is there, so
 that a run that was stopped goes on where it was: what was evaluated with the same weights and
 settings is not evaluated again, unless --again says so. Files in the work directory: zero_shot.md,
@@ -18,7 +19,6 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,22 +26,24 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmseg.registry import DATASETS
 
-from pgseg_mm.apis.naming_choice import add_naming, naming_of, set_naming_rule
+from pgseg_mm.apis.naming_choice import add_naming, naming_of
+from pgseg_mm.apis.table_configs import (
+    PUBLISHED_PROTOCOL,
+    check_all,
+    configure,
+    parse_thresholds,
+    with_options,
+)
 from pgseg_mm.cli.arguments import add_launch_arguments
 from pgseg_mm.cli.benchmark_data import missing_data
 from pgseg_mm.cli.checkpoint_sources import NO_CHECKPOINT, SOURCES_OR_NONE, require_checkpoint
-from pgseg_mm.cli.config_files import ConfigError, override, read_config_file
+from pgseg_mm.cli.config_files import ConfigError
 from pgseg_mm.cli.processes import end_job, prepare_distributed
 from pgseg_mm.cli.protocols import (
     Protocol,
-    ProtocolSettings,
-    apply_protocol,
     deciding_threshold,
-    notes_on,
     protocol_names,
     read_protocol,
-    settings_of,
-    with_threshold,
 )
 from pgseg_mm.cli.provenance import describe_machine, versions
 from pgseg_mm.cli.run_configs import add_checks, check_loading_of, find_config
@@ -67,17 +69,6 @@ from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'pgseg' / 'zero_shot'
 CONFIG_PREFIX = 'pgseg_vit-small-p16_zero-shot_'
-PUBLISHED = 'published'
-"""The protocol of GroupViT and PGSeg on all benchmarks, with the thresholds of the config."""
-TRAINING_KEYS = (
-    'train_dataloader',
-    'train_cfg',
-    'optim_wrapper',
-    'param_scheduler',
-    'auto_scale_lr',
-)
-EVALUATION_KEYS = ('benchmark', 'test_dataloader', 'test_evaluator', 'test_cfg', 'custom_hooks')
-VALIDATION_KEYS = ('val_dataloader', 'val_evaluator', 'val_cfg')
 
 
 def list_benchmarks() -> dict[str, Path]:
@@ -107,9 +98,9 @@ def build_parser() -> argparse.ArgumentParser:
         '--protocol',
         nargs='+',
         metavar='NAME',
-        default=[PUBLISHED],
-        help=f'one or several of {", ".join([PUBLISHED, *protocol_names()])}, or config files with '
-        f'protocol=dict(...) (default: {PUBLISHED})',
+        default=[PUBLISHED_PROTOCOL],
+        help=f'one or several of {", ".join([PUBLISHED_PROTOCOL, *protocol_names()])}, or config '
+        f'files with protocol=dict(...) (default: {PUBLISHED_PROTOCOL})',
     )
     parser.add_argument(
         '--thresholds',
@@ -123,72 +114,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--again', action='store_true', help='evaluate what has been evaluated')
     add_launch_arguments(parser)
     return parser
-
-
-def parse_thresholds(given: list[str], known: Collection[str]) -> dict[str, float]:
-    """Thresholds by benchmark.
-
-    Raises:
-        ValueError: One is not written NAME=VALUE, with a benchmark and a positive number.
-    """
-    thresholds = {}
-    for item in given:
-        name, _, value = item.partition('=')
-        try:
-            thresholds[name] = float(value)
-        except ValueError:
-            raise ValueError(f'--thresholds takes NAME=VALUE, got {item!r}') from None
-        if not 0 < thresholds[name] < math.inf:
-            raise ValueError(f'a background threshold must be positive, got {item!r}')
-        if name not in known:
-            raise ValueError(f'--thresholds: no {name} is evaluated, but {", ".join(known)}')
-    return thresholds
-
-
-def benchmark_config(config: Config, benchmark: Config) -> Config:
-    """The model of a config on a benchmark, whose data, metric and words are taken.
-
-    Args:
-        config: Config with a model.
-        benchmark: Config of ``configs/pgseg/zero_shot``.
-    """
-    cfg = Config(config.to_dict())
-    for key in (*TRAINING_KEYS, *VALIDATION_KEYS, 'protocol', 'applied_protocol'):
-        cfg.pop(key, None)
-    for key in EVALUATION_KEYS:
-        cfg[key] = benchmark[key]
-    if 'class_embed_cache' in benchmark.model:
-        cfg.model.class_embed_cache = benchmark.model.class_embed_cache
-    return cfg
-
-
-def set_published_threshold(
-    cfg: Config, benchmark: Config, name: str, thresholds: dict[str, float]
-) -> None:
-    """Give the head the threshold of a benchmark, if it has a background class.
-
-    Args:
-        cfg: Config with the model, and ``background_thresholds`` if it has any; changed in place.
-        benchmark: Config of ``configs/pgseg/zero_shot``.
-        name: Name of the benchmark.
-        thresholds: Background thresholds by benchmark that go before those of the config.
-
-    Raises:
-        ValueError: The benchmark has a background class and nobody says its threshold.
-    """
-    threshold = None
-    if benchmark.model.decode_head.get('background_threshold') is not None:
-        known = {**(cfg.get('background_thresholds') or {}), **thresholds}
-        if name not in known:
-            raise ValueError(
-                f'{name} has a background class, and neither background_thresholds of the config '
-                f'nor --thresholds says its threshold; add --thresholds {name}=VALUE '
-                '(tools/analysis_tools/sweep_threshold.py finds one on a split)'
-            )
-        threshold = known[name]
-    elif name in thresholds:
-        raise ValueError(f'{name} has no background class, so there is no threshold; leave it out')
-    cfg.model.decode_head.background_threshold = threshold
 
 
 def evaluate(cfg: Config, name: str) -> Measured:
@@ -222,44 +147,15 @@ def evaluate(cfg: Config, name: str) -> Measured:
     )
 
 
-def configure(
-    name: str, protocol: Protocol | None, args: argparse.Namespace, thresholds: dict[str, float]
-) -> tuple[Config, ProtocolSettings]:
-    """Config of a benchmark by a protocol (``None``: as published), and what is in force there.
-
-    Raises:
-        ValueError: If a threshold lacks, or the protocol cannot be applied.
-    """
-    config = read_config_file(args.config)
-    benchmark = read_config_file(list_benchmarks()[name])
-    cfg = benchmark_config(config, benchmark)
-    notes: tuple[str, ...] = ()
-    if protocol is None:
-        set_published_threshold(cfg, benchmark, name, thresholds)
-    else:
-        settings = with_threshold(protocol.settings(name), thresholds.get(name))
-        apply_protocol(cfg, settings)
-        notes = settings.notes if name in thresholds else notes_on(cfg, settings)
-    by_threshold = deciding_threshold(cfg)[0] is not None
-    if set_naming_rule(cfg, args.naming) and by_threshold and name not in thresholds:
-        raise ValueError(
-            f'the threshold that is known for {name} is for scores of another naming rule; add '
-            f'--thresholds {name}=VALUE (tools/analysis_tools/sweep_threshold.py --naming '
-            f'{args.naming} finds one on a split), or leave {name} out by --benchmarks'
-        )
-    override(cfg, args.cfg_options)
-    return cfg, settings_of(cfg, PUBLISHED if protocol is None else protocol.name, notes)
-
-
 def run_one(
     name: str, protocol: Protocol | None, args: argparse.Namespace, thresholds: dict[str, float]
 ) -> TableRow:
     """Evaluate a benchmark, or find out why not."""
-    label = PUBLISHED if protocol is None else protocol.name
+    label = PUBLISHED_PROTOCOL if protocol is None else protocol.name
     folder = Path(args.work_dir) / ('' if protocol is None else label) / name
     if protocol is not None and protocol.benchmarks.get(name) is None:
         return TableRow(label, Unknown(name, f'the {label} protocol is not known for it'))
-    cfg, settings = configure(name, protocol, args, thresholds)
+    cfg, settings = configure(name, protocol, args, thresholds, list_benchmarks())
     if missing := missing_data(cfg):
         return TableRow(label, Missing(name, missing, cfg.benchmark.prepare), settings)
     return TableRow(label, find_or_measure(cfg, name, folder, args), settings)
@@ -320,7 +216,7 @@ def write_table(rows: list[TableRow], args: argparse.Namespace) -> None:
             label: {row.found.name: row.settings and asdict(row.settings) for row in own}
             for label, own in protocols_of(rows).items()
         },
-        'naming': args.naming or naming_of(read_config_file(args.config)),
+        'naming': args.naming or naming_of(with_options(args)),
         'machine': describe_machine(),
         'versions': versions(),
         'benchmarks': [
@@ -343,10 +239,10 @@ def choose(
     labels: set[str] = set()
     for given in args.protocol:
         try:
-            protocol = None if given == PUBLISHED else read_protocol(given)
+            protocol = None if given == PUBLISHED_PROTOCOL else read_protocol(given)
         except ConfigError as error:
             parser.error(str(error))
-        label = PUBLISHED if protocol is None else protocol.name
+        label = PUBLISHED_PROTOCOL if protocol is None else protocol.name
         if label in labels or (protocol is not None and label in known):
             parser.error(f'--protocol: {label} is given twice, or is the name of a benchmark')
         labels.add(label)
@@ -367,7 +263,7 @@ def main() -> int:
     chosen = choose(parser, args)
     if args.work_dir is None:
         stem = f'{Path(args.config).stem}_{Path(args.checkpoint or NO_CHECKPOINT).stem}'
-        stem += f'_{PUBLISHED}' if args.protocol == [PUBLISHED] else ''
+        stem += f'_{PUBLISHED_PROTOCOL}' if args.protocol == [PUBLISHED_PROTOCOL] else ''
         stem += f'_{args.naming}' if args.naming else ''
         args.work_dir = str(Path('work_dirs') / 'zero_shot' / stem)
     load_checkpoints_safely(trust=args.trust)
@@ -376,6 +272,7 @@ def main() -> int:
         check_writable(args.work_dir, 'work_dir')
         names = dict.fromkeys(name for name, _ in chosen)
         thresholds = parse_thresholds(args.thresholds, names)
+        check_all(chosen, args, thresholds, list_benchmarks())
         for name, protocol in chosen:
             rows.append(run_one(name, protocol, args, thresholds))
             if is_main_process():

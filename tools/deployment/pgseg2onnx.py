@@ -200,6 +200,12 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     return parser, parser.parse_args()
 
 
+def has_synonyms(head: Any) -> bool:
+    """Whether a class has several words."""
+    index = getattr(head, 'class_index', None)
+    return index is not None and len(index.unique()) < len(index)
+
+
 def main() -> None:
     parser, args = parse_arguments()
     cfg = read_model_config(parser, args, or_none=True)
@@ -233,6 +239,11 @@ def main() -> None:
             sys.exit(f'error: {args.out} differs from PyTorch by more than {TOLERANCE}')
     for rule in metadata.keys() & {'decision', 'pamr'}:
         print(f'test_cfg.{rule} is not part of the file: apply it to the scores')
+    if (cfg.model.get('test_cfg') or {}).get('decision') and has_synonyms(model.decode_head):
+        print(
+            'its softmax is over words here, and the file has the best word of each class alone: '
+            'probabilities come out higher, and prob_threshold means another thing'
+        )
     print(f'{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB')
 
 

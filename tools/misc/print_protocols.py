@@ -30,7 +30,7 @@ def main() -> None:
     try:
         protocols = [read_protocol(name) for name in args.protocols or protocol_names()]
         tables = ['\n'.join(describe_protocol(protocol)) for protocol in protocols]
-    except ConfigError as error:
+    except (ConfigError, FileNotFoundError) as error:
         parser.error(str(error))
     print('\n\n'.join(tables))
 

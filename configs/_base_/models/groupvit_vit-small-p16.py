@@ -4,4 +4,4 @@ model = dict(
     backbone=dict(prototypes=None),
     decode_head=dict(loss_npr=None),
 )
-background_thresholds = dict(voc21=0.95, context60=0.35, coco_object=0.95)
+background_thresholds = dict(_delete_=True, voc21=0.95, context60=0.35, coco_object=0.95)

@@ -51,7 +51,11 @@ class WideLabelDataset(BaseSegDataset):
 
     def _update_palette(self) -> Sequence:
         """Colours of the chosen classes."""
-        classes, palette = self._metainfo['classes'], self._metainfo['palette']
+        classes = self._metainfo['classes']
+        palette = self._metainfo.get('palette') or voc_colours(
+            len(self.METAINFO.get('classes', classes))
+        )
+        self._metainfo.setdefault('palette', palette)
         if self.label_map is None or len(palette) == len(classes):
             return super()._update_palette()
         colours = dict(zip(self.METAINFO['classes'], palette, strict=True))

@@ -11,7 +11,7 @@ from ..layers.precision import at_least_float32
 from .decision import Decision, decide, probabilities
 from .dense_scores import DenseScores
 from .pamr import PAMR
-from .score_pieces import ScorePieces, mean_of_winners
+from .score_pieces import Best, ScorePieces, mean_of_winners
 from .stitching import StitchedScores, mean_class_map
 
 ImageScores = StitchedScores | DenseScores
@@ -94,15 +94,19 @@ def classify_pixels(
 
     Returns:
         (height, width), int64, and, if asked for, (K,): the mean score, or probability, of each
-        class over the pixels that it wins, 0 where it wins none.
+        class over the pixels that it wins, 0 where it wins none. Pixels that a probability
+        threshold makes background count for no class.
     """
     if rules.decision is not None:
         pieces = mean_pieces(views, size, rules.pamr)
         classes = _classes(rules, pieces)
         decided = decide(pieces, classes, rules.decision, probable=class_scores)
         num_classes = int(classes.max()) + 1
-        scores = mean_of_winners(decided.best, num_classes) if class_scores else None
-        return decided.labels, scores
+        if not class_scores:
+            return decided.labels, None
+        own = decided.labels == decided.best.columns  # others are background by a threshold
+        won = Best(decided.best.values[own], decided.labels[own])
+        return decided.labels, mean_of_winners(won, num_classes)
     if rules.pamr is not None or (class_scores and len(views) > 1):  # winners are those of the mean
         pieces = mean_pieces(views, size, rules.pamr)
         best = pieces.best()

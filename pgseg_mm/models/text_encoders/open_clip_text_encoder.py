@@ -9,6 +9,7 @@ from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pgseg_mm.errors import ModelUnavailableError
 from pgseg_mm.serialization.open_clip_weights import load_text_tower
 from pgseg_mm.text.open_clip_models import find_open_clip_model
 from pgseg_mm.text.tokenizer import tokenize
@@ -178,7 +179,7 @@ def _build_tower(model_name: str, config: dict[str, Any], quick_gelu: bool) -> n
     except (ImportError, OSError, RuntimeError) as error:
         if 'hf_model_name' not in text_cfg:
             raise
-        raise RuntimeError(
+        raise ModelUnavailableError(
             f'The text tower of {model_name} is built from the Hugging Face config '
             f'{text_cfg["hf_model_name"]!r}, which could not be loaded: {error}\n'
             'It needs transformers, and a network at the first use.'

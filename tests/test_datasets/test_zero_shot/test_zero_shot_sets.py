@@ -7,7 +7,7 @@ from PIL import Image
 
 import pgseg_mm.datasets  # noqa: F401  (registers the data sets)
 from benchmark_zoo import BENCHMARKS
-from pgseg_mm.datasets.zero_shot.wide_labels import voc_colours
+from pgseg_mm.datasets.zero_shot.wide_labels import WideLabelDataset, voc_colours
 from pgseg_mm.text.vocabulary import Vocabulary
 
 WIDE = {
@@ -89,3 +89,17 @@ def test_palettes_are_the_same_at_every_call_and_of_any_length():
     assert colours[:4] == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
     assert len(set(map(tuple, colours))) == 5000
     assert np.array(colours).max() <= 255 and voc_colours(9) == colours[:9]
+
+
+class Wide(WideLabelDataset):
+    IGNORE_INDEX = 1000
+
+
+@pytest.mark.parametrize('own', [{}, {'classes': ('sky', 'dog', 'cat')}])
+@pytest.mark.parametrize('chosen', [['sky', 'dog', 'cat'], ['cat', 'sky']])
+def test_a_set_of_ones_own_needs_no_palette(own, chosen, monkeypatch):
+    monkeypatch.setattr(Wide, 'METAINFO', own)
+    dataset = Wide(metainfo=dict(classes=chosen), lazy_init=True)
+    colours = voc_colours(3)
+    numbers = [('sky', 'dog', 'cat').index(name) if own else i for i, name in enumerate(chosen)]
+    assert [list(colour) for colour in dataset.metainfo['palette']] == [colours[n] for n in numbers]
