@@ -1,14 +1,29 @@
-"""What a protocol cannot do, or cannot mean, with a model."""
+"""What a protocol cannot do or mean with a model, and what a user has set in its place."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from mmengine.config import Config
 
 from .parts import type_name
-from .protocols import ProtocolSettings
+from .protocols import ProtocolSettings, side
 
 HEAD_SCORES = {'PGSegHead': 'probability', 'DenseCLIPHead': 'cosine'}
 """What the scores of a head are, where that is known; those of ``naming='affinity'`` are others."""
+SETTINGS_OF_MODEL = {
+    'window': 'test_cfg.crop_size',
+    'stride': 'test_cfg.stride',
+    'templates': 'templates',
+    'background_threshold': 'decode_head.background_threshold',
+    'background_score': 'test_cfg.decision.background_score',
+    'logit_scale': 'test_cfg.decision.logit_scale',
+    'prob_threshold': 'test_cfg.decision.prob_threshold',
+    'area_threshold': 'test_cfg.decision.area_threshold',
+    'pamr': 'test_cfg.pamr',
+}
+"""Where the model of a config has what a protocol sets."""
 
 
 def scores_of(cfg: Config) -> str | None:
@@ -42,3 +57,17 @@ def notes_on(cfg: Config, settings: ProtocolSettings) -> tuple[str, ...]:
         f'{plural[found]}; --thresholds NAME=VALUE of zero_shot_table.py, or a protocol of your '
         'own, gives another',
     )
+
+
+def note_overrides(cfg: Config, options: Mapping[str, Any] | None) -> None:
+    """Have ``applied_protocol`` say what the user has set in a protocol's place.
+
+    Args:
+        cfg: The config, changed in place.
+        options: Settings by their dotted names, as ``--cfg-options`` has them.
+    """
+    if cfg.get('applied_protocol') is None:
+        return
+    for name, place in SETTINGS_OF_MODEL.items():
+        if options and f'model.{place}' in options:
+            cfg.applied_protocol[name] = side(options[f'model.{place}'])

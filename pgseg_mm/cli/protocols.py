@@ -350,8 +350,8 @@ def settings_of(cfg: Config, protocol: str, notes: tuple[str, ...] = ()) -> Prot
         benchmark=cfg.benchmark.name,
         short_side=min(resize.scale),
         long_side=max(resize.scale),
-        window=_side(windows.get('crop_size')),
-        stride=_side(windows.get('stride')),
+        window=side(windows.get('crop_size')),
+        stride=side(windows.get('stride')),
         window_divisor=test_cfg.get('window_divisor'),
         image_divisor=test_cfg.get('image_divisor'),
         words=words[0] if words else None,
@@ -369,6 +369,6 @@ def settings_of(cfg: Config, protocol: str, notes: tuple[str, ...] = ()) -> Prot
     )
 
 
-def _side(size: Any) -> Any:
+def side(size: Any) -> Any:
     """One number for a square."""
     return size[0] if isinstance(size, (list, tuple)) and len(set(size)) == 1 else size

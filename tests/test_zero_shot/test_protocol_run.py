@@ -185,7 +185,8 @@ def test_a_config_with_a_protocol_among_its_bases(config, options, tmp_path, mon
     )
     configs = []
     monkeypatch.setattr(Runner, 'dump_config', lambda runner: configs.append(runner.cfg))
-    small = [*options, 'model.templates=simple']
+    changed = 'model.test_cfg.decision.prob_threshold=0.3'
+    small = [*options, 'model.templates=simple', changed]
     run_test_tool(config, 'none', tmp_path / 'work', options=small)
     assert 'trident on voc21: how Trident rounds' in capsys.readouterr().out
     (cfg,) = configs
@@ -193,6 +194,9 @@ def test_a_config_with_a_protocol_among_its_bases(config, options, tmp_path, mon
     assert cfg.model.test_cfg.crop_size == (336, 336) and cfg.model.test_cfg.window_divisor == 56
     assert cfg.model.test_cfg.image_divisor == 'patch'
     assert cfg.test_pipeline[1].scale == (2048, 448)
+    assert cfg.applied_protocol.templates == 'simple'
+    assert cfg.applied_protocol.prob_threshold == 0.3
+    assert cfg.model.test_cfg.decision.prob_threshold == 0.3
 
 
 def test_what_does_not_go_together_is_refused(config, options, tmp_path, capsys):
