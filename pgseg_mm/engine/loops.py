@@ -11,7 +11,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 VALIDATION_DUE = 'validation_due'
-"""Key of the message hub: the iteration whose validation a stopped run did not come to."""
+"""Key of the message hub: the iteration whose validation comes behind its checkpoint, so that a run
+that was stopped or killed may not have come to it."""
+
+
+def _make_up_for_validation(runner: Runner, iteration: int) -> None:
+    """Validate if the run goes on from a checkpoint that its validation had yet to follow."""
+    due = runner.message_hub.runtime_info.pop(VALIDATION_DUE, None)
+    if due == iteration and runner.val_loop is not None:
+        runner.val_loop.run()
 
 
 class _Unstarted:
@@ -58,9 +66,7 @@ class ResumableIterLoop(IterBasedTrainLoop):
         self.runner.call_hook('before_train')
         # the whole training is one epoch to the hooks
         self.runner.call_hook('before_train_epoch')
-        due = self.runner.message_hub.runtime_info.pop(VALIDATION_DUE, None)
-        if due == self._iter and self.runner.val_loop is not None:
-            self.runner.val_loop.run()
+        _make_up_for_validation(self.runner, self._iter)
         batches = iter(self.dataloader)
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
@@ -93,8 +99,27 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     """mmengine's ``EpochBasedTrainLoop``, which counts on within the epoch after resuming.
 
     The samples are the same in both; this one numbers the batches of a resumed epoch as the
-    interrupted run would have, so that logs name them rightly.
+    interrupted run would have, so that logs name them rightly, and validates first if the resumed
+    checkpoint was written before its validation.
     """
+
+    def run(self) -> nn.Module:
+        """Launch training."""
+        self.runner.call_hook('before_train')
+        _make_up_for_validation(self.runner, self._iter)
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._decide_current_val_interval()
+            if self.is_validation_due(self._epoch):
+                self.runner.val_loop.run()
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def is_validation_due(self, epoch: int) -> bool:
+        """Whether there is a validation behind an epoch, counted from 1."""
+        if self.runner.val_loop is None or epoch < self.val_begin:
+            return False
+        return epoch % self.val_interval == 0 or epoch == self._max_epochs
 
     def run_epoch(self) -> None:
         """Iterate over one epoch, or over what is left of it."""

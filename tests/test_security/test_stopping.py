@@ -15,7 +15,7 @@ from pgseg_mm.engine import StopSignalHook
 from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 from prepared_processes import run_python
 from stopped_runs import add_sender
-from toy_runs import BATCH_SIZE, read_by, run_toy, toy_config
+from toy_runs import BATCH_SIZE, ToyDataset, read_by, run_toy, toy_config
 
 COMPARED = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'data_state')
 SEED = ['--cfg-options', 'randomness.seed=3']
@@ -79,24 +79,33 @@ class ToyValidation(BaseLoop):
     """A validation without a model, which notes how far it came."""
 
     seen: list = []
+    kill_at: tuple | None = None
 
     def __init__(self, runner, dataloader, evaluator):
         super().__init__(runner, dataloader)
 
     def run(self):
+        self.runner.call_hook('before_val_epoch')
         for index, batch in enumerate(self.dataloader):
+            if self.kill_at == (self.runner.iter, index):
+                raise KeyboardInterrupt
             self.runner.call_hook('before_val_iter', batch_idx=index, data_batch=batch)
             self.seen.append((self.runner.iter, index))
             self.runner.call_hook('after_val_iter', batch_idx=index, data_batch=batch, outputs=[])
         self.runner.call_hook('after_val_epoch', metrics={'score': 1.0})
 
 
-def validating(folder, resume=False):
-    cfg = toy_config(folder, dict(type='ResumableIterLoop', max_iters=8, val_interval=4), seed=1)
+def with_validation(cfg):
     loader = {k: v for k, v in cfg.train_dataloader.items() if k not in ('sampler', 'drop_last')}
     cfg.val_dataloader = loader | dict(sampler=dict(type='DefaultSampler', shuffle=False))
     cfg.val_dataloader['dataset'] = dict(type='ToyNumbers')
     cfg.val_cfg, cfg.val_evaluator = dict(type='ToyValidation'), []
+    return cfg
+
+
+def validating(folder, resume=False):
+    loop = dict(type='ResumableIterLoop', max_iters=8, val_interval=4)
+    cfg = with_validation(toy_config(folder, loop, seed=1))
     cfg.default_hooks.stop_signal = dict(type='StopSignalHook')
     cfg.custom_hooks += [dict(type='SendInValidationHook')]
     cfg.resume = resume
@@ -130,6 +139,39 @@ def test_a_validation_is_broken_off_and_made_up_for(tmp_path):
     runner.train()
     assert ToyValidation.seen == [(4, 0), (4, 1), (4, 2), (8, 0), (8, 1), (8, 2)]
     assert len(read_by(runner)) < 5 * BATCH_SIZE + BATCH_SIZE
+
+
+@pytest.mark.parametrize('by_epoch', [False, True])
+def test_a_killed_run_makes_up_for_the_validation_behind_its_checkpoint(
+    tmp_path, monkeypatch, by_epoch
+):
+    """The second of two validations is killed; the last checkpoint is from right before it."""
+    load_checkpoints_safely()
+    steps = len(ToyDataset()) // BATCH_SIZE
+
+    def run(name, killed_at=None, resume=False):
+        loop = dict(type='ResumableIterLoop', max_iters=2 * steps, val_interval=steps)
+        if by_epoch:
+            loop = dict(type='ResumableEpochLoop', max_epochs=2)
+        checkpoint = dict(by_epoch=by_epoch, interval=1 if by_epoch else steps)
+        cfg = toy_config(tmp_path / name, loop, seed=1, checkpoint=checkpoint, resume=resume)
+        cfg = with_validation(cfg)
+        monkeypatch.setattr(ToyValidation, 'seen', [])
+        runner = Runner.from_cfg(cfg)
+        if killed_at is None:
+            runner.train()
+        else:
+            monkeypatch.setattr(ToyValidation, 'kill_at', (killed_at, 1))
+            with pytest.raises(KeyboardInterrupt):
+                runner.train()
+            monkeypatch.setattr(ToyValidation, 'kill_at', None)
+        return [iteration for iteration, index in ToyValidation.seen if index == 2]
+
+    assert run('whole') == [steps, 2 * steps]
+    assert run('killed', killed_at=2 * steps) == [steps]
+    assert run('killed', resume=True) == [2 * steps]
+    last = last_checkpoint(tmp_path / 'killed')
+    assert last['meta']['iter'] == 2 * steps
 
 
 def test_hooks_that_decide_by_a_figure_are_not_asked_without_one(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import BaseStorageBackend, LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
 
 from pgseg_mm.errors import NotFiniteError, PreflightError
@@ -30,6 +30,7 @@ from pgseg_mm.serialization.work_folders import (
     unlock_folder,
 )
 
+from ..loops import VALIDATION_DUE
 from .finite_loss_hook import last_good_checkpoint
 
 ATOMIC_BACKEND = 'pgseg_atomic_local'
@@ -249,6 +250,20 @@ class SafeCheckpointHook(CheckpointHook):
                 f'checkpoints every {self.interval} iterations would lose gradients that are '
                 f'accumulated over {counts} of them; set interval to a multiple of {counts}'
             )
+
+    def _save_checkpoint(self, runner: Runner) -> None:
+        """Save, and have the checkpoint know whether its validation is behind it: best scores are
+        of that, and a run that is killed before the next checkpoint makes up for it.
+        """
+        loop = runner.train_loop
+        due = getattr(loop, 'is_validation_due', None)
+        step = (runner.epoch if self.by_epoch else runner.iter) + 1
+        fits = isinstance(loop, EpochBasedTrainLoop) == self.by_epoch
+        if due is not None and fits and due(step):
+            number = runner.iter + (not self.by_epoch)
+            runner.message_hub.update_info(VALIDATION_DUE, number)
+        super()._save_checkpoint(runner)
+        runner.message_hub.runtime_info.pop(VALIDATION_DUE, None)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         runner.call_hook('gather_for_checkpoint')

@@ -13,6 +13,7 @@ from mmseg.registry import HOOKS
 from pgseg_mm.messages import first_of
 from pgseg_mm.serialization.loading import CheckpointError
 
+from ..loops import VALIDATION_DUE
 from ..optimizers.resumed_state import IMPLEMENTATION
 
 PROGRESS = ('last_step', '_global_step', '_last_value', 'verbose', 'optimizer')
@@ -154,6 +155,9 @@ class ScheduleHook(Hook):
             runner.logger.warning(
                 f'{runner.iter} steps are counted as {done}, since epochs have {length} now.'
             )
+            info = runner.message_hub.runtime_info
+            if info.get(VALIDATION_DUE) == runner.iter:
+                info[VALIDATION_DUE] = done
             runner.train_loop._iter = done
             runner.optim_wrapper.initialize_count_status(
                 runner.model, done, runner.train_loop.max_iters
