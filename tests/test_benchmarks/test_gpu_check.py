@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pgseg_mm.models.layers import SyncBatchNorm
+from pgseg_mm.models.layers import sync_batch_norm
 from prepared_processes import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,12 +154,12 @@ def test_a_wrong_number_of_the_release_fails(stage, tmp_path, monkeypatch):
 def test_statistics_that_follow_an_overflow_fail(stage, monkeypatch):
     assert precision.fp16_overflow(stage).passed
 
-    def keep_all(self, mean, var):
-        self.running_mean.copy_(mean)
-        self.running_var.copy_(var)
-        self.num_batches_tracked += 1
+    def keep_all(norm, mean, var):
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(var)
+        norm.num_batches_tracked += 1
 
-    monkeypatch.setattr(SyncBatchNorm, '_keep_finite', torch.no_grad()(keep_all))
+    monkeypatch.setattr(sync_batch_norm, 'keep_finite', torch.no_grad()(keep_all))
     found = precision.fp16_overflow(stage)
     assert found.passed is False and 'running_mean' in found.summary
 

@@ -50,7 +50,7 @@ class SyncBatchNorm(nn.BatchNorm1d):
         mean, var = self.running_mean.clone(), self.running_var.clone()
         normed = F.batch_norm(x, mean, var, self.weight, self.bias, True, self.momentum, self.eps)
         if not in_backward():
-            _keep_finite(self, mean, var)
+            keep_finite(self, mean, var)
         return normed
 
     def _global_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ def follow_statistics(norm: Any, mean: Tensor, var: Tensor, count: Tensor) -> No
         count: Scalar, its rows.
     """
     unbiased = var * (count / (count - 1))
-    _keep_finite(
+    keep_finite(
         norm,
         norm.running_mean.lerp(mean.to(norm.running_mean.dtype), norm.momentum),
         norm.running_var.lerp(unbiased.to(norm.running_var.dtype), norm.momentum),
@@ -88,7 +88,7 @@ def follow_statistics(norm: Any, mean: Tensor, var: Tensor, count: Tensor) -> No
 
 
 @torch.no_grad()
-def _keep_finite(norm: Any, mean: Tensor, var: Tensor) -> None:
+def keep_finite(norm: Any, mean: Tensor, var: Tensor) -> None:
     """Take over new running statistics if they are finite."""
     finite = mean.isfinite().all() & var.isfinite().all()
     norm.num_batches_tracked += finite
