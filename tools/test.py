@@ -20,6 +20,7 @@ from pgseg_mm.cli.run_configs import (
     drop_unused,
     find_config,
     load_config,
+    require_own_weights,
 )
 from pgseg_mm.engine.preflight import build_runner, build_test_loop, check_writable
 from pgseg_mm.evaluation import LabelMapError, ZeroShotIoUMetric
@@ -156,6 +157,8 @@ def main() -> None:
         if args.other_rule and not by_protocol and deciding_threshold(cfg)[0] is not None:
             print(WARNING.format(*deciding_threshold(cfg)))
         cfg.load_from = args.checkpoint
+        if args.checkpoint is None:
+            require_own_weights(cfg, args.allow_partial)
         cfg.resume = False  # what a config says of a training
         drop_unused(cfg, 'test')
         if args.show or args.show_dir:

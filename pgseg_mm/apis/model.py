@@ -21,6 +21,7 @@ from pgseg_mm.checkpoints.fitting import load_fitting
 from pgseg_mm.checkpoints.other_settings import warn_of_other_settings
 from pgseg_mm.cli.checkpoint_sources import NO_CHECKPOINT
 from pgseg_mm.cli.config_files import CONFIG_SUFFIXES, read_config_file
+from pgseg_mm.cli.run_configs import require_own_weights
 from pgseg_mm.messages import shown
 from pgseg_mm.models import OpenVocabSegmentor, PGSegClassifier, PGSegRetriever
 from pgseg_mm.serialization.loading import CheckpointError, load_checkpoint
@@ -172,13 +173,8 @@ def build_model(cfg: Config | ConfigDict, pretrained: bool = False) -> nn.Module
         for name, part in cfg.model.items()
         if isinstance(part, Mapping) and 'pretrained' in part and not pretrained
     }
-    encoders = [name for name in ('backbone', 'text_encoder') if name in cfg.model]
-    absent = [name for name in encoders if not cfg.model[name].get('pretrained')]
-    if pretrained and absent:
-        raise ValueError(
-            f'{NO_CHECKPOINT} stands for the weights that the encoders of the config start with, '
-            f'but {" and ".join(absent)} names none as pretrained; give a checkpoint'
-        )
+    if pretrained:
+        require_own_weights(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmseg')):
         return MODELS.build({**cfg.model, **parts}).eval()
 

@@ -20,6 +20,7 @@ from pgseg_mm.cli.protocols import (
     settings_of,
     with_threshold,
 )
+from pgseg_mm.cli.run_configs import require_own_weights
 from pgseg_mm.messages import first_of
 
 from .naming_choice import naming_of, set_naming_rule
@@ -179,6 +180,8 @@ def check_all(
         ValueError: If a threshold is missing, is for something else by one of several protocols, or
             a protocol cannot be applied.
     """
+    if args.checkpoint is None:
+        require_own_weights(with_options(args), args.allow_partial)
     faults: dict[str, None] = {}
     kinds: dict[str, set[str | None]] = {}
     for name, protocol in chosen:

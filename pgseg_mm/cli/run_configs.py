@@ -15,7 +15,7 @@ from pgseg_mm.messages import quoted
 from pgseg_mm.serialization.locating import check_source
 
 from .arguments import require_file
-from .checkpoint_sources import require_checkpoint
+from .checkpoint_sources import NO_CHECKPOINT, require_checkpoint
 from .config_files import ConfigError, override, read_config_file
 from .protocol_notes import note_overrides
 
@@ -235,6 +235,36 @@ def require_weights(cfg: Config) -> None:
     """
     if cfg.get('load_from'):
         check_source(cfg.load_from, 'load_from')
+
+
+def encoders_without_weights(cfg: Config) -> list[str]:
+    """Names of the encoders of a model of words that start with no weights of their own.
+
+    Args:
+        cfg: The config.
+    """
+    if 'text_encoder' not in cfg.model:
+        return []
+    encoders = [name for name in ('backbone', 'text_encoder') if name in cfg.model]
+    return [name for name in encoders if not cfg.model[name].get('pretrained')]
+
+
+def require_own_weights(cfg: Config, allow_partial: bool = False) -> None:
+    """Refuse :data:`NO_CHECKPOINT` for a model of words whose weights would be random.
+
+    Args:
+        cfg: The config.
+        allow_partial: Whether random weights will do.
+
+    Raises:
+        ConfigError: If an encoder starts without weights.
+    """
+    absent = encoders_without_weights(cfg)
+    if absent and not allow_partial:
+        raise ConfigError(
+            f'{NO_CHECKPOINT} stands for the weights that the encoders of the config start with, '
+            f'but {" and ".join(absent)} names none as pretrained; give a checkpoint'
+        )
 
 
 def drop_unused(cfg: Config, needed: str) -> None:

@@ -21,6 +21,7 @@ from pgseg_mm.cli.run_configs import (
     drop_unused,
     find_config,
     load_config,
+    require_own_weights,
 )
 from pgseg_mm.evaluation import LabelMapError
 from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
@@ -94,6 +95,8 @@ def run_test(
                 'out, and choose images by --cfg-options test_dataloader.dataset.ann_file=FILE'
             )
         cfg.load_from = args.checkpoint
+        if args.checkpoint is None:
+            require_own_weights(cfg, args.allow_partial)
         cfg.resume = False  # what a config says of a training
         prepare(cfg)
         drop_unused(cfg, 'test')

@@ -84,7 +84,7 @@ def test_what_is_no_config_is_refused_by_tools(
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path, monkeypatch, capsys, tool, settings, said):
     config = CONFIGS / 'pgseg' / 'pgseg_tiny-p8_emoji-scenes-64x64.py'
-    weights = ['none'] if tool == 'tools/test.py' else []
+    weights = ['none', '--allow-partial'] if tool == 'tools/test.py' else []
     message = refusal(monkeypatch, capsys, tool, config, *weights, '--cfg-options', *settings)
     assert re.search(said, message)
 

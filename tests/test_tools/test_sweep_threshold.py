@@ -205,3 +205,15 @@ def test_what_cannot_be_swept_is_refused_before_anything_is_loaded(
     with pytest.raises(SystemExit):
         sweep(monkeypatch, config, checkpoint, *arguments)
     assert message in capsys.readouterr().err
+
+
+def test_images_without_labels_and_models_without_weights_are_refused(
+    config, checkpoint, monkeypatch, capsys
+):
+    labels = ['--cfg-options', 'test_dataloader.dataset.data_prefix.seg_map_path=nowhere']
+    with pytest.raises(SystemExit) as leaving:
+        sweep(monkeypatch, config, checkpoint, '--thresholds', '0.1', '0.4', *labels)
+    assert 'no image of the data set has a label map' in str(leaving.value.code)
+    with pytest.raises(SystemExit):  # a PGSeg's encoders start with none
+        sweep(monkeypatch, config, 'none', '--thresholds', '0.1', '0.4')
+    assert 'none' in capsys.readouterr().err
