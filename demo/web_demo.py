@@ -43,6 +43,7 @@ PICTURE_BYTES = 3 * 3 * PICTURE_SIDE[1] ** 2
 """Most bytes of the three pictures of an answer."""
 SHORTEST_PICTURE_SIDE = 16
 COSINE_THRESHOLD = 0.2
+"""Where a slider for cosines begins, which are small."""
 HEADING = '# Segment by words\nAny words: the model has never seen a mask.'
 BUTTONS = ['download', 'fullscreen']
 """Gradio's own would offer to send pictures away."""

@@ -30,8 +30,9 @@ from .sources import Image, Images, as_image, check_array, in_batches, is_single
 from .views import ModelViews
 
 DEFAULT_THRESHOLDS = {'affinity': 0.95, 'logits': 0.5, 'mixture': 0.5}
-"""Threshold of the background where neither the user nor the config names one, as published for
-the 20 classes of VOC. For 80 classes it is 0.85, for hundreds 0.11."""
+"""Threshold of the background where neither the user nor the config names one, by naming rule: of
+affinities as published for the 20 classes of VOC (for 80 classes it is 0.85, for hundreds 0.11), of
+probabilities a guess."""
 MAX_PIXELS = limits.MAX_IMAGE_PIXELS
 """Pixels of an image file at most, by default."""
 
@@ -246,13 +247,12 @@ class PGSegInferencer:
             published = (self.cfg.get('background_thresholds') or {}).get(str(vocabulary))
             if known := published or head.background_threshold:
                 return known
-        rule = naming or own
-        if rule not in DEFAULT_THRESHOLDS:
+        if own is None:
             raise ValueError(
                 f'There is no default threshold for the scores of {type(head).__name__}: give '
                 'threshold to have a background, or background=False.'
             )
-        return DEFAULT_THRESHOLDS[rule]
+        return DEFAULT_THRESHOLDS.get(naming or own, DEFAULT_THRESHOLDS['mixture'])
 
     def read(self, image: Image | bytes, name: str | None = None) -> NDArray[np.uint8]:
         """Read an image as it is read for segmentation.

@@ -93,6 +93,8 @@ def test_a_checkpoint_that_breaks_off_leaves_the_previous_one(tmp_path, monkeypa
     with pytest.raises(OSError, match=said):
         run_toy(tmp_path, checkpoint=dict(max_keep_ckpts=1), resume=whole)
     assert last_checkpoint(tmp_path)['meta']['iter'] == 3
+    known = last_checkpoint(tmp_path)['message_hub']['runtime_info']['last_ckpt']
+    assert known == str(tmp_path / 'iter_3.pth')
     monkeypatch.undo()
     assert run_toy(tmp_path, resume=True).iter == 16
 

@@ -207,6 +207,34 @@ def test_what_an_earlier_stop_has_left_goes_with_the_next_checkpoint(tmp_path):
     assert run() == ['epoch_3.pth', 'iter_2.pth']
 
 
+def test_what_a_checkpoint_of_another_folder_calls_its_stop_is_left_alone(tmp_path):
+    load_checkpoints_safely()
+
+    def config(name, **settings):
+        checkpoint = dict(by_epoch=True, interval=1, max_keep_ckpts=1)
+        loop = dict(type='ResumableEpochLoop', max_epochs=3)
+        return toy_config(tmp_path / name, loop, checkpoint=checkpoint, **settings)
+
+    cfg = config('theirs')
+    cfg.custom_hooks += [dict(type='StopSignalHook'), dict(type='TellingHook', at=7)]
+    with pytest.raises(SystemExit):
+        Runner.from_cfg(cfg).train()
+    cfg = config('mine', resume=True)
+    cfg.load_from = str(tmp_path / 'theirs' / 'iter_7.pth')
+    runner = Runner.from_cfg(cfg)
+    mine = tmp_path / 'mine' / 'iter_7.pth'
+
+    class Putting(Hook):
+        def before_train_epoch(self, runner):
+            if runner.epoch == 1:  # goes on within the second
+                mine.write_bytes(b'mine')
+
+    runner.register_hook(Putting())
+    runner.train()
+    assert mine.read_bytes() == b'mine'
+    assert last_checkpoint(tmp_path / 'mine')['meta']['epoch'] == 3
+
+
 @pytest.mark.parametrize('named', ['/elsewhere/iter_8.pth', 8])
 def test_what_a_checkpoint_calls_the_last_one_keeps_none_from_being_written(tmp_path, named):
     run_toy(tmp_path, interrupt=7)

@@ -197,14 +197,16 @@ class SafeCheckpointHook(CheckpointHook):
             if isinstance(info[key], bool) or not isinstance(info[key], Real):
                 runner.logger.warning(f'{key} of the checkpoint is no number and is not used.')
                 del info[key]
-        if 'keep_ckpt_ids' not in info:
-            return []
         begin = runner._load_from
         if (
             begin is not None
             and Path(begin).resolve().parent != Path(self._folder(runner)).resolve()
         ):
-            info['keep_ckpt_ids'] = []  # numbers of another folder's checkpoints
+            info.pop('stopped_ckpt', None)  # one of another folder, as are the numbers
+            if 'keep_ckpt_ids' in info:
+                info['keep_ckpt_ids'] = []
+            return []
+        if 'keep_ckpt_ids' not in info:
             return []
         kept = info['keep_ckpt_ids'] if isinstance(info['keep_ckpt_ids'], list) else []
         kept = [step for step in kept if type(step) is int and 0 <= step <= runner.iter]
@@ -238,7 +240,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _check_accumulation(self, runner: Runner) -> None:
         counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-        if self.by_epoch and self.interval > 0 and isinstance(runner._train_loop, BaseLoop):
+        by_epoch = self.by_epoch and isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if by_epoch and self.interval > 0:
             steps = self.interval * len(runner.train_dataloader)
             if steps % counts:
                 runner.logger.warning(
@@ -296,11 +299,13 @@ class SafeCheckpointHook(CheckpointHook):
         info = runner.message_hub.runtime_info
         before = info.get('last_ckpt')
         if known:
-            info['last_ckpt'] = path
+            runner.message_hub.update_info('last_ckpt', path)
         try:
             yield
         except OSError as error:
-            info['last_ckpt'] = before
+            info.pop('last_ckpt', None)
+            if before is not None:
+                info['last_ckpt'] = before
             raise FileAccessError(
                 f'The checkpoint {path} cannot be written: {error.strerror or error}; '
                 f'{last_good_checkpoint(runner)}.'
