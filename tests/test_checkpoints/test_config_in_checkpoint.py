@@ -287,7 +287,7 @@ def test_hostile_configs_are_refused_and_nothing_is_run(tmp_path, monkeypatch, h
 @pytest.mark.parametrize(
     ('changes', 'kind'),
     [
-        (dict(backbone=5, text_encoder=3, decode_head=1), 'AttributeError'),
+        (dict(backbone=5, text_encoder=3, decode_head=1), 'TypeError: cfg should be a dict'),
         (dict(foo=1), 'TypeError'),
         (dict(backbone=dict(tiny_model_cfg()['backbone'], groups=0)), 'TypeError'),
     ],
