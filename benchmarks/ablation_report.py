@@ -16,7 +16,7 @@ from pgseg_mm.cli.provenance import describe
 from pgseg_mm.serialization.atomic_files import write_atomically
 
 from .ablation_cells import Cell
-from .ablation_rows import CONTROLS, NPR_ROWS, REFERENCE, ROWS, about
+from .ablation_rows import CONTROLS, MAIN, NPR_ROWS, REFERENCE, about
 
 Result = dict[str, Any]
 Figure = Callable[[Result], float | None]
@@ -26,8 +26,8 @@ RULES = ('affinity', 'logits', 'mixture')
 INTRODUCTION = """# What each part is worth
 
 The demo's model, trained on emoji scenes by each row's options, and judged on scenes that no choice
-was made on: the converter's with another seed. Groups are hard, as published, and scores are not
-refined, unless a row says otherwise.
+of the demo's settings was made on: the converter's with another seed. Groups are hard, as
+published, and scores are not refined, unless a row says otherwise.
 
 ```bash
 python -m benchmarks.ablation --jobs 2
@@ -55,7 +55,11 @@ with the same seed ± its standard error, with both named by the row's rule (the
 seeds than asked for has their number in brackets. NPR begins at half of the training, as in the
 demo, unless a row says otherwise."""
 VARIANTS_INTRODUCTION = """Over pastes, beside training without the loss, which Δ is the
-difference to, and without prototypes at all:"""
+difference to, and without prototypes at all. **Halfway** is that difference in own mean IoU at half
+of the training, where the loss begins unless the row says otherwise. What is there already is not
+the loss's: another clustering also changes the reconstruction, from the first step, and a run on
+another commit may round otherwise. Rows with more than one seed were continued because seed 0 was
+among the best, so that their mean flatters them."""
 OWN_ROW = """## A row of your own
 
 is an entry of `CONTROLS` in `benchmarks/ablation_rows.py`: a name, and what it changes in the
@@ -94,6 +98,7 @@ class Table:
     ) -> None:
         self.cells = cells
         self.reference = reference
+        self.naming = {cell.row: cell.settings['naming'] for cell in cells}
         self.rows = list(dict.fromkeys(cell.row for cell in cells))
         self.seeds = list(dict.fromkeys(cell.seed for cell in cells))
         self.results = {
@@ -105,10 +110,6 @@ class Table:
         first = self.cells[0]
         stages = 'one grouping stage' if first.stages == 1 else 'two grouping stages'
         return f'{first.classes} classes, {stages}, {first.iterations} iterations'
-
-    @property
-    def missing(self) -> int:
-        return len(self.cells) - len(self.results)
 
     def values(self, row: str, figure: Figure) -> dict[int, float]:
         """A figure of a row by seed."""
@@ -128,6 +129,10 @@ class Table:
         of = f' ({len(values)})' if len(values) < len(self.seeds) else ''
         return f'{mean(values):.1f}{spread}{of}'
 
+    def halfway(self, row: str) -> str:
+        """The difference in own mean IoU at half of the training."""
+        return self.difference(row, _iou(self.naming[row], at=self.cells[0].iterations // 2))
+
     def difference(self, row: str, figure: Figure) -> str:
         """Mean difference to the reference with the same seeds, and its standard error."""
         if row == self.reference:
@@ -146,24 +151,23 @@ class Table:
         """Both tables as Markdown."""
         return [*self.figures(), '', 'The same groups, named by each rule:', '', *self.by_rule()]
 
-    def figures(self) -> list[str]:
-        """The table of rows, and their differences to the reference."""
-        naming = {cell.row: cell.settings['naming'] for cell in self.cells}
-        lines = [
-            '| row | names by | own | Δ | oracle | Δ | present | Δ | objects | textures | groups '
-            'used |',
-            '|---|---|' + '--:|' * 9,
-        ]
+    def figures(self, halfway: bool = False) -> list[str]:
+        """The table of rows, and their differences to the reference, those halfway on demand."""
+        last = ['halfway'] if halfway else []
+        names = 'row | names by | own | Δ | oracle | Δ | present | Δ | objects | textures'
+        names = ' | '.join([names, 'groups used', *last])
+        lines = [f'| {names} |', '|---|---|' + '--:|' * (9 + len(last))]
         for row in self.rows:
-            own = _iou(naming[row])
-            figures = [own, *map(_iou, WAYS)]
+            naming = self.naming[row]
+            figures = [_iou(naming), *map(_iou, WAYS)]
             pairs = [(self.cell(row, each), self.difference(row, each)) for each in figures]
             more = [
-                self.cell(row, _iou(naming[row], 'objects')),
-                self.cell(row, _iou(naming[row], 'textures')),
+                self.cell(row, _iou(naming, 'objects')),
+                self.cell(row, _iou(naming, 'textures')),
                 self.cell(row, lambda result: result['curve'][-1]['groups_used']),
+                *([self.halfway(row)] if halfway else []),
             ]
-            texts = [f'`{row}`', naming[row], *(text for pair in pairs for text in pair), *more]
+            texts = [f'`{row}`', naming, *(text for pair in pairs for text in pair), *more]
             lines.append('| ' + ' | '.join(texts) + ' |')
         return lines
 
@@ -176,9 +180,14 @@ class Table:
         return lines
 
 
-def _iou(way: str, kind: str = 'all') -> Figure:
-    """The last point's mean IoU by a way."""
-    return lambda result: result['curve'][-1]['mIoU'][way][kind]
+def _iou(way: str, kind: str = 'all', at: int | None = None) -> Figure:
+    """Mean IoU by a way, of the last point or of that at an iteration, if there is one."""
+
+    def figure(result: Result) -> float | None:
+        points = [point for point in result['curve'] if at in (None, point['iteration'])]
+        return points[-1]['mIoU'][way][kind] if points else None
+
+    return figure
 
 
 def tables_of(cells: Iterable[Cell], known: dict[str, Result]) -> list[Table]:
@@ -203,16 +212,15 @@ def report(
     """
     tables = tables_of(cells, known)
     lines = [INTRODUCTION, '']
-    missing = sum(table.missing for table in tables)
-    if missing:
-        lines += [f'**{missing} of {len(cells)} runs are missing.**', '']
+    if missing := _missing(cells, known):
+        lines += [f'**{missing} are missing.**', '']
     for table in tables:
         lines += [f'## {table.title[0].upper()}{table.title[1:]}', '']
-        main = Table([cell for cell in table.cells if cell.row not in NPR_ROWS], known)
-        if main.results:
-            lines += [*main.lines(), '']
-        if table.missing:
-            lines += [f'{table.missing} of {len(table.cells)} runs are missing.', '']
+        shown = Table([cell for cell in table.cells if cell.row not in NPR_ROWS], known)
+        if shown.results:
+            lines += [*shown.lines(), '']
+        if missing := _missing(table.cells, known):
+            lines += [f'{missing} are missing.', '']
         lines += _variants(table, known)
     if picture is not None:
         link = os.path.relpath(picture, page.parent)
@@ -230,13 +238,27 @@ def report(
     return '\n'.join([*lines, ''])
 
 
+def _missing(cells: Sequence[Cell], known: dict[str, Result]) -> str:
+    """How many runs there are not, of the rows that are trained unless others are asked for."""
+    main = [cell for cell in cells if cell.row in MAIN]
+    missing = sum(cell.key not in known for cell in main)
+    return f'{missing} of {len(main)} runs of the main rows' if missing else ''
+
+
 def _variants(table: Table, known: dict[str, Result]) -> list[str]:
     """Variants of NPR beside what they would be without."""
     if not any(row in NPR_ROWS for row, _ in table.results):
         return []
     cells = [cell for cell in table.cells if cell.row in (*WITHOUT_NPR, 'pastes', *NPR_ROWS)]
     variants = Table(cells, known, reference=WITHOUT_NPR[0])
-    return ['### Variants of NPR', '', VARIANTS_INTRODUCTION, '', *variants.figures(), '']
+    return [
+        '### Variants of NPR',
+        '',
+        VARIANTS_INTRODUCTION,
+        '',
+        *variants.figures(halfway=True),
+        '',
+    ]
 
 
 def _origins(cells: Sequence[Cell], used: Sequence[Result], others: int) -> list[str]:
@@ -264,16 +286,16 @@ def _origins(cells: Sequence[Cell], used: Sequence[Result], others: int) -> list
 
 
 def draw_curves(cells: Sequence[Cell], known: dict[str, Result], path: Path) -> bool:
-    """Draw the mean IoU over training, a panel for each scale.
+    """Draw the mean IoU of the main rows over training, a panel for each scale.
 
     Returns:
         Whether there is anything to draw.
     """
-    tables = [table for table in tables_of(cells, known) if table.results]
+    main = [cell for cell in cells if cell.row in MAIN]
+    tables = [table for table in tables_of(main, known) if table.results]
     if not tables:
         return False
-    width = 4.2 * len(tables) + 2
-    figure = Canvas(figsize=(width, 4))
+    figure = Canvas(figsize=(4.2 * len(tables) + 2, 4), layout='constrained')
     panels = figure.subplots(1, len(tables), squeeze=False, sharey=True)[0]
     colours = colormaps['tab20'].colors
     for panel, table in zip(panels, tables, strict=True):
@@ -281,9 +303,8 @@ def draw_curves(cells: Sequence[Cell], known: dict[str, Result], path: Path) -> 
             points = _mean_curve(table, row)
             if points:
                 # of all rows, so that a row looks alike in each panel
-                index = [*ROWS].index(row)
-                style = '--' if row == REFERENCE else ('-', '-.')[index // len(colours)]
-                colour = colours[index % len(colours)]
+                colour = colours[[*MAIN].index(row)]
+                style = '--' if row == REFERENCE else '-'
                 panel.plot(*zip(*points, strict=True), style, marker='.', label=row, color=colour)
         panel.set_title(table.title.rpartition(',')[0], fontsize=9)
         panel.set_xlabel('iterations')
@@ -293,15 +314,14 @@ def draw_curves(cells: Sequence[Cell], known: dict[str, Result], path: Path) -> 
         for panel in panels
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles, loc='center right', fontsize=8)
-    figure.tight_layout(rect=(0, 0, 1 - 1.9 / width, 1))
+    figure.legend(handles.values(), handles, loc='outside right', fontsize=8)
     write_atomically(path, lambda file: figure.savefig(file, dpi=80))
     return True
 
 
 def _mean_curve(table: Table, row: str) -> list[tuple[int, float]]:
     """Iterations, and means over the seeds that are known."""
-    naming = next(cell.settings['naming'] for cell in table.cells if cell.row == row)
+    naming = table.naming[row]
     values: dict[int, list[float]] = {}
     for seed in table.seeds:
         for point in table.results.get((row, seed), {}).get('curve', []):

@@ -122,10 +122,10 @@ def test_the_page_has_holes(finished, folders):
     assert command(folders, *arguments) == 0
     page = (finished / 'a.md').read_text()
     # pastes was not asked for, but has results
-    assert '**5 of 9 runs are missing.**' in page
+    assert '**5 of 9 runs of the main rows are missing.**' in page
     assert command(folders, *arguments, '--stages', 1, 2) == 0
     two = (finished / 'a.md').read_text().partition('two grouping stages, 2 iterations\n\n')[2]
-    assert two.startswith('6 of 6 runs are missing.\n\n## ')
+    assert two.startswith('6 of 6 runs of the main rows are missing.\n\n## ')
     (groupvit, pgseg, pastes) = [
         next(line for line in page.splitlines() if line.startswith(f'| `{row}` |')).split('|')[2:-1]
         for row in ('groupvit', 'pgseg', 'pastes')
@@ -185,7 +185,7 @@ def test_a_run_that_fails_is_named(data, folders, tmp_path, capsys):
     assert ablation.main([*broken, '--rows', 'pastes']) == 1
     assert 'failed: pastes, 10 classes, 1 stage, seed 0' in capsys.readouterr().err
     assert any('num_heads' in log.read_text() for log in (tmp_path / 'logs').iterdir())
-    assert '**1 of 1 runs are missing.**' in (tmp_path / 'a.md').read_text()
+    assert '**1 of 1 runs of the main rows are missing.**' in (tmp_path / 'a.md').read_text()
 
 
 def test_a_run_ends_with_its_command(tmp_path, monkeypatch):
