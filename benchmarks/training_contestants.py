@@ -42,6 +42,8 @@ class Option:
         return self.compiled, self.fused, self.checkpointing, self.joined
 
 
+PASTES = (('type', 'PasteImages'), ('grid', 14), ('sizes', (5, 7, 9)))
+MOSAICS = (('type', 'MosaicImages'),)
 OPTIONS = {
     'plain': Option('float32, fused attention'),
     'unfused': Option('attention not fused', unfused_attention=True),
@@ -50,14 +52,9 @@ OPTIONS = {
     'bf16': Option('bf16 autocast', 'bf16'),
     'bf16-compile': Option('bf16 autocast, torch.compile', 'bf16', compiled=True),
     'fused-adamw': Option('AdamW(fused=True)', fused=True),
-    'pastes': Option(
-        'regions of pastes',
-        joined=(('type', 'PasteImages'), ('grid', 14), ('sizes', (5, 7, 9))),
-    ),
-    'mosaics': Option('regions of mosaics, 4 x 224 px', joined=(('type', 'MosaicImages'),)),
-    'small-mosaics': Option(
-        'regions of mosaics, 4 x 112 px', joined=(('type', 'MosaicImages'), ('scale', 0.5))
-    ),
+    'pastes': Option('regions of pastes', joined=PASTES),
+    'mosaics': Option('regions of mosaics, 4 x 224 px', joined=MOSAICS),
+    'small-mosaics': Option('regions of mosaics, 4 x 112 px', joined=(*MOSAICS, ('scale', 0.5))),
 }
 GPU_OPTIONS = {
     'float32': Option('float32', fused=True),
@@ -68,6 +65,8 @@ GPU_OPTIONS = {
     'bf16-checkpointing': Option(
         'bf16 autocast, activation checkpointing', 'bf16', fused=True, checkpointing=True
     ),
+    'bf16-pastes': Option('bf16 autocast, regions of pastes', 'bf16', fused=True, joined=PASTES),
+    'bf16-mosaics': Option('bf16 autocast, regions of mosaics', 'bf16', fused=True, joined=MOSAICS),
     'tf32-compile': Option('TF32, torch.compile', 'tf32', fused=True, compiled=True),
     'fp16-compile': Option('fp16 autocast, torch.compile', 'fp16', fused=True, compiled=True),
     'bf16-compile': Option('bf16 autocast, torch.compile', 'bf16', fused=True, compiled=True),

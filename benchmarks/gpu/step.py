@@ -203,16 +203,18 @@ def measure(stage: Stage, wanted: Sequence[tuple[str, str, int]], batch: int) ->
         index, case = next(measured)
         seconds = statistics.median(watch.seconds[index])
         key = (case.name, case.tokens)
-        if case.name != PEER and key not in flops:
+        # joined images attend otherwise; what they need is not counted
+        counted = case.name != PEER and not case.option.joined
+        if counted and key not in flops:
             flops[key] = flops_of_a_pair(case.config, case.cfg_options, case.tokens)
         peak = peak_tflops(case.option.precision)
-        rate = flops.get(key, 0.0) * batch / seconds
+        rate = flops[key] * batch / seconds if counted else 0.0
         row.update(
             seconds=seconds,
             images_per_second=batch / seconds,
             peak_gib=case.peak / MIB / 1024 if stage.device == 'cuda' else None,
-            tflops=rate / 1e12 if key in flops else None,
-            utilisation=rate / 1e12 / peak if key in flops and peak else None,
+            tflops=rate / 1e12 if counted else None,
+            utilisation=rate / 1e12 / peak if counted and peak else None,
         )
     return rows
 
@@ -261,14 +263,16 @@ def _ratio(one: float | None, other: float | None) -> float | None:
 def steps(stage: Stage) -> Piece:
     """Precisions and options at 256 pairs, ours and transformers', turn about."""
     eager = ['float32', 'tf32', 'fp16', 'bf16']
-    more = ['bf16-loop-adamw', 'bf16-checkpointing']
+    joined = ['bf16-pastes', 'bf16-mosaics']
+    more = ['bf16-loop-adamw', 'bf16-checkpointing', *joined]
     wanted = [('PGSeg', name, TOKENS) for name in (*eager, *more)]
     wanted += [('GroupViT', name, TOKENS) for name in eager]
     wanted += [('PGSeg', 'bf16', TRIMMED), ('GroupViT', 'bf16', TRIMMED)]
     if load_peer():
         wanted += [(PEER, name, TOKENS) for name in eager]
     if stage.small:
-        wanted = [w for w in wanted if w[1] in ('bf16', 'fp16')]
+        # pastes are of the published size's grid
+        wanted = [w for w in wanted if w[1] in ('bf16', 'fp16', 'bf16-mosaics')]
     rows = measure(stage, wanted, stage.size(256, 4))
     value = partial(_value, rows)
     figures = {
@@ -281,9 +285,9 @@ def steps(stage: Stage) -> Piece:
     figures['npr bf16'] = _ratio(
         value('PGSeg', 'bf16', 'seconds'), value('GroupViT', 'bf16', 'seconds')
     )
-    figures['fused adamw'] = _ratio(
-        value('PGSeg', 'bf16-loop-adamw', 'seconds'), value('PGSeg', 'bf16', 'seconds')
-    )
+    plain = value('PGSeg', 'bf16', 'seconds')
+    figures['fused adamw'] = _ratio(value('PGSeg', 'bf16-loop-adamw', 'seconds'), plain)
+    figures |= {name: _ratio(value('PGSeg', name, 'seconds'), plain) for name in joined}
     return _piece(rows, figures)
 
 
