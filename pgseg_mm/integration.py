@@ -166,9 +166,10 @@ def announce_local_rank(rank: int) -> None:
     """Set ``LOCAL_RANK``, which mmengine reads, for launchers that pass it as an argument.
 
     Args:
-        rank: Rank on this machine; one that a launcher has set stays.
+        rank: Rank on this machine; one that a launcher has set stays, and Open MPI's comes first.
     """
-    os.environ.setdefault('LOCAL_RANK', str(rank))
+    rank_of_mpi = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', str(rank))
+    os.environ.setdefault('LOCAL_RANK', rank_of_mpi)
 
 
 def import_from(folder: str) -> None:

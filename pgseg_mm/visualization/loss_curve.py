@@ -1,5 +1,7 @@
 """Curves of the losses and of the validation, from the log of a training run."""
 
+from __future__ import annotations
+
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -36,17 +38,33 @@ def read_scalars(path: str | Path) -> dict[str, Curve]:
     """Read a log of scalars.
 
     Args:
-        path: File with a JSON object a line, as ``LocalVisBackend`` writes it.
+        path: File with a JSON object a line, as ``LocalVisBackend`` writes it. A last line that a
+            killed run has left in part does not count.
 
     Returns:
-        The curve of each scalar, in the order of the file.
+        The curve of each scalar over iterations, in the order of the file. Validations of runs that
+        log by epochs are at the latest iteration of the training before them.
+
+    Raises:
+        ValueError: If another line is no such object.
     """
     curves: dict[str, Curve] = defaultdict(list)
-    for line in Path(path).read_text(encoding='utf-8').splitlines():
-        scalars = json.loads(line)
-        step = scalars.pop('step')
+    lines = Path(path).read_text(encoding='utf-8').splitlines()
+    latest = 0
+    for number, line in enumerate(lines, 1):
+        try:
+            scalars = json.loads(line)
+            step = scalars.pop('step')
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break
+            raise ValueError(
+                f'{path}, line {number}: no object with a step: {line[:80]!r}'
+            ) from error
+        if 'loss' in scalars:
+            latest = step
         for name, value in scalars.items():
-            curves[name].append((step, value))
+            curves[name].append((max(step, latest), value))
     return dict(curves)
 
 

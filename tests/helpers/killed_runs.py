@@ -34,7 +34,7 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmseg.registry import HOOKS
 
-from pgseg_mm.engine.hooks import safe_checkpoint_hook
+from pgseg_mm.engine.hooks import atomic_backend
 
 
 @HOOKS.register_module()
@@ -47,7 +47,7 @@ class KillHook(Hook):
         step, self.when, rank = os.environ.get('KILL', '-1:none:0').split(':')
         self.step, self.rank = int(step), int(rank)
         if self.when == 'saving':
-            safe_checkpoint_hook.write_synced = self.write_a_part
+            atomic_backend.write_synced = self.write_a_part
 
     def kill(self, runner, when):
         if self.when == when and self.step == runner.iter + 1 and self.rank == get_rank():

@@ -35,6 +35,13 @@ def test_local_rank_argument_stands_in_for_the_variable(monkeypatch, config_file
     assert os.environ['LOCAL_RANK'] == '3'
 
 
+def test_local_rank_of_open_mpi_is_taken(monkeypatch, config_file):
+    monkeypatch.delenv('LOCAL_RANK')
+    monkeypatch.setenv('OMPI_COMM_WORLD_LOCAL_RANK', '2')
+    run_configs.load_config(parse(config_file))
+    assert os.environ['LOCAL_RANK'] == '2'
+
+
 def test_config_in_projects_imports_its_own_modules(monkeypatch, tmp_path):
     configs = tmp_path / 'projects' / 'invented' / 'configs'
     configs.mkdir(parents=True)

@@ -3,14 +3,17 @@ import logging
 import pytest
 import torch
 import torch.distributed as dist
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from mmseg.registry import DATA_SAMPLERS
+from torch import nn
 from torch.utils.data import BatchSampler
 
 from distributed import on_two_ranks
 from killed_runs import assert_equal, last_checkpoint
 from pgseg_mm.engine.hooks import data_state_hook
+from pgseg_mm.engine.optimizers.resumed_state import check_state
 from toy_runs import BATCH_SIZE, read_by, run_toy, toy_config
 
 ITERATIONS = dict(type='ResumableIterLoop', max_iters=16)
@@ -198,3 +201,20 @@ def test_batches_of_a_sampler_of_ones_own_are_counted(tmp_path, monkeypatch):
     runner.train()
     assert runner.iter == 2 * (len(runner.train_dataloader.dataset) // 2)
     assert runner.train_dataloader.batch_size is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('settings', [{}, {'fused': True}])
+def test_counts_of_steps_are_where_the_optimizer_reads_them(settings):
+    """What is loaded to a GPU would have each step wait for it."""
+    model = nn.Linear(2, 2).cuda()
+    wrapper = OptimWrapper(torch.optim.AdamW(model.parameters(), **settings))
+    state = {'exp_avg': torch.zeros, 'exp_avg_sq': torch.zeros}
+    for parameter in model.parameters():
+        wrapper.optimizer.state[parameter] = {
+            'step': torch.tensor(3.0, device='cuda'),
+            **{name: make(parameter.shape, device='cuda') for name, make in state.items()},
+        }
+    check_state(wrapper, 'a.pth')
+    places = {value['step'].device.type for value in wrapper.optimizer.state.values()}
+    assert places == {'cuda' if settings else 'cpu'}

@@ -9,9 +9,9 @@ from mmseg.structures import SegDataSample
 
 from distributed import on_two_ranks
 from killed_runs import last_checkpoint
-from pgseg_mm.engine.hooks import FiniteLossHook, safe_checkpoint_hook
+from pgseg_mm.engine.hooks import FiniteLossHook, atomic_backend, safe_checkpoint_hook
 from pgseg_mm.serialization import runner_checkpoints
-from toy_runs import BATCH_SIZE, read_by, run_toy
+from toy_runs import BATCH_SIZE, ToyModel, read_by, run_toy
 
 
 def test_a_loss_that_is_nan_ends_the_run(tmp_path):
@@ -71,13 +71,30 @@ def test_weights_that_are_nan_are_not_saved(tmp_path, monkeypatch):
     assert find_latest_checkpoint(str(tmp_path)).endswith('iter_3.pth')
 
 
+def test_buffers_that_are_nan_are_not_saved(tmp_path, monkeypatch):
+    forward = ToyModel.forward
+    monkeypatch.setattr(ToyModel, 'forward', with_buffer(forward, math.inf))
+    assert run_toy(tmp_path / 'mask').iter == 16
+    monkeypatch.setattr(ToyModel, 'forward', with_buffer(forward, math.nan))
+    with pytest.raises(FloatingPointError, match=r'after step 3 1 weights .*such as moments; no'):
+        run_toy(tmp_path / 'moments')
+
+
+def with_buffer(forward, value):
+    def run(self, *args, **kwargs):
+        self.register_buffer('moments', torch.tensor([0.0, value]))
+        return forward(self, *args, **kwargs)
+
+    return run
+
+
 class Full(OSError):
     pass
 
 
 @pytest.mark.parametrize('name', ['iter_6.pth', 'last_checkpoint'])
 def test_a_checkpoint_that_breaks_off_leaves_the_previous_one(tmp_path, monkeypatch, name):
-    write = safe_checkpoint_hook.write_synced
+    write = atomic_backend.write_synced
 
     def break_off(path, content):
         if path.name.startswith(f'.{name}') and (tmp_path / 'iter_3.pth').exists():
@@ -87,7 +104,7 @@ def test_a_checkpoint_that_breaks_off_leaves_the_previous_one(tmp_path, monkeypa
 
     if name == 'last_checkpoint':
         run_toy(tmp_path, interrupt=4)
-    monkeypatch.setattr(safe_checkpoint_hook, 'write_synced', break_off)
+    monkeypatch.setattr(atomic_backend, 'write_synced', break_off)
     whole = name == 'last_checkpoint'
     said = None if whole else 'iter_6.pth cannot be written: .*good checkpoint is .*iter_3.pth'
     with pytest.raises(OSError, match=said):
@@ -123,8 +140,10 @@ def test_logged_values_of_a_long_run_keep_within_the_limits(tmp_path, monkeypatc
 
 def test_checkpoints_between_accumulated_gradients_are_refused(tmp_path):
     wrapper = dict(accumulative_counts=2)
-    with pytest.raises(ValueError, match='set interval to a multiple of 2'):
+    with pytest.raises(ValueError, match='by interval = 3 would lose .* to a multiple of 2'):
         run_toy(tmp_path, optim_wrapper=wrapper)
+    with pytest.raises(ValueError, match='by save_begin = 3 would lose'):
+        run_toy(tmp_path, optim_wrapper=wrapper, checkpoint=dict(interval=4, save_begin=3))
     assert run_toy(tmp_path, optim_wrapper=wrapper, checkpoint=dict(interval=4)).iter == 16
 
 

@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 from pgseg_mm.engine import ScheduleHook
 from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 from toy_runs import BATCH_SIZE, InterruptedError, ToyDataset, toy_config
+from toy_validation import ToyValidation, with_validation
 
 NUMBER = len(ToyDataset())
 COSINE = dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False)
@@ -119,6 +120,35 @@ def test_epochs_of_another_length_are_counted_anew(tmp_path, warnings, interrupt
     assert rates(resumed)[-left:] == pytest.approx(rates(whole)[-left:])
     assert resumed.iter == whole.iter == 4 * length
     assert [text for text in warnings if f'since epochs have {length} now' in text]
+
+
+@pytest.mark.parametrize('source', [None, 'config'])
+def test_what_a_metric_has_been_is_no_setting(tmp_path, warnings, source, monkeypatch):
+    load_checkpoints_safely()
+
+    def run(iters, scores, resume=False):
+        monkeypatch.setattr(ToyValidation, 'scores', list(scores))
+        loop = dict(type='ResumableIterLoop', max_iters=iters, val_interval=3)
+        cfg = with_validation(toy_config(tmp_path / 'run', loop, resume=resume))
+        cfg.experiment_name = f'{tmp_path.name}_{resume}'
+        follow = dict(type='ReduceOnPlateauLR', monitor='score', rule='greater', patience=1)
+        cfg.param_scheduler = [dict(follow, factor=0.5, by_epoch=True)]
+        cfg.default_hooks.param_scheduler = dict(type='ParamSchedulerHook')
+        # a weight decay of its own, so that the config is taken at all
+        cfg.optim_wrapper.optimizer.weight_decay = 0.3 if resume and source else 0.01
+        cfg.default_hooks.schedule = dict(type='ScheduleHook', source=source or 'checkpoint')
+        cfg.resume = resume
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        return runner
+
+    run(6, (5.0, 4.0))
+    resumed = run(9, (4.5,), resume=True)
+    (schedule,) = resumed.param_schedulers
+    # the second bad one: halved
+    assert schedule.best == 5.0 and resumed.optim_wrapper.get_lr()['lr'] == [0.05]
+    told = [text for text in warnings if 'best of' in text or 'num_bad_epochs' in text]
+    assert not told
 
 
 def test_refuses_a_schedule_of_no_config(tmp_path, monkeypatch):

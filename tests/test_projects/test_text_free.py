@@ -208,6 +208,21 @@ def test_onnx_agrees_at_every_size(tool, checkpoint, tmp_path, threshold, stages
         np.testing.assert_allclose(scores, expected.numpy(), atol=1e-3)
 
 
+def test_an_onnx_file_that_is_not_right_leaves_what_there_was(tool, checkpoint, monkeypatch):
+    pytest.importorskip('onnxruntime')
+    options = [*MODEL, *SHORT, *ONE_STAGE, 'model.decode_head.background_threshold=None']
+    arguments = (FULL, checkpoint, '--classes', 'dog', 'cat', 'red car')
+    tool('misc/embed_vocabulary.py', *arguments, options=options)
+    Path('model.onnx').write_bytes(b'an earlier one')
+    before = sorted(Path().iterdir())
+    monkeypatch.setattr(torch.Tensor, 'median', lambda self: torch.tensor(1.0))
+    with pytest.raises(SystemExit, match='model.onnx is not written'):
+        arguments = (TEXT_FREE, checkpoint, '--class-embeds', 'class_embeds.npy')
+        tool('deployment/pgseg2onnx.py', *arguments, options=[*MODEL_IMAGE_HALF, *ONE_STAGE])
+    assert Path('model.onnx').read_bytes() == b'an earlier one'
+    assert sorted(Path().iterdir()) == before
+
+
 def test_onnx_of_one_size_gives_classes(tool, checkpoint):
     onnxruntime = pytest.importorskip('onnxruntime')
     options = [*MODEL, *SHORT, *ONE_STAGE, 'model.decode_head.background_threshold=None']

@@ -4,6 +4,9 @@ import errno
 import fcntl
 import logging
 import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -191,6 +194,23 @@ def test_a_checkpoint_of_another_folder_removes_none_here(tmp_path, number):
     hook._choose_checkpoint = lambda runner: (True, str(begin))  # as if there were none here
     runner.train()
     assert [path for path in before if path.exists()] == before
+
+
+def test_a_checkpoint_at_an_address_is_resumed_from(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    run_toy(tmp_path / 'theirs', interrupt=8)
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / 'theirs')
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            cfg = toy_config(tmp_path / 'mine', resume=True)
+            cfg.load_from = f'http://127.0.0.1:{server.server_port}/iter_6.pth'
+            load_checkpoints_safely()
+            runner = Runner.from_cfg(cfg)
+            runner.train()
+        finally:
+            server.shutdown()
+    assert len(read_by(runner)) == (16 - 6) * BATCH_SIZE
 
 
 def test_a_name_of_any_length_is_passed_over(tmp_path):

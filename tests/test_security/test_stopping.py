@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import EarlyStoppingHook, Hook
-from mmengine.runner import BaseLoop, Runner
-from mmseg.registry import DATASETS, HOOKS, LOOPS
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
 
 from killed_runs import ROOT, assert_equal, last_checkpoint, make_pairs, train, write_config
 from pgseg_mm.engine import StopSignalHook
@@ -16,6 +16,7 @@ from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 from prepared_processes import run_python
 from stopped_runs import add_sender
 from toy_runs import BATCH_SIZE, ToyDataset, read_by, run_toy, toy_config
+from toy_validation import ToyValidation, with_validation
 
 COMPARED = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'data_state')
 SEED = ['--cfg-options', 'randomness.seed=3']
@@ -67,40 +68,12 @@ class SendInValidationHook(Hook):
     """Sends the process SIGTERM within the first validation."""
 
     sent = False
+    batch = 1
 
     def before_val_iter(self, runner, batch_idx, data_batch=None):
-        if batch_idx == 1 and not type(self).sent:
+        if batch_idx == self.batch and not type(self).sent:
             type(self).sent = True
             os.kill(os.getpid(), signal.SIGTERM)
-
-
-@LOOPS.register_module(force=True)
-class ToyValidation(BaseLoop):
-    """A validation without a model, which notes how far it came."""
-
-    seen: list = []
-    kill_at: tuple | None = None
-
-    def __init__(self, runner, dataloader, evaluator):
-        super().__init__(runner, dataloader)
-
-    def run(self):
-        self.runner.call_hook('before_val_epoch')
-        for index, batch in enumerate(self.dataloader):
-            if self.kill_at == (self.runner.iter, index):
-                raise KeyboardInterrupt
-            self.runner.call_hook('before_val_iter', batch_idx=index, data_batch=batch)
-            self.seen.append((self.runner.iter, index))
-            self.runner.call_hook('after_val_iter', batch_idx=index, data_batch=batch, outputs=[])
-        self.runner.call_hook('after_val_epoch', metrics={'score': 1.0})
-
-
-def with_validation(cfg):
-    loader = {k: v for k, v in cfg.train_dataloader.items() if k not in ('sampler', 'drop_last')}
-    cfg.val_dataloader = loader | dict(sampler=dict(type='DefaultSampler', shuffle=False))
-    cfg.val_dataloader['dataset'] = dict(type='ToyNumbers')
-    cfg.val_cfg, cfg.val_evaluator = dict(type='ToyValidation'), []
-    return cfg
 
 
 def validating(folder, resume=False):
@@ -110,19 +83,6 @@ def validating(folder, resume=False):
     cfg.custom_hooks += [dict(type='SendInValidationHook')]
     cfg.resume = resume
     return Runner.from_cfg(cfg)
-
-
-@DATASETS.register_module(force=True)
-class ToyNumbers:
-    """Numbers from 0 to 11."""
-
-    metainfo: dict = {}
-
-    def __len__(self):
-        return 12
-
-    def __getitem__(self, number):
-        return number
 
 
 def test_a_validation_is_broken_off_and_made_up_for(tmp_path):
@@ -172,6 +132,48 @@ def test_a_killed_run_makes_up_for_the_validation_behind_its_checkpoint(
     assert run('killed', resume=True) == [2 * steps]
     last = last_checkpoint(tmp_path / 'killed')
     assert last['meta']['iter'] == 2 * steps
+
+
+def test_a_stop_within_an_epoch_is_no_reason_to_validate(tmp_path, monkeypatch):
+    load_checkpoints_safely()
+    steps = len(ToyDataset()) // BATCH_SIZE
+    monkeypatch.setattr(ToyValidation, 'seen', [])
+    for at in (steps + 2, 2 * steps, None):
+        cfg = toy_config(tmp_path, dict(type='ResumableEpochLoop', max_epochs=3), seed=1)
+        cfg = with_validation(cfg)
+        cfg.custom_hooks += [dict(type='StopSignalHook'), dict(type='TellingHook', at=at)]
+        cfg.resume = at != steps + 2
+        runner = Runner.from_cfg(cfg)
+        if at is None:
+            runner.train()
+        else:
+            with pytest.raises(SystemExit):
+                runner.train()
+    validated = [iteration for iteration, index in ToyValidation.seen if index == 2]
+    assert validated == [steps, 2 * steps, 3 * steps]
+
+
+def test_a_stop_in_a_validation_between_accumulated_gradients_waits(tmp_path, monkeypatch):
+    """Averaged weights are in the model's place while it validates, and back behind it."""
+    load_checkpoints_safely()
+    monkeypatch.setattr(SendInValidationHook, 'sent', False)
+    monkeypatch.setattr(SendInValidationHook, 'batch', 2)
+    contents = []
+    for name in ('whole', 'stopped'):
+        loop = dict(type='ResumableIterLoop', max_iters=16, val_interval=6)
+        accumulated = dict(optim_wrapper=dict(accumulative_counts=4), checkpoint=dict(interval=4))
+        cfg = with_validation(toy_config(tmp_path / name, loop, seed=1, **accumulated))
+        cfg.custom_hooks += [dict(type='StopSignalHook')]
+        if name == 'stopped':
+            cfg.custom_hooks += [dict(type='SendInValidationHook')]
+            with pytest.raises(SystemExit):
+                Runner.from_cfg(cfg).train()
+        else:
+            Runner.from_cfg(cfg).train()
+        contents.append(torch.load(tmp_path / name / 'iter_8.pth', weights_only=False))
+    assert last_checkpoint(tmp_path / 'stopped')['meta']['iter'] == 8
+    for key in ('state_dict', 'ema_state_dict'):
+        assert_equal(contents[0][key], contents[1][key], key)
 
 
 def test_hooks_that_decide_by_a_figure_are_not_asked_without_one(tmp_path, monkeypatch):

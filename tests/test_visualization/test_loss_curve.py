@@ -38,6 +38,23 @@ def test_losses_and_validation_are_drawn(tmp_path):
         assert image.width == 800
 
 
+def test_validations_of_runs_by_epochs_are_at_their_iterations(tmp_path):
+    lines = [TRAIN[0], {'mIoU': 10.0, 'step': 1}, TRAIN[1], {'mIoU': 12.0, 'step': 2}]
+    write_log(tmp_path, lines)
+    figure = draw_loss_curve(tmp_path)
+    assert curves(figure.axes[1]) == {'all classes': [[10, 10], [20, 12]]}
+
+
+def test_a_line_that_a_kill_has_cut_is_left_out(tmp_path):
+    path = write_log(tmp_path, TRAIN)
+    whole = path.read_text()
+    path.write_text(whole[:-9])
+    assert curves(draw_loss_curve(tmp_path).axes[0])['contrastive'] == [[10, 5.0]]
+    path.write_text('{"loss": 1\n' + whole)
+    with pytest.raises(ValueError, match='scalars.json, line 1: no object with a step'):
+        draw_loss_curve(tmp_path)
+
+
 def test_without_validation_there_is_one_panel(tmp_path):
     write_log(tmp_path, TRAIN)
     assert len(draw_loss_curve(tmp_path).axes) == 1

@@ -18,6 +18,7 @@ pamr of the config's test_cfg are applied, too; the file's metadata have both.
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -229,14 +230,21 @@ def main() -> None:
     module = ExportedModel(model, args.argmax).eval()
     metadata = onnx_metadata(cfg.model, class_embeds, model.decode_head)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    export(module, size, args.dynamic, metadata).save(args.out)
-
     sizes = [size, (size[1] + 5, size[0] // 2 + 11)] if args.dynamic else [size]
-    for height, width in sizes:
-        found = difference(args.out, module, (height, width), args.dynamic)
-        print(f'{height} x {width}: onnxruntime differs from PyTorch by {found:.1e}')
-        if not found <= TOLERANCE:
-            sys.exit(f'error: {args.out} differs from PyTorch by more than {TOLERANCE}')
+    # under its name only once it is right; a large model is several files
+    with tempfile.TemporaryDirectory(prefix='.onnx_', dir=args.out.parent) as folder:
+        made = Path(folder, args.out.name)
+        export(module, size, args.dynamic, metadata).save(made)
+        for height, width in sizes:
+            found = difference(made, module, (height, width), args.dynamic)
+            print(f'{height} x {width}: onnxruntime differs from PyTorch by {found:.1e}')
+            if not found <= TOLERANCE:
+                sys.exit(
+                    f'error: the export differs from PyTorch by more than {TOLERANCE}; '
+                    f'{args.out} is not written'
+                )
+        for file in Path(folder).iterdir():
+            file.replace(args.out.with_name(file.name))
     for rule in metadata.keys() & {'decision', 'pamr'}:
         print(f'test_cfg.{rule} is not part of the file: apply it to the scores')
     if (cfg.model.get('test_cfg') or {}).get('decision') and has_synonyms(model.decode_head):

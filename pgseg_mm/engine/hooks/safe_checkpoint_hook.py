@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.fileio import BaseStorageBackend, LocalBackend, get_file_backend
+from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
@@ -18,9 +18,9 @@ from mmseg.registry import HOOKS
 
 from pgseg_mm.errors import NotFiniteError, PreflightError
 from pgseg_mm.files.reading import FileAccessError
-from pgseg_mm.integration import add_file_backend
-from pgseg_mm.serialization.atomic_files import clear_leftovers, write_atomically
+from pgseg_mm.serialization.atomic_files import clear_leftovers
 from pgseg_mm.serialization.loading import CheckpointError
+from pgseg_mm.serialization.locating import locate
 from pgseg_mm.serialization.runner_checkpoints import check_readable, shorten_histories
 from pgseg_mm.serialization.work_folders import (
     POINTER,
@@ -31,9 +31,9 @@ from pgseg_mm.serialization.work_folders import (
 )
 
 from ..loops import VALIDATION_DUE
+from .atomic_backend import ATOMIC_BACKEND, AtomicLocalBackend, PostponedRemoval
 from .finite_loss_hook import last_good_checkpoint
 
-ATOMIC_BACKEND = 'pgseg_atomic_local'
 BEST = re.compile(r'best_[^/\\\0]+\.pth')
 """Names of best checkpoints, the only files that are removed because a checkpoint names them."""
 STOPPED = re.compile(r'iter_\d+\.pth')
@@ -42,56 +42,16 @@ OLD_LEFTOVER = re.compile(r'\.(iter|epoch|best)_.+\.pth\.[a-z0-9_]{6,8}\.pth')
 """Temporary files of earlier versions, which did not tell whose they are."""
 
 
-class AtomicLocalBackend(LocalBackend):
-    """mmengine's local files, but a file is either the old one or the new one, never a part."""
-
-    def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
-        """Write bytes to a file."""
-        write_atomically(filepath, lambda path: write_synced(path, obj))
-
-    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        """Write text to a file."""
-        self.put(obj.encode(encoding), filepath)
-
-
-def write_synced(path: Path, content: bytes | memoryview) -> None:
-    """Write a file, and wait until the disk has it."""
-    with path.open('wb') as file:
-        file.write(content)
-        file.flush()
-        # else a machine that loses its power could keep the new name and not the content
-        os.fsync(file.fileno())
-
-
-class _PostponedRemoval:
-    """A backend that only notes which files it should have removed."""
-
-    def __init__(self, backend: BaseStorageBackend) -> None:
-        self.backend = backend
-        self.removed: list[str] = []
-
-    def remove(self, path: str) -> None:
-        self.removed.append(path)
-
-    def rmtree(self, path: str) -> None:
-        """Keep folders: no checkpoint of this hook is one."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.backend, name)
-
-
-add_file_backend(ATOMIC_BACKEND, AtomicLocalBackend)
-
-
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook``, for runs that may be killed at any moment.
 
     Checkpoints in local folders are written under another name, and renamed when they are complete.
     An outdated one is removed after that, not before. Each has the state of all ranks
-    (:class:`DataStateHook`), and none has weights that are NaN or infinite. Files that a killed run
-    has left half-written are removed when training begins, and no other run can use the work folder
-    until it ends. A run that is resumed goes on from the newest checkpoint that can be read.
+    (:class:`DataStateHook`); none has parameters that are NaN or infinite, or buffers that are NaN.
+    Files that a killed run has left half-written are removed when training begins, and no other run
+    can use the work folder until it ends. A run that is resumed goes on from the checkpoint that
+    ``last_checkpoint`` names, or from the newest that can be read if that one cannot.
 
     Nothing in a checkpoint is used as a path: of what it names, a ``best_*.pth`` in the run's own
     folder is removed when there is a better one, and with ``max_keep_ckpts`` the ``iter_*.pth`` of
@@ -108,8 +68,8 @@ class SafeCheckpointHook(CheckpointHook):
         FloatingPointError: If weights are not finite.
         FolderInUseError: If another run uses the work folder.
         OSError: If a checkpoint cannot be written.
-        ValueError: If gradients are accumulated and checkpoints by iterations fall between two
-            updates; of those by epochs that do, the log warns.
+        ValueError: If gradients are accumulated and checkpoints by iterations, or those of better
+            validations, fall between two updates; of those by epochs that do, the log warns.
     """
 
     saves_all_ranks = True
@@ -152,7 +112,7 @@ class SafeCheckpointHook(CheckpointHook):
         if begin is None:
             return False, None
         try:
-            check_readable(Path(begin))
+            check_readable(locate(begin))
         except (CheckpointError, FileNotFoundError):
             runner.logger.info(f'There is nothing to resume in {folder}: begins from {begin}.')
             return False, begin
@@ -248,11 +208,20 @@ class SafeCheckpointHook(CheckpointHook):
                     f'Checkpoints are {steps} steps apart, and gradients are accumulated over '
                     f'{counts}: a run that is resumed lacks those of the last {steps % counts}.'
                 )
-        if not self.by_epoch and self.interval > 0 and self.interval % counts:
-            raise PreflightError(
-                f'checkpoints every {self.interval} iterations would lose gradients that are '
-                f'accumulated over {counts} of them; set interval to a multiple of {counts}'
-            )
+        if self.by_epoch:
+            return
+        steps = [('interval', self.interval), ('save_begin', self.save_begin)]
+        if self.save_best and runner.val_loop is not None:
+            # a better validation writes one
+            intervals = getattr(runner.train_loop, 'dynamic_intervals', None)
+            intervals = intervals or [runner.train_loop.val_interval]
+            steps += [('train_cfg.val_interval', interval) for interval in intervals]
+        for name, value in steps:
+            if value > 0 and value % counts:
+                raise PreflightError(
+                    f'checkpoints by {name} = {value} would lose gradients that are accumulated '
+                    f'over {counts} iterations; set it to a multiple of {counts}'
+                )
 
     def _save_checkpoint(self, runner: Runner) -> None:
         """Save, and have the checkpoint know whether its validation is behind it: best scores are
@@ -368,14 +337,18 @@ class SafeCheckpointHook(CheckpointHook):
         runner.call_hook('gather_for_checkpoint')
         # mmengine would remove the best one so far before it has written the better one
         backend = self.file_backend
-        self.file_backend = postponing = _PostponedRemoval(backend)
+        self.file_backend = postponing = PostponedRemoval(backend)
         try:
             with self._naming(runner, f'{self.out_dir}/best_*.pth', known=False):
                 super()._save_best_checkpoint(runner, metrics)
         finally:
             self.file_backend = backend
+        # the best one of runs that do not count epochs is written over the best one before
+        several = getattr(self, 'best_ckpt_path_dict', {})  # there with more than one figure
+        best = {getattr(self, 'best_ckpt_path', None), *several.values()}
         for path in postponing.removed:
-            self._remove(path)
+            if path not in best:
+                self._remove(path)
 
     def _remove(self, path: str) -> None:
         own = os.path.dirname(path) == str(self.out_dir).rstrip('/')
@@ -387,10 +360,12 @@ def check_finite_weights(runner: Runner) -> None:
     """Refuse weights that should not be kept.
 
     Raises:
-        FloatingPointError: If one is NaN or infinite.
+        FloatingPointError: If a parameter is NaN or infinite, or a buffer is NaN.
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     bad = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    # masks may be infinite
+    bad += [name for name, b in model.named_buffers() if bool(torch.isnan(b).any())]
     if bad:
         raise NotFiniteError(
             f'after step {runner.iter + 1} {len(bad)} weights are NaN or infinite, such as '

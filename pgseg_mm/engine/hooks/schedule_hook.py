@@ -16,7 +16,9 @@ from pgseg_mm.serialization.loading import CheckpointError
 from ..loops import VALIDATION_DUE
 from ..optimizers.resumed_state import IMPLEMENTATION
 
-PROGRESS = ('last_step', '_global_step', '_last_value', 'verbose', 'optimizer')
+HISTORY = ('best', 'num_bad_epochs', 'cooldown_counter')
+"""Entries of the state of a schedule that follows a metric, of what that has been."""
+PROGRESS = ('last_step', '_global_step', '_last_value', 'verbose', 'optimizer', *HISTORY)
 """Entries of a schedule's state that move from step to step, or compute nothing."""
 STATEFUL = {'betas', 'momentum', 'rho', 'alpha', 'lr_decay', 'lambd'}
 """Settings by which optimizers differ whose state is not each other's."""
@@ -133,7 +135,11 @@ class ScheduleHook(Hook):
                     'made without one; make it by Runner.from_cfg'
                 )
             return
+        before = runner.param_schedulers or []
         runner.param_schedulers = runner.build_param_scheduler(runner.cfg.param_scheduler)
+        for old, new in zip(before, runner.param_schedulers, strict=False):
+            if type(old) is type(new) and getattr(old, 'monitor', 0) == getattr(new, 'monitor', 1):
+                vars(new).update({name: vars(old)[name] for name in HISTORY})
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         length = len(runner.train_dataloader) if by_epoch else 0
         done = self._count_anew(runner, length) if by_epoch else runner.iter

@@ -13,7 +13,7 @@ import torch
 from mmengine.device import get_device
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import EarlyStoppingHook, Hook, ParamSchedulerHook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
 
 from pgseg_mm.integration import (
@@ -90,16 +90,19 @@ class StopSignalHook(Hook):
             return
         received = self._agree()
         step = runner.iter + 1
-        if received and step % getattr(runner.optim_wrapper, '_accumulative_counts', 1) == 0:
+        if received and _is_update(runner, step):
             loop = runner.train_loop
-            due = getattr(loop, 'is_validation_due', None)
+            # behind an epoch's last step, the resumed run comes to the validation by itself
+            by_step = not isinstance(loop, EpochBasedTrainLoop)
+            due = getattr(loop, 'is_validation_due', None) if by_step else None
             self._stop(runner, received, step, due is not None and due(step))
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Break a validation off."""
-        if self.received and self._previous and get_world_size() == 1:
+        alone = self._previous and get_world_size() == 1
+        if self.received and alone and _is_update(runner, runner.iter):
             # hooks undo what they did for it, such as the averaged weights in the model's place;
             # those that decide by a figure have none
             for hook in list(runner.hooks):
@@ -111,7 +114,7 @@ class StopSignalHook(Hook):
         if not self._previous:
             return  # of no training
         received = self._agree()
-        if received and runner.iter % getattr(runner.optim_wrapper, '_accumulative_counts', 1) == 0:
+        if received and _is_update(runner, runner.iter):
             self._stop(runner, received, runner.iter, not metrics)
 
     def after_train(self, runner: Runner) -> None:
@@ -153,6 +156,11 @@ class StopSignalHook(Hook):
     @staticmethod
     def _checkpoints(runner: Runner) -> SafeCheckpointHook | None:
         return next((hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook)), None)
+
+
+def _is_update(runner: Runner, step: int) -> bool:
+    """Whether the optimizer moved behind a step: elsewhere a checkpoint would lose gradients."""
+    return step % getattr(runner.optim_wrapper, '_accumulative_counts', 1) == 0
 
 
 class _Listener:

@@ -46,7 +46,8 @@ def check_state(wrapper: OptimWrapper | OptimWrapperDict, where: str) -> None:
     """Refuse a state that does not fit the parameters, before the first step.
 
     Tensors that repeat their numbers, or lie otherwise in memory than the parameter, are laid out
-    as the parameter is.
+    as the parameter is. Counts of steps go to the CPU where the implementation reads them there:
+    those that were loaded to a GPU would have every step wait for it, once for each parameter.
 
     Args:
         wrapper: The optimizer, or several, with what it has loaded.
@@ -58,8 +59,13 @@ def check_state(wrapper: OptimWrapper | OptimWrapperDict, where: str) -> None:
     for _, optimizer in _optimizers(wrapper):
         for group in optimizer.param_groups:
             if type(optimizer) in PLAIN_OPTIMIZERS or group.get('fused'):
+                uses_device = group.get('fused') or group.get('capturable')
                 for parameter in group['params']:
-                    _check(optimizer.state.get(parameter, {}), parameter, where)
+                    state = optimizer.state.get(parameter, {})
+                    _check(state, parameter, where)
+                    step = state.get(STEP)
+                    if isinstance(step, Tensor) and not uses_device:
+                        state[STEP] = step.cpu()
 
 
 def _optimizers(

@@ -1,0 +1,47 @@
+"""The best checkpoint of a run is there, whatever its name."""
+
+import pytest
+from mmengine.runner import Runner
+
+from killed_runs import last_checkpoint
+from toy_runs import run_toy, toy_config
+from toy_validation import ToyValidation, with_validation
+
+BEST = dict(save_best='score', rule='greater')
+
+
+def run(folder, loop, scores, monkeypatch, **settings):
+    monkeypatch.setattr(ToyValidation, 'scores', list(scores))
+    runner = Runner.from_cfg(with_validation(toy_config(folder, loop, seed=1, **settings)))
+    runner.train()
+    assert not ToyValidation.scores
+    return sorted(path.name for path in folder.glob('best_*.pth'))
+
+
+@pytest.mark.parametrize('scores', [(1.0, 2.0), (1.0, 2.0, 3.0), (2.0, 1.0, 1.5)])
+def test_a_better_one_of_the_same_name_is_kept(tmp_path, monkeypatch, scores):
+    """All best ones of a run by iterations are of epoch 0 where checkpoints count epochs."""
+    loop = dict(type='ResumableIterLoop', max_iters=4 * len(scores), val_interval=4)
+    checkpoint = dict(BEST, by_epoch=True, interval=1)
+    found = run(tmp_path, loop, scores, monkeypatch, checkpoint=checkpoint)
+    assert found == ['best_score_epoch_0.pth']
+    info = last_checkpoint(tmp_path)['message_hub']['runtime_info']
+    assert info['best_ckpt'] == str(tmp_path / found[0]) and info['best_score'] == max(scores)
+
+
+def test_a_worse_one_goes(tmp_path, monkeypatch):
+    loop = dict(type='ResumableEpochLoop', max_epochs=3)
+    checkpoint = dict(BEST, by_epoch=True, interval=1)
+    found = run(tmp_path, loop, (1.0, 2.0, 1.5), monkeypatch, checkpoint=checkpoint)
+    assert found == ['best_score_epoch_2.pth']
+
+
+def test_validations_between_accumulated_gradients_write_none(tmp_path, monkeypatch):
+    wrapper = dict(accumulative_counts=4)
+    loop = dict(type='ResumableIterLoop', max_iters=16, val_interval=6)
+    settings = dict(optim_wrapper=wrapper, checkpoint=dict(BEST, interval=4))
+    with pytest.raises(ValueError, match=r'by train_cfg.val_interval = 6 would lose .* of 4'):
+        run(tmp_path / 'refused', loop, (), monkeypatch, **settings)
+    settings['checkpoint'] = dict(interval=4)  # nothing is written behind a validation
+    assert run(tmp_path / 'plain', loop, (1.0, 2.0, 3.0), monkeypatch, **settings) == []
+    assert run_toy(tmp_path / 'none', optim_wrapper=wrapper, checkpoint=dict(BEST, interval=4))
