@@ -175,11 +175,18 @@ def test_config_trains_a_step(path):
     if repr(cfg.model) in _TRAINED:
         return  # a variation of data or schedule alone
     make_files(cfg)
+    augments = (cfg.model.data_preprocessor or {}).get('batch_augments')
+    if augments:  # by no chance a step whose images stay whole
+        augments.probs = [prob / sum(augments.probs) for prob in augments.probs]
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
     optim_wrapper = make_optimizer(model, cfg)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    joined = []
+    model.data_preprocessor.register_forward_hook(lambda _, args, out: joined.append(out))
     log = model.train_step(make_batch(model, cfg), optim_wrapper)
+    if augments:
+        assert joined[0]['regions'].num_regions > 1
     assert torch.isfinite(log['loss'])
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved or 'optim_wrapper' not in cfg  # a baseline without training may be all frozen

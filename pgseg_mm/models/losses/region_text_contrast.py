@@ -15,8 +15,9 @@ class RegionTextContrast(LearnedTemperature):
 
     Regions are those of images that :class:`PasteImages` or :class:`MosaicImages` have joined, and
     a region's embedding is the mean of the groups' embeddings, weighted by what of the region is
-    theirs. So a caption reaches the groups at its place, and others through attention only. With
-    one region, the whole image, all groups count the same.
+    theirs. So a caption teaches each group by its share of the region's content, which is small
+    where the group is elsewhere; more only through attention. With one region, the whole image,
+    all groups count the same.
 
     It needs a soft assignment, embeddings of groups or queries, and the layout, and so fits any
     model that has queries and masks.

@@ -1,5 +1,6 @@
 """What the parts and settings of a segmentor have to be."""
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -104,16 +105,23 @@ def check_regions(preprocessor: nn.Module, head: nn.Module) -> None:
         )
 
 
-def check_train_cfg(train_cfg: dict | None) -> dict:
+def check_train_cfg(train_cfg: dict | None, backbone: nn.Module) -> dict:
     """The settings of a training as a dict of its own.
 
     Raises:
-        ValueError: If ``micro_batch_size`` is faulty.
+        ValueError: If ``micro_batch_size`` is faulty, or nothing that the backbone takes.
     """
     cfg = dict(train_cfg or {})
     _warn_of_unknown('train_cfg', cfg, TRAIN_SETTINGS)
     if cfg.get('micro_batch_size') is not None:
         check_whole('train_cfg micro_batch_size', cfg['micro_batch_size'])
+        try:
+            inspect.signature(backbone.forward).bind('images', cfg['micro_batch_size'])
+        except TypeError:
+            raise ValueError(
+                f'train_cfg has micro_batch_size, but {type(backbone).__name__} takes images alone; '
+                "leave it out, or give the backbone's forward an argument micro_batch_size"
+            ) from None
     return cfg
 
 

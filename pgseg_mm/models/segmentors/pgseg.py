@@ -86,7 +86,7 @@ class PGSeg(OpenVocabSegmentor):
             normalize_prompts,
         )
         check_regions(self.data_preprocessor, self.decode_head)
-        self.train_cfg = check_train_cfg(train_cfg)
+        self.train_cfg = check_train_cfg(train_cfg, self.backbone)
 
     def train(self, mode: bool = True) -> 'PGSeg':
         """Switch to training or evaluation, as torch does.

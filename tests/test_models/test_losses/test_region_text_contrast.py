@@ -45,6 +45,17 @@ def test_a_region_teaches_no_group_outside_of_it():
     torch.testing.assert_close(right, F.normalize(tokens[0, 1], dim=-1))
 
 
+def test_a_group_is_taught_by_its_share_of_what_is_in_the_region():
+    tokens = normal(1, 1, 6).repeat(1, 3, 1).requires_grad_()
+    assignment = normal(1, 3, 2, 2, seed=1).softmax(dim=1)
+    left, _ = RegionTextContrast.embed_regions(tokens, assignment, halves([[0, 1]]))
+    left.sum().backward()
+    inside = assignment[0, :, :, 0].sum(dim=1) / assignment[0].sum(dim=(1, 2))
+    expected = inside / inside.sum()
+    taught = tokens.grad[0].norm(dim=-1)
+    torch.testing.assert_close(taught / taught.sum(), expected)
+
+
 def test_a_group_in_two_regions_is_taught_by_both():
     tokens = normal(1, 2, 6).requires_grad_()
     assignment = torch.full((1, 2, 2, 2), 0.5)

@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.models.layers import micro_batches
+from pgseg_mm.models.segmentors.checks import check_train_cfg
 from pgseg_mm.text import tokenize
 
 CAPTIONS = ['a dog', 'a cat on grass', 'two birds', 'a red fox', 'the sky', 'a car', 'mud']
@@ -97,6 +99,15 @@ def test_evaluation_is_not_split():
 def test_a_misspelt_setting_is_told():
     with pytest.warns(UserWarning, match='train_cfg has microbatch_size, which nothing looks at'):
         tiny_model(train_cfg=dict(microbatch_size=2))
+
+
+def test_refuses_a_backbone_that_takes_images_alone():
+    class Whole(nn.Module):
+        def forward(self, images):
+            return images
+
+    with pytest.raises(ValueError, match='micro_batch_size, but Whole takes images alone'):
+        check_train_cfg(dict(micro_batch_size=2), Whole())
 
 
 @pytest.mark.parametrize('size', [0, -1, 2.5, 'all', True])

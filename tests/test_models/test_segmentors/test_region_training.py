@@ -10,11 +10,7 @@ from mmengine.registry import DefaultScope
 from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.messages import first_line
 from pgseg_mm.models.layers.dist import STEP_SEED
-from pgseg_mm.text import tokenize
-
-CAPTIONS = ['a dog', 'a cat on grass', 'two birds', 'a red fox', 'the sky', 'a car', 'mud', 'a bee']
-PASTES = dict(augments=[dict(type='PasteImages', grid=4, sizes=(2,))], probs=[1.0])
-MOSAICS = dict(augments=[dict(type='MosaicImages')], probs=[1.0])
+from region_zoo import MOSAICS, PASTES, pairs, region_model
 
 
 @pytest.fixture(autouse=True)
@@ -23,32 +19,6 @@ def step_seed():
     hub.update_info(STEP_SEED, 3, resumed=False)
     yield
     hub.runtime_info.pop(STEP_SEED)
-
-
-def region_model(augments=PASTES, prompts=False, texts=True, backbone=None, **kwargs):
-    cfg = tiny_model_cfg()
-    cfg.pop('type')
-    cfg['data_preprocessor']['batch_augments'] = augments
-    cfg['backbone'].update(gumbel=False, drop_path_rate=0.0, **(backbone or {}))
-    cfg['decode_head']['loss_contrastive'] = {'type': 'RegionTextContrast'}
-    if prompts:
-        cfg['decode_head']['loss_multi_label'] = {'type': 'MultiLabelContrastiveLoss'}
-    if texts:
-        cfg['decode_head']['text_prototypes'] = {
-            'type': 'TextPrototypes',
-            'num_prototypes': 3,
-            'hidden_channels': 16,
-        }
-    return tiny_model(**cfg, **kwargs).train()
-
-
-def pairs(prompts: bool = False, number: int = 8) -> dict[str, torch.Tensor]:
-    images = torch.rand(number, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    tokens = tokenize(CAPTIONS[:number], context_length=16)
-    if prompts:
-        of_prompts = tokenize(['a photo of a dog', 'a photo of grass'], context_length=16)
-        tokens = torch.cat([tokens[:, None], of_prompts.expand(number, -1, -1)], dim=1)
-    return dict(inputs=images * 255, tokens=tokens)
 
 
 def step(model, **kwargs) -> dict[str, torch.Tensor]:

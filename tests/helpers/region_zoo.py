@@ -1,0 +1,39 @@
+"""A tiny model that learns from joined images, and pairs for it."""
+
+import torch
+
+from model_zoo import tiny_model, tiny_model_cfg
+from pgseg_mm.models import PGSeg
+from pgseg_mm.text import tokenize
+
+CAPTIONS = ['a dog', 'a cat on grass', 'two birds', 'a red fox', 'the sky', 'a car', 'mud', 'a bee']
+PASTES = dict(augments=[dict(type='PasteImages', grid=4, sizes=(2,))], probs=[1.0])
+MOSAICS = dict(augments=[dict(type='MosaicImages')], probs=[1.0])
+
+
+def region_model(augments=PASTES, prompts=False, texts=True, backbone=None, **kwargs) -> PGSeg:
+    """A model in training, by default with pastes and the NPR of words; noise is off."""
+    cfg = tiny_model_cfg()
+    cfg.pop('type')
+    cfg['data_preprocessor']['batch_augments'] = augments
+    cfg['backbone'].update(gumbel=False, drop_path_rate=0.0, **(backbone or {}))
+    cfg['decode_head']['loss_contrastive'] = {'type': 'RegionTextContrast'}
+    if prompts:
+        cfg['decode_head']['loss_multi_label'] = {'type': 'MultiLabelContrastiveLoss'}
+    if texts:
+        cfg['decode_head']['text_prototypes'] = {
+            'type': 'TextPrototypes',
+            'num_prototypes': 3,
+            'hidden_channels': 16,
+        }
+    return tiny_model(**cfg, **kwargs).train()
+
+
+def pairs(prompts: bool = False, number: int = 8) -> dict[str, torch.Tensor]:
+    """Images of noise with captions, each with two prompts if asked for."""
+    images = torch.rand(number, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    tokens = tokenize(CAPTIONS[:number], context_length=16)
+    if prompts:
+        of_prompts = tokenize(['a photo of a dog', 'a photo of grass'], context_length=16)
+        tokens = torch.cat([tokens[:, None], of_prompts.expand(number, -1, -1)], dim=1)
+    return dict(inputs=images * 255, tokens=tokens)

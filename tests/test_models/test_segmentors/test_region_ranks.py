@@ -1,0 +1,93 @@
+"""Images that two ranks join have the losses and gradients of the joined batch."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.logging import MessageHub
+
+from distributed import WORLD_SIZE, on_two_ranks
+from pgseg_mm.engine import StepSeedHook
+from pgseg_mm.models.layers.dist import STEP_SEED
+from pgseg_mm.models.layers.regions import RegionLayout
+from region_zoo import MOSAICS, PASTES, pairs, region_model
+
+BOTH_STAGES = {'loss_npr_0', 'loss_npr_1', 'loss_npr_text', 'loss_contrastive', 'loss_multi_label'}
+
+
+@pytest.fixture(autouse=True)
+def step_seed():
+    hub = MessageHub.get_instance('region-training')
+    hub.update_info(STEP_SEED, 3, resumed=False)
+    yield
+    hub.runtime_info.pop(STEP_SEED)
+
+
+def build(augments):
+    return region_model(augments, prompts=True).double()
+
+
+def losses_and_gradients(model, batch) -> dict[str, torch.Tensor]:
+    found = model(**batch, mode='loss')
+    losses = {name: value for name, value in found.items() if name.startswith('loss')}
+    assert losses.keys() == BOTH_STAGES
+    sum(losses.values()).backward()
+    out = {name: value.detach() for name, value in losses.items()}
+    return out | {f'grad {name}': p.grad for name, p in model.named_parameters()}
+
+
+def run(rank: int, augments: dict) -> dict[str, torch.Tensor]:
+    model = build(augments)
+    half = {name: value.chunk(WORLD_SIZE)[rank] for name, value in pairs(prompts=True).items()}
+    batch = model.data_preprocessor(half, training=True)
+    batch['inputs'] = batch['inputs'].double()
+    joined = {'inputs': batch['inputs'], 'labels': batch['regions'].labels}
+    return losses_and_gradients(model, batch) | joined | {'captions': batch['regions'].captions}
+
+
+@pytest.mark.parametrize('augments', [PASTES, MOSAICS], ids=['pastes', 'mosaics'])
+def test_two_ranks_have_the_losses_and_gradients_of_the_joined_batch(tmp_path, augments):
+    ranks = on_two_ranks(run, augments, folder=tmp_path)
+    assert torch.equal(ranks[0]['labels'], ranks[1]['labels'])
+    assert len(ranks[0]['labels'].unique()) > 1
+    captions = torch.cat([ranks[0]['captions'], ranks[1]['captions'] + 4])
+    batch = {
+        'inputs': torch.cat([rank['inputs'] for rank in ranks]),
+        'tokens': pairs(prompts=True)['tokens'],
+        'regions': RegionLayout(ranks[0]['labels'], captions),
+    }
+    whole = losses_and_gradients(build(augments), batch)
+    for name, expected in whole.items():
+        # losses are taken in float32
+        found = sum(rank[name] for rank in ranks) / WORLD_SIZE  # as DDP averages them
+        torch.testing.assert_close(
+            found, expected, atol=2e-5, rtol=1e-3, msg=lambda text: f'{name}: {text}'
+        )
+
+
+def draw(rank: int) -> torch.Tensor:
+    MessageHub.get_instance('region-training').runtime_info.pop(STEP_SEED)
+    torch.manual_seed(rank)
+    model = region_model(PASTES)
+    torch.manual_seed(rank)  # the model is made of random numbers
+    return model.data_preprocessor(pairs(), training=True)['regions'].labels
+
+
+def test_ranks_that_draw_different_numbers_join_at_the_same_places(tmp_path):
+    """Without the hook that seeds a step, too."""
+    one, other = on_two_ranks(draw, folder=tmp_path)
+    assert torch.equal(one, other)
+
+
+def seeded(rank: int) -> list[float]:
+    hub = MessageHub.get_instance('region-training')
+    runner = SimpleNamespace(seed=5 + rank, iter=3, message_hub=hub)  # diff_rank_seed
+    hook = StepSeedHook()
+    hook.before_train(runner)
+    hook.before_train_iter(runner, 0)
+    return [hub.get_info(STEP_SEED), torch.rand(()).item()]
+
+
+def test_a_step_has_one_seed_for_all_ranks_and_noise_of_each(tmp_path):
+    one, other = on_two_ranks(seeded, folder=tmp_path)
+    assert one[0] == other[0] and one[1] != other[1]
