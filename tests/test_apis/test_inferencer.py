@@ -297,6 +297,20 @@ def test_groups_are_named_by_the_rule_of_a_call(inferencer):
         inferencer(frame(), WORDS, naming='best')
 
 
+@pytest.mark.parametrize('naming', ['affinity', 'logits', 'mixture'])
+def test_each_rule_leaves_the_background_below_its_threshold(inferencer, naming):
+    image = np.asarray(picture(32, 48))  # as large as the model takes it
+    plain = inferencer(image, WORDS, scores='dense', naming=naming)[0].scores
+    best = plain.max(0)
+    threshold = float(np.median(best)) + 1e-6
+    found = inferencer(image, WORDS, naming=naming, background=True, threshold=threshold)[0]
+    assert found.classes == ('background', *WORDS)
+    same = found.mask == np.where(best < threshold, 0, plain.argmax(0) + 1)
+    # a mixture is cut in patches, whose maps are enlarged then
+    assert same.mean() > 0.8 if naming == 'mixture' else same.all()
+    assert 0 < (found.mask == 0).mean() < 1
+
+
 def test_segments_are_refined_on_request(inferencer, monkeypatch):
     used = []
 

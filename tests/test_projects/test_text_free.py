@@ -169,8 +169,13 @@ def test_label_maps_tune_it(tool, checkpoint, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ('threshold', 'stages', 'size', 'naming'),
-    [(None, ONE_STAGE, (32, 32), 'affinity'), (0.3, [], (64, 48), 'mixture')],
-    ids=['size of the training', 'another size, as a mixture'],
+    [
+        (None, ONE_STAGE, (32, 32), 'affinity'),
+        (0.3, ONE_STAGE, (32, 32), 'affinity'),
+        (None, ONE_STAGE, (32, 32), 'logits'),
+        (0.3, [], (64, 48), 'mixture'),
+    ],
+    ids=['size of the training', 'background', 'logits', 'another size, as a mixture'],
 )
 def test_onnx_agrees_at_every_size(tool, checkpoint, tmp_path, threshold, stages, size, naming):
     onnxruntime = pytest.importorskip('onnxruntime')

@@ -97,6 +97,26 @@ def test_half_precision_comes_near():
     )
 
 
+@pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
+@pytest.mark.parametrize('augments', [PASTES, MOSAICS], ids=['pastes', 'mosaics'])
+def test_half_precision_micro_batches_and_recomputation_go_together(device, augments):
+    def gradients(half, **settings):
+        model = region_model(augments, prompts=True, **settings).to(device)
+        torch.manual_seed(2)
+        batch = model.data_preprocessor(pairs(prompts=True), training=True)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+            loss, values = model.parse_losses(model(**batch, mode='loss'))
+        loss.backward()
+        assert all(value.isfinite().all() for value in values.values())
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    all_at_once = dict(train_cfg=dict(micro_batch_size=4), backbone=dict(with_cp=True))
+    whole, plain, pieces = gradients(False), gradients(True), gradients(True, **all_at_once)
+    # pieces lose no more than half precision does anyway
+    lost = (plain - whole).norm()
+    assert (pieces - whole).norm() < 1.5 * lost < 0.15 * whole.norm()
+
+
 def test_a_batch_that_stays_whole_is_contrasted_by_its_projected_groups():
     never = dict(augments=[dict(type='PasteImages')], probs=[0.0])
     joined, plain = (step(region_model(x, texts=False).double()) for x in (never, None))
