@@ -119,8 +119,8 @@ def check_train_cfg(train_cfg: dict | None, backbone: nn.Module) -> dict:
             inspect.signature(backbone.forward).bind('images', cfg['micro_batch_size'])
         except TypeError:
             raise ValueError(
-                f'train_cfg has micro_batch_size, but {type(backbone).__name__} takes images alone; '
-                "leave it out, or give the backbone's forward an argument micro_batch_size"
+                f'train_cfg has micro_batch_size, but {type(backbone).__name__} takes images '
+                "alone; leave it out, or give the backbone's forward an argument micro_batch_size"
             ) from None
     return cfg
 
