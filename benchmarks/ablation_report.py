@@ -16,7 +16,7 @@ from pgseg_mm.cli.provenance import describe
 from pgseg_mm.serialization.atomic_files import write_atomically
 
 from .ablation_cells import Cell
-from .ablation_rows import CONTROLS, MAIN, NPR_ROWS, REFERENCE, about
+from .ablation_rows import CONTROLS, MAIN, NPR_ROWS, REFERENCE, WITH_NPR, about
 
 Result = dict[str, Any]
 Figure = Callable[[Result], float | None]
@@ -249,7 +249,7 @@ def _variants(table: Table, known: dict[str, Result]) -> list[str]:
     """Variants of NPR beside what they would be without."""
     if not any(row in NPR_ROWS for row, _ in table.results):
         return []
-    cells = [cell for cell in table.cells if cell.row in (*WITHOUT_NPR, 'pastes', *NPR_ROWS)]
+    cells = [cell for cell in table.cells if cell.row in (*WITHOUT_NPR, *WITH_NPR, *NPR_ROWS)]
     variants = Table(cells, known, reference=WITHOUT_NPR[0])
     return [
         '### Variants of NPR',

@@ -61,6 +61,8 @@ LATE_INTERACTION: Options = {
     'model.decode_head.loss_multi_label': {'type': 'LateInteractionLoss'},
 }
 
+WITH_NPR = ('pastes', 'pastes_from_the_start')
+"""Main rows that variants of NPR are shown beside, as is what they are without."""
 REFERENCE = 'pgseg'
 """The row that the others are compared with."""
 MAIN: dict[str, Options] = {
@@ -74,6 +76,7 @@ MAIN: dict[str, Options] = {
     'pastes_no_npr': {**PASTES, **NO_NPR},
     'pastes_groupvit': {**PASTES, **NO_PROTOTYPES},
     'pastes_release_npr': {**PASTES, **RELEASE_NPR},
+    'pastes_from_the_start': {**PASTES, **VARIANTS['from the start']},
     'pastes_multi_label': {**PASTES, **MULTI_LABEL},
     'mosaics': MOSAICS,
     'mosaics_no_npr': {**MOSAICS, **NO_NPR},
@@ -122,6 +125,8 @@ ABOUT = {
     'pastes_no_npr': 'the same without the NPR loss',
     'pastes_groupvit': 'the same without prototypes',
     'pastes_release_npr': "pastes, with the release's NPR of groups and of words",
+    'pastes_from_the_start': 'pastes, with NPR from the first step: of the variants of NPR the one '
+    'with the best oracle on seed 0',
     'pastes_multi_label': 'pastes, with NPR and the contrast of prompts',
     'mosaics': 'region contrast by mosaics in half of the steps, with NPR',
     'mosaics_no_npr': 'the same without the NPR loss',
