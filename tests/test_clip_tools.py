@@ -81,7 +81,7 @@ def test_none_stands_for_the_weights_that_the_towers_start_with(place):
     with pytest.raises(ValueError, match="or 'none' for those that its encoders start with"):
         PGSegInferencer('clip.py')
     cfg.model.text_encoder.pretrained = None
-    with pytest.raises(ValueError, match='but text_encoder names none as pretrained'):
+    with pytest.raises(ValueError, match='but it names none .pretrained. for text_encoder'):
         PGSegInferencer(cfg, 'none')
 
 

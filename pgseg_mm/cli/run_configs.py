@@ -263,7 +263,7 @@ def require_own_weights(cfg: Config, allow_partial: bool = False) -> None:
     if absent and not allow_partial:
         raise ConfigError(
             f'{NO_CHECKPOINT} stands for the weights that the encoders of the config start with, '
-            f'but {" and ".join(absent)} names none as pretrained; give a checkpoint'
+            f'but it names none (pretrained) for {" and ".join(absent)}; give a checkpoint'
         )
 
 
