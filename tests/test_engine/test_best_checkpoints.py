@@ -40,8 +40,11 @@ def test_validations_between_accumulated_gradients_write_none(tmp_path, monkeypa
     wrapper = dict(accumulative_counts=4)
     loop = dict(type='ResumableIterLoop', max_iters=16, val_interval=6)
     settings = dict(optim_wrapper=wrapper, checkpoint=dict(BEST, interval=4))
-    with pytest.raises(ValueError, match=r'by train_cfg.val_interval = 6 would lose .* of 4'):
+    with pytest.raises(ValueError, match='val_interval, 6 iterations, would lose .* of 4'):
         run(tmp_path / 'refused', loop, (), monkeypatch, **settings)
     settings['checkpoint'] = dict(interval=4)  # nothing is written behind a validation
     assert run(tmp_path / 'plain', loop, (1.0, 2.0, 3.0), monkeypatch, **settings) == []
+    epochs = dict(type='ResumableEpochLoop', max_epochs=2)  # of five steps
+    settings = dict(optim_wrapper=dict(accumulative_counts=5), checkpoint=dict(BEST, interval=5))
+    assert run(tmp_path / 'epochs', epochs, (1.0, 2.0), monkeypatch, **settings)
     assert run_toy(tmp_path / 'none', optim_wrapper=wrapper, checkpoint=dict(BEST, interval=4))

@@ -140,9 +140,9 @@ def test_logged_values_of_a_long_run_keep_within_the_limits(tmp_path, monkeypatc
 
 def test_checkpoints_between_accumulated_gradients_are_refused(tmp_path):
     wrapper = dict(accumulative_counts=2)
-    with pytest.raises(ValueError, match='by interval = 3 would lose .* to a multiple of 2'):
+    with pytest.raises(ValueError, match='by interval, 3 iterations, .* to a multiple of 2'):
         run_toy(tmp_path, optim_wrapper=wrapper)
-    with pytest.raises(ValueError, match='by save_begin = 3 would lose'):
+    with pytest.raises(ValueError, match='by save_begin, 3 iterations, would lose'):
         run_toy(tmp_path, optim_wrapper=wrapper, checkpoint=dict(interval=4, save_begin=3))
     assert run_toy(tmp_path, optim_wrapper=wrapper, checkpoint=dict(interval=4)).iter == 16
 

@@ -210,17 +210,18 @@ class SafeCheckpointHook(CheckpointHook):
                 )
         if self.by_epoch:
             return
-        steps = [('interval', self.interval), ('save_begin', self.save_begin)]
-        if self.save_best and runner.val_loop is not None:
-            # a better validation writes one
-            intervals = getattr(runner.train_loop, 'dynamic_intervals', None)
-            intervals = intervals or [runner.train_loop.val_interval]
-            steps += [('train_cfg.val_interval', interval) for interval in intervals]
-        for name, value in steps:
-            if value > 0 and value % counts:
+        places = [('interval', self.interval), ('save_begin', self.save_begin)]
+        if self.save_best and runner.val_loop is not None:  # a better validation writes one
+            loop = runner.train_loop
+            of_epoch = isinstance(loop, EpochBasedTrainLoop)
+            length = len(runner.train_dataloader) if of_epoch else 1
+            intervals = getattr(loop, 'dynamic_intervals', None) or [loop.val_interval]
+            places += [('train_cfg.val_interval', length * interval) for interval in intervals]
+        for name, steps in places:
+            if steps > 0 and steps % counts:
                 raise PreflightError(
-                    f'checkpoints by {name} = {value} would lose gradients that are accumulated '
-                    f'over {counts} iterations; set it to a multiple of {counts}'
+                    f'checkpoints by {name}, {steps} iterations, would lose gradients that are '
+                    f'accumulated over {counts}; set it to a multiple of {counts} iterations'
                 )
 
     def _save_checkpoint(self, runner: Runner) -> None:
