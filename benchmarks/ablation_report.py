@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Canvas
 from pgseg_mm.cli.provenance import describe
 from pgseg_mm.serialization.atomic_files import write_atomically
 
-from .ablation_cells import Cell
+from .ablation_cells import CURVE_POINTS, Cell
 from .ablation_rows import CONTROLS, MAIN, NPR_ROWS, REFERENCE, WITH_NPR, about
 
 Result = dict[str, Any]
@@ -33,9 +33,9 @@ published, and scores are not refined, unless a row says otherwise.
 python -m benchmarks.ablation --jobs 2
 ```
 
-trains all of it, with five seeds, one thread a run (`--help` has the options): some 40 hours of a
-core. What is done is not done again, so the command may be killed at any time; it writes this page,
-its picture and its raw results. A first try, two runs of five to eight minutes:
+trains all of it, with five seeds, one thread a run (`--help` has the options)HOURS. What is done is
+not done again, so the command may be killed at any time; it writes this page, its picture and its
+raw results. A first try, two runs of five to eight minutes:
 
 ```bash
 python -m benchmarks.ablation --rows pgseg pastes --seeds 0 --world 20 --stages 1 --jobs 2 \\
@@ -131,7 +131,8 @@ class Table:
 
     def halfway(self, row: str) -> str:
         """The difference in own mean IoU at half of the training."""
-        return self.difference(row, _iou(self.naming[row], at=self.cells[0].iterations // 2))
+        half = CURVE_POINTS // 2 * self.cells[0].curve_interval
+        return self.difference(row, _iou(self.naming[row], at=half))
 
     def difference(self, row: str, figure: Figure) -> str:
         """Mean difference to the reference with the same seeds, and its standard error."""
@@ -211,7 +212,7 @@ def report(
         page: Where the page will be, for its links.
     """
     tables = tables_of(cells, known)
-    lines = [INTRODUCTION, '']
+    lines = [INTRODUCTION.replace('HOURS', _hours(tables)), '']
     if missing := _missing(cells, known):
         lines += [f'**{missing} are missing.**', '']
     for table in tables:
@@ -236,6 +237,23 @@ def report(
     lines += ['', '## Where it is from', '', *_origins(cells, used, len(known) - len(used))]
     lines.append(f'- Single results: [{raw.name}]({os.path.relpath(raw, page.parent)})')
     return '\n'.join([*lines, ''])
+
+
+def _hours(tables: Sequence[Table]) -> str:
+    """What all runs take, by those there are."""
+    took = {
+        table.title: mean(sum(result['seconds'].values()) for result in table.results.values())
+        for table in tables
+        if table.results
+    }
+    if not took:
+        return ''
+    seconds = 0.0
+    for table in tables:
+        runs = sum(cell.row in MAIN for cell in table.cells)
+        # one without a run is taken to be as long as the longest
+        seconds += runs * took.get(table.title, max(took.values()))
+    return f': some {seconds / 3600:.0f} hours of a core'
 
 
 def _missing(cells: Sequence[Cell], known: dict[str, Result]) -> str:

@@ -126,7 +126,7 @@ ABOUT = {
     'pastes_groupvit': 'the same without prototypes',
     'pastes_release_npr': "pastes, with the release's NPR of groups and of words",
     'pastes_from_the_start': 'pastes, with NPR from the first step: of the variants of NPR the one '
-    'with the best oracle on seed 0',
+    'with the best oracle on seed 0, which flatters its means',
     'pastes_multi_label': 'pastes, with NPR and the contrast of prompts',
     'mosaics': 'region contrast by mosaics in half of the steps, with NPR',
     'mosaics_no_npr': 'the same without the NPR loss',

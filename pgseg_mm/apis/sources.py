@@ -159,8 +159,8 @@ def _from_pil(image: PIL.Image.Image) -> NDArray[np.uint8]:
     if turned.mode.startswith(('I', 'F')):  # 16 bits and more: Pillow would clip them
         values = np.asarray(turned, np.float64)
         # as the same image is read from a file: the high byte of 16 bits
-        if values.max(initial=0) > 255:
-            values = values / 257
+        if turned.mode.startswith('I;16') or values.max(initial=0) > 255:
+            values = values // 256
         turned = PIL.Image.fromarray(values.clip(0, 255).astype(np.uint8))
     return np.ascontiguousarray(np.asarray(turned.convert('RGB'))[..., ::-1])
 

@@ -16,6 +16,7 @@ from mmengine.config import Config
 from pgseg_mm.serialization.digests import sha256_of
 from pgseg_mm.serialization.locating import locate
 from pgseg_mm.text.words import load_vocabulary
+from pgseg_mm.version import __version__
 
 from .parts import type_name
 from .protocol_tables import background_in_words, protocol_table
@@ -207,7 +208,7 @@ def as_markdown(rows: Sequence[TableRow], result: dict[str, Any] | None = None) 
 
 
 def fingerprint(cfg: Config, checkpoint: str | None, allow_partial: bool = False) -> str:
-    """Tells whether a result belongs to these weights, words and settings.
+    """Tells whether a result belongs to these weights, words, settings and this version.
 
     Args:
         cfg: Config of the evaluation.
@@ -215,6 +216,7 @@ def fingerprint(cfg: Config, checkpoint: str | None, allow_partial: bool = False
         allow_partial: Whether weights that lack may be random.
     """
     digest = hashlib.sha256(b'partial' if allow_partial else b'')
+    digest.update(__version__.encode())
     given = [cfg.get('model'), cfg.get('custom_hooks')]
     for part in (*given, *map(cfg.get, ('test_dataloader', 'test_evaluator', 'test_cfg'))):
         digest.update(json.dumps(part, sort_keys=True, default=str).encode())

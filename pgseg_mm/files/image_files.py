@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -31,6 +32,10 @@ BACKEND_FORMATS = {
 """What decoders other than Pillow are given. OpenCV has more, but only of these it is known that it
 and Pillow, by which the size is checked, see the same size."""
 START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
+NEXT_MARKER = re.compile(rb'\xff[^\x00\xff\xd0-\xd7]')
+"""A marker that ends a scan: in its data 0xFF stands before a zero or the number of a restart."""
+MAX_SEGMENTS = 10_000
+"""Of a JPEG image, which has some dozens; a hostile file could have one every four bytes."""
 PNG_SIZE = slice(16, 24)
 TILE_WIDTH, TILE_LENGTH = 322, 323
 BAND_PIXELS = 2**22
@@ -44,6 +49,8 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """How an image is turned, by its orientation in EXIF."""
+QUARTER_TURNS = [TURNS[orientation] for orientation in (5, 6, 7, 8)]
+"""Those by which width and height change places."""
 CANVAS = (124, 117, 104)
 """What is behind a grey image with transparency, as in mmcv."""
 
@@ -119,6 +126,24 @@ def read_header(content: bytes, where: str, max_pixels: int | None = None) -> Im
     """
     with _opened(content, where, max_pixels) as image:
         return ImageHeader(image.format or '', *image.size)
+
+
+def upright_size(content: bytes, where: str, max_pixels: int | None = None) -> tuple[int, int]:
+    """Width and height of an image as its EXIF orientation turns it, without decoding it.
+
+    Args:
+        content: The file.
+        where: What to call it in messages.
+        max_pixels: Width times height at most, ``MAX_IMAGE_PIXELS`` by default.
+
+    Raises:
+        TooManyPixels: The image is larger than that.
+        UnreadableImage: The file is empty, cut off, or of none of the formats.
+    """
+    with _opened(content, where, max_pixels) as image:
+        width, height = image.size
+        turn = _turn(image)
+    return (height, width) if turn in QUARTER_TURNS else (width, height)
 
 
 def open_image(
@@ -197,7 +222,26 @@ def is_truncated_jpeg(image: bytes) -> bool:
     if not image.startswith(START_OF_IMAGE):
         return False
     end = image.rfind(END_OF_IMAGE)  # an embedded preview has one as well, before the scans
-    return end < 0 or image.find(START_OF_SCAN, end) >= 0
+    if end < 0:
+        return True
+    # what lies behind the image, as the film of a phone's picture, may look like a scan
+    return image.find(START_OF_SCAN, end) >= 0 and not _has_end(image)
+
+
+def _has_end(image: bytes) -> bool:
+    """Whether a JPEG image ends behind a scan, by its segments from the first on."""
+    place, in_scan, scanned = len(START_OF_IMAGE), False, False
+    for _ in range(MAX_SEGMENTS):
+        found = NEXT_MARKER.search(image, place)
+        # between segments there is nothing but filling, and within a scan anything
+        if found is None or not in_scan and image[place : found.start()].strip(b'\xff'):
+            return False
+        if found.group() == END_OF_IMAGE:
+            return scanned
+        in_scan = found.group() == START_OF_SCAN
+        scanned = scanned or in_scan
+        place = found.end() + int.from_bytes(image[found.end() : found.end() + 2], 'big')
+    return False
 
 
 @contextmanager
@@ -268,8 +312,13 @@ def _to_array(image: Image.Image, flag: str) -> NDArray[Any]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == 'F':
+        raise ValueError('its numbers are floating-point ones, of which none is known to be white')
     if image.mode.startswith('I'):  # 16 bits; Pillow would clip them to 8
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        values = np.asarray(image)
+        if values.dtype.itemsize > 2 and not 0 <= values.min() <= values.max() < 2**16:
+            raise ValueError('its numbers have more than 16 bits')
+        image = Image.fromarray((values >> 8).astype(np.uint8))
     if image.mode == 'LA':
         canvas = Image.new('RGB', image.size, CANVAS)
         canvas.paste(image.convert('RGB'), mask=image.getchannel('A'))
@@ -283,9 +332,13 @@ def upright(image: Image.Image) -> Image.Image:
     Pillow's ``exif_transpose`` writes the other meta data anew, which fails if they are damaged.
     """
     image.load()
+    turn = _turn(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
         orientation = image.getexif().get(0x0112, 1)
     except Exception:  # damaged meta data fails in many ways, and the pixels are sound
-        return image
-    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+        return None
+    return TURNS.get(orientation) if isinstance(orientation, int) else None

@@ -53,15 +53,15 @@ def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _check_template(index: int, template: str) -> None:
-    if '{}' not in template:
-        raise ValueError(
-            f"Template {index}, {template!r}, has no '{{}}'; "
-            "write '{}' where the class name belongs."
-        )
     try:
-        template.format('word')
+        filled = {template.format(word) for word in ('dog', 'cat')}
     except (IndexError, KeyError, ValueError) as error:
         raise ValueError(
             f"Template {index}, {template!r}, must hold one '{{}}' for the class name and no other "
             "braces; write '{{' or '}}' for a brace that is part of the text."
         ) from error
+    if len(filled) == 1 or '{}' not in template:
+        raise ValueError(
+            f"Template {index}, {template!r}, has no '{{}}'; "
+            "write '{}' where the class name belongs."
+        )

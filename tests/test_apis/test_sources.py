@@ -70,6 +70,8 @@ def test_pil_images_are_turned_and_in_colour(inferencer, bgr):
     np.testing.assert_array_equal(inferencer.read(grey)[..., 2], bgr[..., 0])
     deep = Image.fromarray(bgr[..., 0].astype(np.uint16) * 257)
     np.testing.assert_array_equal(inferencer.read(deep)[..., 1], bgr[..., 0])
+    dark = Image.fromarray(np.full((40, 60), 200, np.uint16))
+    assert not inferencer.read(dark).any()  # as from a file
     inferencer_of_few = PGSegInferencer(inferencer.model, max_pixels=100)
     with pytest.raises(ValueError, match='60 x 40 pixels, more than 100'):
         inferencer_of_few.read(image)

@@ -29,6 +29,9 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 def test_a_template_without_a_place_for_the_word_is_refused():
     with pytest.raises(ValueError, match="Template 1, 'a photo', has no '{}'"):
         get_templates(['a {}', 'a photo'])
+    with pytest.raises(ValueError, match="Template 0, 'a {{}} photo', has no '{}'"):
+        get_templates(['a {{}} photo'])
+    assert get_templates(['a {{{}}}'])[0].format('dog') == 'a {dog}'
 
 
 @pytest.mark.parametrize('template', ['{} and {}', '{} in {place}', '{} {'])

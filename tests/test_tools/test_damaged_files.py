@@ -210,6 +210,17 @@ def test_a_colour_that_is_not_in_the_palette_is_named_with_its_file(root, run):
     assert len(said) < 600
 
 
+def test_a_colour_of_several_classes_is_named_with_them(root, run):
+    """Palettes of many classes have some twice."""
+    palette = [*PALETTE[:3], PALETTE[1]]
+    config = Config.fromfile(root / 'config.py')
+    config.test_dataloader.dataset.metainfo.palette = palette
+    config.dump(str(root / 'config.py'))
+    colour(root, 'b', palette)
+    said = run()
+    assert 'its colour (200, 60, 60) is that of several classes, 1 (apple) and 3 (grass)' in said
+
+
 @pytest.mark.parametrize('prefix', ['labels', None])
 @pytest.mark.parametrize('out', [False, True])
 def test_a_test_set_without_labels_is_predicted(root, run, logged, prefix, out):

@@ -333,6 +333,19 @@ def test_label_maps_of_another_subset_are_named(run, imagenet_s, rgb, message):
     assert message in said
 
 
+def test_images_of_imagenet_s_that_lie_on_their_side_are_turned(run, imagenet_s):
+    """A mask is of the image as it is seen."""
+    imagenet = imagenet_s.parent / 'imagenet'
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = imagenet / 'val' / 'merged' / 'ILSVRC2012_val_00000004.JPEG'
+    Image.new('RGB', (4, 5)).save(image, exif=exif)  # 5 x 4 when it is upright
+    assert 'all with their masks' in run('imagenet_s.py', imagenet_s, '--imagenet', imagenet)
+    Image.new('RGB', (5, 4)).save(image, exif=exif)
+    said = run('imagenet_s.py', imagenet_s, fails=True)
+    assert f'mask of another size: {WNIDS[3]}/' in said
+
+
 def test_incomplete_copies_of_imagenet_s_are_named(run, imagenet_s):
     imagenet = imagenet_s.parent / 'imagenet'
     run('imagenet_s.py', imagenet_s, '--imagenet', imagenet)

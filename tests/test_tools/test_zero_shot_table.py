@@ -121,6 +121,16 @@ def test_goes_on_where_it_stopped(root, checkpoint, tmp_path, evaluated):
     assert 'naming by mixture' in (work_dir / 'zero_shot.md').read_text()
 
 
+def test_label_maps_that_were_made_anew_are_evaluated(root, checkpoint, tmp_path, evaluated):
+    BY_NAME['voc21'].write(root)
+    label_map = next((root / 'VOCdevkit/VOC2012/SegmentationClass').iterdir())
+    for _ in range(2):
+        assert run(checkpoint, tmp_path / 'table', '--benchmarks', 'voc21') == 0
+    label_map.write_bytes(label_map.read_bytes())
+    assert run(checkpoint, tmp_path / 'table', '--benchmarks', 'voc21') == 0
+    assert evaluated == ['voc21', 'voc21']
+
+
 def test_a_result_that_was_cut_off_is_named_and_made_again(root, checkpoint, tmp_path, evaluated):
     BY_NAME['voc21'].write(root)
     work_dir = tmp_path / 'table'

@@ -14,7 +14,9 @@ zero_shot.csv, zero_shot.json, and the log of each benchmark.
 """
 
 import argparse
+import hashlib
 import math
+import os
 import shlex
 import sys
 import time
@@ -161,12 +163,20 @@ def run_one(
     return TableRow(label, find_or_measure(cfg, name, folder, args), settings)
 
 
-def number_of_images(cfg: Config) -> int | None:
-    """Images of a benchmark that are there, by which a set that has grown is told."""
+def digest_of_data(cfg: Config) -> str | None:
+    """Tells images and label maps of a benchmark from others: by names, sizes, times of change."""
     try:
-        return len(DATASETS.build(cfg.test_dataloader.dataset))
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
     except (OSError, ValueError):
         return None  # the evaluation says what is wrong
+    digest = hashlib.sha256(str(len(dataset)).encode())
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        for path in (info.get('img_path'), info.get('seg_map_path')):
+            if path is not None and os.path.isfile(path):
+                state = os.stat(path)
+                digest.update(f'{path} {state.st_size} {state.st_mtime_ns}\n'.encode())
+    return digest.hexdigest()
 
 
 def find_or_measure(
@@ -177,10 +187,11 @@ def find_or_measure(
     mark = fingerprint(cfg, args.checkpoint, args.allow_partial)
     if kept.is_file() and not args.again:
         result = read_state(kept, f'{name} is evaluated again') or {}
-        same = result.pop('fingerprint', None) == mark and set(result) == set(Measured._fields)
-        if same and result['images'] == number_of_images(cfg):
+        marks = [result.pop(name, None) for name in ('fingerprint', 'data')]
+        if marks == [mark, digest_of_data(cfg)] and set(result) == set(Measured._fields):
             print(f'{folder.name}: evaluated before, with the same weights and settings')
             return Measured(**result)
+    data = digest_of_data(cfg)
     cfg.update(load_from=args.checkpoint, resume=False, work_dir=str(folder))
     if args.launcher is not None:
         cfg.launcher = args.launcher
@@ -200,7 +211,7 @@ def find_or_measure(
             traceback.print_exc()
         return Failed(name, f'{type(error).__name__}: {error}')
     if is_main_process():
-        write_json(kept, {**row._asdict(), 'fingerprint': mark})
+        write_json(kept, {**row._asdict(), 'fingerprint': mark, 'data': data})
     return row
 
 

@@ -22,10 +22,8 @@ from tqdm import tqdm
 from pgseg_mm import limits
 from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.datasets import DecodeImage, ImageTextDataset
-from pgseg_mm.datasets.pairs.pair_files import IMAGE_KINDS
 from pgseg_mm.datasets.pairs.shards import IMAGE_MEMBERS, import_webdataset
 from pgseg_mm.datasets.pairs.skips import (
-    BROKEN_IMAGE,
     UnusableSample,
     check_size,
     describe_counts,
@@ -35,6 +33,8 @@ from pgseg_mm.messages import shown
 from pgseg_mm.serialization.loading import write_atomically
 
 DECODING = Compose([DecodeImage()])
+MEMBER_OF_FORMAT = {'JPEG': 'jpg', 'MPO': 'jpg', 'TIFF': 'tif'}
+"""Suffixes of members that are not the name of their format."""
 UNFINISHED = '.unfinished.json'
 """Notes in the folder what is being written."""
 
@@ -50,13 +50,11 @@ def read_sample(
     """
     image, suffix = dataset.read_image_bytes(info)
     name = shown(info['img_path'])
-    check_size(image, name, 0, args.max_pixels)
+    header = check_size(image, name, 0, args.max_pixels)
     if not args.headers_only:
         run_pipeline(DECODING, {'img_bytes': image}, name, 0, args.max_pixels)
-    if suffix not in IMAGE_MEMBERS:
-        raise UnusableSample(
-            BROKEN_IMAGE, f'{name} has the suffix .{shown(suffix)}; shards have {IMAGE_KINDS}.'
-        )
+    if suffix not in IMAGE_MEMBERS:  # a name says little
+        suffix = MEMBER_OF_FORMAT.get(header.format, header.format.lower())
     meta = {'caption': info['caption'], 'path': shown(info['img_path']), 'row': info['ann_row']}
     return {'__key__': key, suffix: image, 'txt': info['caption'], 'json': meta}
 

@@ -32,10 +32,10 @@ def read_lines(file: TextIO) -> Iterator[tuple[int, str | None]]:
     number = 0
     while line := file.readline(limits.MAX_ROW_CHARACTERS):
         number += 1
-        whole = True
-        while line and len(line) == limits.MAX_ROW_CHARACTERS and not line.endswith('\n'):
-            line = file.readline(limits.MAX_ROW_CHARACTERS)
-            whole = whole and not line
+        whole, rest = True, line
+        while len(rest) == limits.MAX_ROW_CHARACTERS and not rest.endswith('\n'):
+            rest = file.readline(limits.MAX_ROW_CHARACTERS)
+            whole = whole and not rest
         yield number, line if whole else None
 
 

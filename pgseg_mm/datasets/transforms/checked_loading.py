@@ -19,6 +19,8 @@ from .loading import DecodeImage, UnreadableImage
 from .wide_annotations import IGNORED, LoadLabelMap, read_label_map
 
 IMAGE, LABELS = 'image', 'label map'
+AMBIGUOUS = -2
+"""What a table of colours has for those of several classes, as palettes of many classes do."""
 LFS_POINTER = b'version https://git-lfs'
 MARKUP = (b'<!doctype', b'<html', b'<?xml')
 
@@ -182,6 +184,7 @@ class _ColourLoading:
         else:
             self._labels = tuple(range(min(len(palette), len(classes))))
         self._colours = tuple(tuple(int(value) for value in colour) for colour in palette)
+        self._classes = tuple(type(dataset).METAINFO.get('classes', ()) if label_map else classes)
         self._zero_is_ignored = bool(meta.get('reduce_zero_label'))
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any] | None:
@@ -189,7 +192,7 @@ class _ColourLoading:
             return results
         path = results['seg_map_path']
         image = read_label_map(path, self._load.imdecode_backend, self._load.backend_args)
-        if image.squeeze().ndim == 2:
+        if image.ndim == 2 or image.shape[2] == 1:
             return self._load(results)
         results['gt_seg_map'] = self._by_colour(image)
         results.setdefault('seg_fields', []).append('gt_seg_map')
@@ -208,6 +211,13 @@ class _ColourLoading:
         if unknown.any():
             row, column = np.argwhere(unknown)[0]
             colour = tuple(int(value) for value in image[row, column, 2::-1])
+            if labels[row, column] == AMBIGUOUS:
+                places = [n for n, each in enumerate(self._colours) if each == colour]
+                names = [f'{n} ({name})' for n, name in enumerate(self._classes) if n in places]
+                raise UnusableFile(
+                    f'it is an RGB image, and its colour {colour} is that of several classes, '
+                    f'{" and ".join(names)}; save it with one channel of labels'
+                )
             raise UnusableFile(
                 f'it is an RGB image, and its colour {colour} is not in the palette of the data '
                 'set; save it with one channel of labels, or give metainfo the right palette'
@@ -219,12 +229,16 @@ class _ColourLoading:
 def _table(
     colours: Sequence[tuple[int, int, int]], labels: Sequence[int], zero_is_ignored: bool
 ) -> np.ndarray:
-    """Label of each colour, red * 65536 + green * 256 + blue; -1 for those that have none."""
+    """Label of each colour, red * 65536 + green * 256 + blue; -1 for those that have none, and
+    :data:`AMBIGUOUS` for those that have several.
+    """
     table = np.full(2**24, -1, np.int16)
     if zero_is_ignored:
         table[0] = IGNORED
+    seen: dict[int, int] = {}
     for (red, green, blue), label in zip(colours, labels, strict=False):
-        table[red << 16 | green << 8 | blue] = label
+        colour = red << 16 | green << 8 | blue
+        table[colour] = label if seen.setdefault(colour, label) == label else AMBIGUOUS
     return table
 
 

@@ -1,5 +1,6 @@
 """Images that cannot be used, and systems that fail."""
 
+import io
 import json
 import urllib.error
 
@@ -8,6 +9,8 @@ import pytest
 from PIL import Image
 
 from pair_zoo import FILES, LOAD, LOAD_SAFELY, make, write
+from pgseg_mm import limits
+from pgseg_mm.datasets.pairs.json_rows import read_lines
 from pgseg_mm.datasets.sampling.random_state import seeded
 from pgseg_mm.datasets.sampling.sample_key import READ_RECORD
 from pgseg_mm.files import reading
@@ -161,3 +164,14 @@ def test_a_refused_connection_of_a_backend_is_no_broken_image(root, monkeypatch)
     with pytest.raises(RuntimeError, match='missing image'):
         dataset.max_refetch = 2
         dataset[0]
+
+
+def test_a_last_row_of_the_largest_length_is_read(monkeypatch):
+    monkeypatch.setattr(limits, 'MAX_ROW_CHARACTERS', 8)
+    rows = {
+        '{"a": 1}': ['{"a": 1}'],
+        '{"a": 10}': [None],
+        '{"a":1}\n{"a": 2}': ['{"a":1}\n', '{"a": 2}'],
+    }
+    for text, expected in rows.items():
+        assert [line for _, line in read_lines(io.StringIO(text))] == expected

@@ -129,6 +129,39 @@ def test_a_jpeg_file_that_is_cut_off_is_refused_though_opencv_may_fill_it_with_g
         DecodeImage()(dict(img_bytes=image[:-lost]))
 
 
+def test_a_film_behind_a_picture_is_no_part_of_it():
+    """Phones append one; its bytes may look like an end and the beginning of a scan."""
+    image = noisy(exif=preview())
+    for film in (b'\xff\xd9\x00\xff\xda', b'ftyp' + b'\xff\xda\xff\xd9\xff\xda' * 9):
+        assert DecodeImage()(dict(img_bytes=image + film))['img'].shape == (30, 40, 3)
+    scan = image[image.rfind(b'\xff\xda') :]
+    hostile = b'\xff\xd8' + b'\xff\xe0\x00\x02' * 50_000 + scan + b'\xff\xda'
+    with pytest.raises(OSError, match='The image is cut off'):  # none has so many segments
+        DecodeImage()(dict(img_bytes=hostile))
+
+
+def test_a_progressive_picture_has_many_scans():
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, 'JPEG', progressive=True, comment=b'\xff\xda \xff\xd9')
+    behind = buffer.getvalue() + b'\xff\xd9\xff\xda'
+    assert DecodeImage()(dict(img_bytes=behind))['img'].shape == (30, 40, 3)
+
+
+@pytest.mark.parametrize(
+    ('values', 'message'),
+    [
+        (np.linspace(0, 1, 12, dtype=np.float32), 'floating-point'),
+        (np.arange(12, dtype=np.int32) * 10_000, 'more than 16 bits'),
+    ],
+)
+def test_numbers_without_a_known_white_are_refused(values, message):
+    buffer = io.BytesIO()
+    Image.fromarray(values.reshape(3, 4)).save(buffer, 'TIFF')
+    with pytest.raises(OSError, match=message):
+        DecodeImage()(dict(img_bytes=buffer.getvalue()))
+
+
 def preview():
     """Meta data that holds a whole JPEG image, as cameras write them."""
     return b'Exif\x00\x00' + noisy()
