@@ -57,9 +57,10 @@ demo, unless a row says otherwise."""
 VARIANTS_INTRODUCTION = """Over pastes, beside training without the loss, which Δ is the
 difference to, and without prototypes at all. **Halfway** is that difference in own mean IoU at half
 of the training, where the loss begins unless the row says otherwise. What is there already is not
-the loss's: another clustering also changes the reconstruction, from the first step, and a run on
-another commit may round otherwise. Rows with more than one seed were continued because seed 0 was
-among the best, so that their mean flatters them."""
+the loss's: another clustering also changes the reconstruction, from the first step, and where
+gradients are clipped, the loss's temperature is one more parameter in their norm, which rounds
+otherwise, and small differences grow. Rows were continued with more seeds because their seed 0 was
+among the best, so that it flatters their means."""
 OWN_ROW = """## A row of your own
 
 is an entry of `CONTROLS` in `benchmarks/ablation_rows.py`: a name, and what it changes in the
