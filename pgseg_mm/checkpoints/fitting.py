@@ -119,7 +119,7 @@ def load_fitting(
             f'{where} does not fit the model: {told}{_differences(model, entries)}'
             f'{_advice(entries, purpose)}'
         )
-    _log(fit, told, missing, where)
+    _log(fit, told, missing, where, purpose)
     return fit
 
 
@@ -196,12 +196,15 @@ def _advice(entries: Mapping[str, Tensor], purpose: Purpose) -> str:
     )
 
 
-def _log(fit: Fit, told: str, missing: tuple[str, ...], where: str | PathLike[str]) -> None:
+def _log(
+    fit: Fit, told: str, missing: tuple[str, ...], where: str | PathLike[str], purpose: Purpose
+) -> None:
     if missing or fit.mismatched:
         _warn(f'{where} fits the model in part: {told}. These keep the values that they begin with')
     allowed = [name for name in fit.missing if name not in missing and not name.endswith(COUNTERS)]
     if allowed:
-        message = f'{where} does without {first_of(allowed, 3)}, which are not needed here'
+        become = 'begin anew' if purpose == 'begin' else 'are not needed here'
+        message = f'{where} does without {first_of(allowed, 3)}, which {become}'
         print_log(message, logger='current')
     unexpected = [name for name in fit.unexpected if not name.startswith(TRAINING_ONLY)]
     if unexpected:

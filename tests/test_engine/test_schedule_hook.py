@@ -168,3 +168,13 @@ def test_refuses_a_schedule_of_no_config(tmp_path, monkeypatch):
 def test_refuses_another_source():
     with pytest.raises(ValueError, match="'checkpoint' or 'config', got 'both'"):
         ScheduleHook('both')
+
+
+def test_a_training_that_ends_within_its_warmup_is_told(tmp_path, warnings):
+    long = [dict(type='WarmupCosineLR', warmup=8, end=24, by_epoch=False)]
+    train(tmp_path, 'first', 6, 6, schedules=long)
+    (told,) = (text for text in warnings if 'within the warm-up' in text)
+    assert 'ends at 6, within the warm-up, which takes 8' in told
+    warnings.clear()
+    train(tmp_path, 'other', 9, 9, schedules=long)
+    assert not [text for text in warnings if 'within the warm-up' in text]

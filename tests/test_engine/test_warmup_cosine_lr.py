@@ -52,3 +52,8 @@ def test_converted_from_epochs_by_the_runners_rule():
 def test_refuses_a_schedule_that_does_not_fit(kwargs):
     with pytest.raises(ValueError, match='WarmupCosineLR needs end|warmup must'):
         rates(1, **kwargs)
+
+
+def test_a_cosine_that_rises_is_told():
+    with pytest.warns(UserWarning, match='the cosine rises, from 6.25e-06 to eta_min=1e-05'):
+        rates(3, base=6.25e-6, warmup=1, eta_min=1e-5, end=3)

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS
 
 from pgseg_mm.apis.naming_choice import add_naming, naming_of
@@ -166,7 +167,8 @@ def run_one(
 def digest_of_data(cfg: Config) -> str | None:
     """Tells images and label maps of a benchmark from others: by names, sizes, times of change."""
     try:
-        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmseg')):
+            dataset = DATASETS.build(cfg.test_dataloader.dataset)
     except (OSError, ValueError):
         return None  # the evaluation says what is wrong
     digest = hashlib.sha256(str(len(dataset)).encode())

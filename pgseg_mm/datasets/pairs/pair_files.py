@@ -268,6 +268,12 @@ def _read_csv(path: Path, delimiter: str = ',') -> Iterator[NumberedRow]:
                         f'header has {len(columns)}; put double quotes around a field that holds '
                         f'{delimiter!r}.'
                     )
+                if delimiter == '\t' and any('\n' in field for field in row):
+                    raise ValueError(
+                        f'{shown(path)}, line {reader.line_num}: a field goes on over several '
+                        'lines, since it begins with a double quote; write such quotes twice and '
+                        'put the field in quotes, or save the pairs as .csv or .jsonl.'
+                    )
                 yield f'line {reader.line_num}', dict(zip(columns, row, strict=True))
         except csv.Error as error:
             raise ValueError(

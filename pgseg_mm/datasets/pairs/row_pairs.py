@@ -91,7 +91,8 @@ class RowPairs:
         if key not in row:
             raise ValueError(
                 f'{self._shown}, {place}: there is no column {shown(repr(key))}, only '
-                f'{listed(sorted(row))}; set {argument} to the right one.'
+                f'{listed(sorted(row))}; set {argument} to the right one. A table begins with a '
+                'line of the names of its columns.'
             )
         return row[key]
 

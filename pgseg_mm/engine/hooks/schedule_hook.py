@@ -73,6 +73,7 @@ class ScheduleHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Compare config and checkpoint, and take the config's settings if that is asked for."""
+        _tell_of_endless_warmups(runner)
         if runner.iter == 0:
             return
         if isinstance(runner.optim_wrapper, OptimWrapperDict):
@@ -169,6 +170,19 @@ class ScheduleHook(Hook):
                 runner.model, done, runner.train_loop.max_iters
             )
         return done
+
+
+def _tell_of_endless_warmups(runner: Runner) -> None:
+    """Warn of a training that is over before its warm-up, as one that was cut short by its end."""
+    schedules = runner.param_schedulers
+    for schedule in schedules if isinstance(schedules, list) else []:
+        steps = runner.max_epochs if schedule.by_epoch else runner.max_iters
+        if (end := schedule.begin + getattr(schedule, 'warmup', 0)) >= steps > 1:
+            runner.logger.warning(
+                f'The training ends at {steps}, within the warm-up, which takes {end}: its rate '
+                'never falls. A shorter training needs warmup and end of param_scheduler '
+                'shortened, too.'
+            )
 
 
 def _samples_of_epoch(checkpoint: dict) -> int:

@@ -1,8 +1,10 @@
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
@@ -78,7 +80,9 @@ class VocabularyHook(Hook):
                 the model takes no words and the hook has a vocabulary of its own.
         """
         if takes_words(model):
-            model.set_vocabulary(self._vocabulary_of(metainfo_of(dataset)))
+            vocabulary = self._vocabulary_of(metainfo_of(dataset))
+            model.set_vocabulary(vocabulary)
+            _tell_of_a_background_by_word(model, vocabulary)
         elif self.vocabulary is not None:
             raise ValueError(
                 f'VocabularyHook has a vocabulary, but {type(model).__name__} takes no words; '
@@ -96,6 +100,18 @@ class VocabularyHook(Hook):
             return Vocabulary.from_names(classes)
         self.vocabulary.check_matches(classes)
         return self.vocabulary
+
+
+def _tell_of_a_background_by_word(model: Any, vocabulary: Vocabulary) -> None:
+    head, decision = getattr(model, 'decode_head', None), getattr(model, 'decision', None)
+    alone = vocabulary.words[0] == ('background',)
+    if alone and decision is None and not getattr(head, 'with_background', True):
+        print_log(
+            "class 0 is called background, and is looked for by that word like any other's; set "
+            'background_threshold of the head to find it by threshold',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def takes_words(model: Any) -> bool:

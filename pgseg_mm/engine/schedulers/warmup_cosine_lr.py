@@ -1,4 +1,5 @@
 import math
+import warnings
 
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
@@ -25,6 +26,9 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
 
     Raises:
         ValueError: If there is no ``end``, or the warm-up does not fit.
+
+    Warns:
+        UserWarning: If ``eta_min`` is above the base rate.
     """
 
     def __init__(
@@ -54,6 +58,13 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
             by_epoch=by_epoch,
             verbose=verbose,
         )
+        if eta_min > max(self.base_values):
+            warnings.warn(
+                f'the cosine rises, from {max(self.base_values):.3g} to eta_min={eta_min:.3g}: a '
+                'rate that was scaled, as auto_scale_lr does, wants eta_min and warmup_start '
+                'scaled alike',
+                stacklevel=2,
+            )
 
     @classmethod
     def build_iter_from_epoch(

@@ -175,3 +175,14 @@ def test_a_last_row_of_the_largest_length_is_read(monkeypatch):
     }
     for text, expected in rows.items():
         assert [line for _, line in read_lines(io.StringIO(text))] == expected
+
+
+def test_a_caption_that_begins_with_a_quote_swallows_no_others(root):
+    rows = 'image\tcaption\nimages/cat.png\t"a cat\nimages/cat.png\tsays hello"\n'
+    with pytest.raises(ValueError, match='line 3: a field goes on over several lines'):
+        make(root, write(root, 'pairs.tsv', rows))
+
+
+def test_a_table_without_names_of_columns_is_told_to_have_them(root):
+    with pytest.raises(ValueError, match='A table begins with a line of the names of its columns'):
+        make(root, write(root, 'pairs.tsv', 'images/cat.png\ta cat\nimages/cat.png\ta dog\n'))
