@@ -112,38 +112,25 @@ def read_image_file(
         raise UnreadableImage(fspath(path), error.reason) from error
 
 
-def read_header(content: bytes, where: str, max_pixels: int | None = None) -> ImageHeader:
+def read_header(
+    content: bytes, where: str, max_pixels: int | None = None, as_turned: bool = False
+) -> ImageHeader:
     """Format and size of an image, without decoding it.
 
     Args:
         content: The file.
         where: What to call it in messages.
         max_pixels: Width times height at most, ``MAX_IMAGE_PIXELS`` by default.
+        as_turned: Whether the size is that of the image as its EXIF orientation turns it.
 
     Raises:
         TooManyPixels: The image is larger than that.
         UnreadableImage: The file is empty, cut off, or of none of the formats.
     """
     with _opened(content, where, max_pixels) as image:
-        return ImageHeader(image.format or '', *image.size)
-
-
-def upright_size(content: bytes, where: str, max_pixels: int | None = None) -> tuple[int, int]:
-    """Width and height of an image as its EXIF orientation turns it, without decoding it.
-
-    Args:
-        content: The file.
-        where: What to call it in messages.
-        max_pixels: Width times height at most, ``MAX_IMAGE_PIXELS`` by default.
-
-    Raises:
-        TooManyPixels: The image is larger than that.
-        UnreadableImage: The file is empty, cut off, or of none of the formats.
-    """
-    with _opened(content, where, max_pixels) as image:
-        width, height = image.size
-        turn = _turn(image)
-    return (height, width) if turn in QUARTER_TURNS else (width, height)
+        on_its_side = as_turned and _turn(image) in QUARTER_TURNS
+        size = image.size[::-1] if on_its_side else image.size
+        return ImageHeader(image.format or '', *size)
 
 
 def open_image(

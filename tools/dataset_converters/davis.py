@@ -28,7 +28,7 @@ from segment_maps import (
 
 from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.datasets import DAVISMainObjectDataset
-from pgseg_mm.files.image_files import open_image, read_image_file, upright_size
+from pgseg_mm.files.image_files import open_image, read_header, read_image_file
 from pgseg_mm.serialization.loading import write_atomically
 
 WORDS = {
@@ -169,11 +169,11 @@ def convert_frame(frame: Frame, out: Path) -> Counter[str]:
     if not set(np.unique(values).tolist()) <= {0, 255}:
         raise AnnotationError(f'{frame.mask} is no mask of DAVIS 2016, which is black and white')
     content = read_image_file(frame.image)
-    width, height = upright_size(content, str(frame.image))
-    if values.shape != (height, width):
+    header = read_header(content, str(frame.image), as_turned=True)
+    if values.shape != (header.height, header.width):
         raise AnnotationError(
             f'{frame.mask} is of {values.shape} pixels (height, width), but its image of '
-            f'{(height, width)}'
+            f'{(header.height, header.width)}'
         )
     labels = np.where(values == 255, frame.label, 0).astype(np.uint8)
     save_map(labels, out / 'annotations' / f'{frame.name}.png')

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from segment_maps import AnnotationError, add_workers, check_workers, in_processes, run_conversion
 
-from pgseg_mm.files.image_files import UnreadableImage, open_image, read_image_file, upright_size
+from pgseg_mm.files.image_files import UnreadableImage, open_image, read_header, read_image_file
 
 SUBSETS = {50: 752, 300: 4097, 919: 12419}
 """Number of validation images of each number of classes."""
@@ -91,11 +91,11 @@ def check_image(task: tuple[Path, Path, int, int]) -> Counter[str]:
     if not mask_path.is_file():
         return Counter({f'no mask: {name}': 1})
     try:
-        size = upright_size(read_image_file(image_path), name)
+        header = read_header(read_image_file(image_path), name, as_turned=True)
         mask = open_image(mask_path)
     except UnreadableImage as error:
         return Counter({f'unreadable: {error}': 1})
-    sizes = size, mask.size
+    sizes = (header.width, header.height), mask.size
     channels = np.asarray(mask.convert('RGB'), dtype=np.int64)
     labels = np.unique(channels[..., 0] + 256 * channels[..., 1])
     labels = labels[labels != IGNORED_CLASS]

@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from mmengine.logging import MessageHub
 
 from distributed import WORLD_SIZE, on_two_ranks
 from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.models import PGSegViT
 from pgseg_mm.models.inference.group_maps import group_maps
 from pgseg_mm.models.layers import NonLearnablePrototypes
-from pgseg_mm.models.layers.dist import STEP_SEED
 from pgseg_mm.models.layers.regions import RegionLayout
 from pgseg_mm.models.losses import NPRLoss
 from pgseg_mm.text import tokenize
@@ -28,12 +26,7 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def step_seed():
-    hub = MessageHub.get_instance('prototype-training')
-    hub.update_info(STEP_SEED, 3, resumed=False)
-    yield
-    hub.runtime_info.pop(STEP_SEED)
+pytestmark = pytest.mark.usefixtures('fixed_step_seed')
 
 
 def backbone_with(options: dict) -> PGSegViT:

@@ -15,12 +15,7 @@ from region_zoo import MOSAICS, PASTES, pairs, region_model
 BOTH_STAGES = {'loss_npr_0', 'loss_npr_1', 'loss_npr_text', 'loss_contrastive', 'loss_multi_label'}
 
 
-@pytest.fixture(autouse=True)
-def step_seed():
-    hub = MessageHub.get_instance('region-training')
-    hub.update_info(STEP_SEED, 3, resumed=False)
-    yield
-    hub.runtime_info.pop(STEP_SEED)
+pytestmark = pytest.mark.usefixtures('fixed_step_seed')
 
 
 def build(augments):
@@ -65,7 +60,7 @@ def test_two_ranks_have_the_losses_and_gradients_of_the_joined_batch(tmp_path, a
 
 
 def draw(rank: int) -> torch.Tensor:
-    MessageHub.get_instance('region-training').runtime_info.pop(STEP_SEED)
+    MessageHub.get_instance('models-in-training').runtime_info.pop(STEP_SEED)
     torch.manual_seed(rank)
     model = region_model(PASTES)
     torch.manual_seed(rank)  # the model is made of random numbers
@@ -79,7 +74,7 @@ def test_ranks_that_draw_different_numbers_join_at_the_same_places(tmp_path):
 
 
 def seeded(rank: int) -> list[float]:
-    hub = MessageHub.get_instance('region-training')
+    hub = MessageHub.get_instance('models-in-training')
     runner = SimpleNamespace(seed=5 + rank, iter=3, message_hub=hub)  # diff_rank_seed
     hook = StepSeedHook()
     hook.before_train(runner)

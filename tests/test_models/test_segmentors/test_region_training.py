@@ -4,21 +4,13 @@ import copy
 
 import pytest
 import torch
-from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 
 from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.messages import first_line
-from pgseg_mm.models.layers.dist import STEP_SEED
 from region_zoo import MOSAICS, PASTES, pairs, region_model
 
-
-@pytest.fixture(autouse=True)
-def step_seed():
-    hub = MessageHub.get_instance('region-training')
-    hub.update_info(STEP_SEED, 3, resumed=False)
-    yield
-    hub.runtime_info.pop(STEP_SEED)
+pytestmark = pytest.mark.usefixtures('fixed_step_seed')
 
 
 def step(model, **kwargs) -> dict[str, torch.Tensor]:
