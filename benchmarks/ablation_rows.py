@@ -55,11 +55,11 @@ MULTI_LABEL: Options = {
     'model.decode_head.loss_multi_label': {'type': 'MultiLabelContrastiveLoss'},
 }
 LATE_INTERACTION: Options = {
-    **MEAN_CONTRAST,
     **PROMPTS,
-    'model.decode_head.loss_contrastive.type': 'GroupsInContrast',
     'model.decode_head.loss_multi_label': {'type': 'LateInteractionLoss'},
 }
+"""Those prompts against single groups, each projected by itself."""
+WHOLE_IMAGES: Options = {'model.data_preprocessor.batch_augments': None}
 
 WITH_NPR = ('pastes', 'pastes_from_the_start')
 """Main rows that variants of NPR are shown beside, as is what they are without."""
@@ -71,13 +71,15 @@ MAIN: dict[str, Options] = {
     'pgseg_no_npr': {**MEAN_CONTRAST, **NO_NPR},
     'release_npr': {**MEAN_CONTRAST, **RELEASE_NPR},
     'multi_label': {**MEAN_CONTRAST, **MULTI_LABEL},
-    'late_interaction': LATE_INTERACTION,
+    'late_interaction': {**WHOLE_IMAGES, **LATE_INTERACTION},
     'pastes': PASTES,
     'pastes_no_npr': {**PASTES, **NO_NPR},
     'pastes_groupvit': {**PASTES, **NO_PROTOTYPES},
     'pastes_release_npr': {**PASTES, **RELEASE_NPR},
     'pastes_from_the_start': {**PASTES, **VARIANTS['from the start']},
     'pastes_multi_label': {**PASTES, **MULTI_LABEL},
+    'pastes_late_interaction': {**PASTES, **LATE_INTERACTION},
+    'pastes_late_interaction_no_npr': {**PASTES, **LATE_INTERACTION, **NO_NPR},
     'mosaics': MOSAICS,
     'mosaics_no_npr': {**MOSAICS, **NO_NPR},
     'both': BOTH,
@@ -102,6 +104,7 @@ CONTROLS: dict[str, Options] = {
     'pgseg_soft': {**MEAN_CONTRAST, SOFT: False},
     'pastes_soft': {**PASTES, SOFT: False},
     'pastes_groupvit_soft': {**PASTES, **NO_PROTOTYPES, SOFT: False},
+    'pastes_late_interaction_soft': {**PASTES, **LATE_INTERACTION, SOFT: False},
     'pgseg_t_npr': {**MEAN_CONTRAST, **VARIANTS['T-NPR']},
     'projected_means': {
         **MEAN_CONTRAST,
@@ -119,8 +122,8 @@ ABOUT = {
     'pgseg_no_npr': 'prototypes, but no NPR loss',
     'release_npr': "PGSeg with NPR of groups and of words as the authors' release computes them",
     'multi_label': 'PGSeg with contrast of three prompts of named things beside the caption',
-    'late_interaction': 'PGSeg with those prompts against the best groups of the image '
-    '(softmax-max), and the caption against the mean of the projected groups',
+    'late_interaction': 'PGSeg with late interaction: those prompts against the groups that fit '
+    'them best, and the caption against the mean of the projected groups',
     'pastes': 'region contrast by pastes in 70 % of the steps, with NPR',
     'pastes_no_npr': 'the same without the NPR loss',
     'pastes_groupvit': 'the same without prototypes',
@@ -128,6 +131,9 @@ ABOUT = {
     'pastes_from_the_start': 'pastes, with NPR from the first step: of the variants of NPR the one '
     'with the best oracle on seed 0, which flatters its means',
     'pastes_multi_label': 'pastes, with NPR and the contrast of prompts',
+    'pastes_late_interaction': 'pastes, with NPR and late interaction: prompts against the groups '
+    'of their region that fit them best',
+    'pastes_late_interaction_no_npr': 'the same without the NPR loss',
     'mosaics': 'region contrast by mosaics in half of the steps, with NPR',
     'mosaics_no_npr': 'the same without the NPR loss',
     'both': 'pastes in 36 % and mosaics in 35 % of the steps, with NPR',
@@ -135,6 +141,7 @@ ABOUT = {
     'pgseg_soft': 'PGSeg whose tokens are pooled by the soft assignment',
     'pastes_soft': 'pastes, with NPR and tokens pooled by the soft assignment: the demo',
     'pastes_groupvit_soft': 'the same without prototypes',
+    'pastes_late_interaction_soft': 'pastes, with NPR, late interaction and soft pooling',
     'pgseg_t_npr': 'PGSeg with the NPR of words, too, as the published recipe has it',
     'projected_means': 'late_interaction with prompts against that mean, too',
 }

@@ -24,7 +24,6 @@ from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 from pgseg_mm.serialization.work_folders import find_checkpoint, lock_folder
 
-from . import late_interaction  # noqa: F401, registers its parts
 from .ablation_cells import Cell
 from .outputs import origin
 

@@ -8,6 +8,7 @@ from .sampling.seeded_dataset import SeededDataset
 from .transforms import (
     DecodeImage,
     LoadWideAnnotations,
+    NamePrompts,
     NounPrompts,
     PackImageTextInputs,
     ResizeAnyShape,
@@ -33,6 +34,7 @@ __all__ = [
     'ImageTextRetrievalDataset',
     'LVISDataset',
     'LoadWideAnnotations',
+    'NamePrompts',
     'NounPrompts',
     'PackImageTextInputs',
     'ResizeAnyShape',

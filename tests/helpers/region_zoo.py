@@ -11,15 +11,26 @@ PASTES = dict(augments=[dict(type='PasteImages', grid=4, sizes=(2,))], probs=[1.
 MOSAICS = dict(augments=[dict(type='MosaicImages')], probs=[1.0])
 
 
-def region_model(augments=PASTES, prompts=False, texts=True, backbone=None, **kwargs) -> PGSeg:
-    """A model in training, by default with pastes and the NPR of words; noise is off."""
+def region_model(
+    augments=PASTES, prompts: bool | str = False, texts=True, backbone=None, **kwargs
+) -> PGSeg:
+    """A model in training, by default with pastes and the NPR of words; noise is off.
+
+    Args:
+        augments: Config of the batch augmentation.
+        prompts: Type of the loss of prompts, or whether there is one.
+        texts: Whether NPR is of words, too.
+        backbone: Settings of the backbone.
+        kwargs: Settings of the model.
+    """
     cfg = tiny_model_cfg()
     cfg.pop('type')
     cfg['data_preprocessor']['batch_augments'] = augments
     cfg['backbone'].update(gumbel=False, drop_path_rate=0.0, **(backbone or {}))
     cfg['decode_head']['loss_contrastive'] = {'type': 'RegionTextContrast'}
     if prompts:
-        cfg['decode_head']['loss_multi_label'] = {'type': 'MultiLabelContrastiveLoss'}
+        kind = prompts if isinstance(prompts, str) else 'MultiLabelContrastiveLoss'
+        cfg['decode_head']['loss_multi_label'] = {'type': kind}
     if texts:
         cfg['decode_head']['text_prototypes'] = {
             'type': 'TextPrototypes',

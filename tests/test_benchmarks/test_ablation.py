@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
@@ -24,7 +23,6 @@ from benchmarks import (  # noqa: E402
     ablation,
     ablation_run,
     bundled_graphics,
-    late_interaction,
 )
 from benchmarks.ablation_cells import Cell, World  # noqa: E402
 from benchmarks.ablation_rows import CONTROLS, MAIN, NPR_ROWS, ROWS, about  # noqa: E402
@@ -284,47 +282,6 @@ def test_results_that_are_being_written_are_left_alone(tmp_path, capsys):
     (tmp_path / 'damaged.json').write_text('{')
     with pytest.raises(SystemExit, match='damaged.json holds no results'):
         results.add([tmp_path / 'damaged.json'])
-
-
-def test_prompts_are_of_the_things_that_a_caption_names(tmp_path):
-    names = tmp_path / 'classes.txt'
-    names.write_text('dog\nhot dog\nbrick wall\n')
-    prompts = late_interaction.NamePrompts(str(names), num_prompts=4, templates=['a {}.'])
-    assert prompts.find('a hot dog and a dog by a brick wall, dogs') == [
-        *('hot dog', 'dog', 'brick wall')
-    ]
-    made = prompts.transform({'caption': 'a dog by the brick wall'})['prompts']
-    assert sorted(made) == ['a brick wall.', 'a brick wall.', 'a dog.', 'a dog.']
-    assert prompts.transform({'caption': 'nothing'})['prompts'] == ['nothing'] * 4
-
-
-def test_late_interaction_by_hand():
-    torch.manual_seed(0)
-    groups = F.normalize(torch.randn(3, 2, 5), dim=-1)
-    prompts = torch.randn(3, 4, 5)
-    scale = torch.tensor(7.0)
-    scores = torch.zeros(3, 12)
-    for image in range(3):
-        for prompt in range(12):
-            near = groups[image] @ F.normalize(prompts.view(12, 5)[prompt], dim=0)
-            scores[image, prompt] = 7 * ((7 * near).softmax(0) * near).sum()
-    to_prompts = -torch.stack(
-        [scores[i].log_softmax(0)[4 * i : 4 * i + 4].mean() for i in range(3)]
-    ).mean()
-    to_images = -torch.stack([scores[:, n].log_softmax(0)[n // 4] for n in range(12)]).mean()
-    loss = late_interaction.LateInteractionLoss(loss_weight=2.0)(groups, prompts, scale)
-    assert loss.item() == pytest.approx((to_prompts + to_images).item(), rel=1e-5)
-
-
-def test_groups_in_contrast_is_the_mean_contrast():
-    loss = late_interaction.GroupsInContrast()
-    groups, texts, assignment = torch.randn(4, 3, 5), torch.randn(4, 5), torch.ones(4, 3, 2, 2)
-    means = loss.eval().embed_regions(groups, assignment)
-    embeds = loss.train().embed_regions(groups, assignment)
-    assert embeds.shape == (4, 3, 5) and torch.allclose(embeds.mean(1), means)
-    assert torch.allclose(loss(embeds, texts), super(type(loss), loss).forward(means, texts))
-    with pytest.raises(ValueError, match='whole images only'):
-        loss.embed_regions(groups, assignment, object())
 
 
 @needs_scenes

@@ -3,6 +3,7 @@
 from .array_or_file import LoadImageFromNDArray
 from .formatting import PackImageTextInputs
 from .loading import DecodeImage, LoadKnownImage
+from .name_prompts import NamePrompts
 from .noun_prompts import NounPrompts
 from .resize import ResizeAnyShape
 from .text import TokenizeCaption
@@ -14,6 +15,7 @@ __all__ = [
     'LoadKnownImage',
     'LoadLabelMap',
     'LoadWideAnnotations',
+    'NamePrompts',
     'NounPrompts',
     'PackImageTextInputs',
     'ResizeAnyShape',

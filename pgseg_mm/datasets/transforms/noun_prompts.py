@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-from mmcv.transforms import BaseTransform
-from mmcv.transforms.utils import cache_randomness
 from mmseg.registry import TRANSFORMS
 
 from pgseg_mm import limits
-from pgseg_mm.text import get_templates
+
+from .caption_prompts import CaptionPrompts
 
 if TYPE_CHECKING:
     from nltk.tag import PerceptronTagger
@@ -24,7 +22,7 @@ SENTENCE_END = re.compile(r'(?<=[.!?])\s+')
 
 
 @TRANSFORMS.register_module()
-class NounPrompts(BaseTransform):
+class NounPrompts(CaptionPrompts):
     """Put nouns of the caption into prompts, for the multi-label contrast (docs/method.md, 3.2).
 
     Nouns are found by nltk's English tagger (Penn tags NN, NNS, NNP and NNPS). Every noun is drawn
@@ -45,47 +43,12 @@ class NounPrompts(BaseTransform):
     """
 
     def __init__(self, num_prompts: int = 3, templates: str | Sequence[str] = 'openai80') -> None:
-        if num_prompts < 1:
-            raise ValueError(f'num_prompts must be at least 1, got {num_prompts}')
-        self.num_prompts = num_prompts
-        self.templates = get_templates(templates)
+        super().__init__(num_prompts, templates)
         noun_finder()  # before the training starts, and before the data loader forks its workers
 
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Add ``prompts`` to the results.
-
-        Raises:
-            KeyError: The results hold no caption.
-        """
-        if 'caption' not in results:
-            raise KeyError(
-                "NounPrompts needs 'caption' in the results; "
-                'use a data set of image-text pairs such as ImageTextDataset.'
-            )
-        nouns = self.find(results['caption'])
-        if nouns:
-            results['prompts'] = [
-                self.templates[template].format(nouns[noun])
-                for noun, template in self._draw(len(nouns))
-            ]
-        else:
-            results['prompts'] = [results['caption']] * self.num_prompts
-        return results
-
     def find(self, caption: str) -> list[str]:
-        """What of a caption goes into prompts; a subclass may know more than its nouns."""
+        """Nouns of a caption; see :func:`find_nouns`."""
         return find_nouns(caption)
-
-    @cache_randomness
-    def _draw(self, num_nouns: int) -> list[tuple[int, int]]:
-        """Noun and template of each prompt."""
-        rounds = -(-self.num_prompts // num_nouns)
-        nouns = np.concatenate([np.random.permutation(num_nouns) for _ in range(rounds)])
-        templates = np.random.randint(len(self.templates), size=self.num_prompts)
-        return list(zip(nouns[: self.num_prompts].tolist(), templates.tolist(), strict=True))
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(num_prompts={self.num_prompts}, templates={self.templates})'
 
 
 def find_nouns(text: str) -> list[str]:

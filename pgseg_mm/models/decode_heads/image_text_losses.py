@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..layers import GroupFeatures
 from ..layers.regions import RegionLayout
-from ..losses import NPRPairs, RegionTextContrast
+from ..losses import LateInteractionLoss, NPRPairs, RegionTextContrast
 from ..text_encoders import TextFeatures
 
 
@@ -41,16 +41,24 @@ class ImageTextLosses:
 
         Args:
             loss_contrastive: Config of the image-text loss.
-            loss_multi_label: Config of the contrast of images and prompts, or ``None``.
+            loss_multi_label: Config of the contrast of images, or groups, and prompts, or ``None``.
             loss_npr: Config of the NPR loss, or ``None``.
             text_prototypes: Config of T-NPR, or ``None``.
             widths: Defaults of ``text_prototypes``.
 
         Raises:
-            ValueError: If T-NPR is on without NPR.
+            ValueError: If T-NPR is on without NPR, or groups are compared with prompts but not each
+                projected by itself.
         """
         self.loss_contrastive = MODELS.build(loss_contrastive)
         self.loss_multi_label = None if loss_multi_label is None else MODELS.build(loss_multi_label)
+        if self.contrasts_groups and not self.contrasts_regions:
+            raise ValueError(
+                'LateInteractionLoss compares groups, each projected by itself, as '
+                f'{type(self.loss_contrastive).__name__} does not; set '
+                "loss_contrastive=dict(type='RegionTextContrast') (without joined images it "
+                'compares whole ones)'
+            )
         self.loss_npr = None if loss_npr is None else MODELS.build(loss_npr)
         self.text_prototypes: Any = None
         if text_prototypes is not None:
@@ -65,6 +73,11 @@ class ImageTextLosses:
     def contrasts_regions(self) -> bool:
         """Whether the groups learn from regions, each projected by itself, or from their mean."""
         return isinstance(self.loss_contrastive, RegionTextContrast)
+
+    @property
+    def contrasts_groups(self) -> bool:
+        """Whether prompts are compared with single groups, or with whole images or regions."""
+        return isinstance(self.loss_multi_label, LateInteractionLoss)
 
     def start_npr(self, features: GroupFeatures) -> list[NPRPairs]:
         """Begin to match groups and prototypes of B images, so that it goes on beside other work.
@@ -144,7 +157,7 @@ class ImageTextLosses:
         texts = text.eot[:, None]
         if prompts is not None:  # one batch for the batch norm of the projector
             texts = torch.cat([texts, prompts], dim=1)
-        images = self._embed_for_contrast(features, regions)
+        images, groups = self._embed_for_contrast(features, regions)
         texts = self.text_projector(texts)
         captions = () if regions is None else (regions.captions.flatten(),)
         losses = {
@@ -153,9 +166,12 @@ class ImageTextLosses:
         }
         if self.loss_multi_label is not None:
             scale = self.loss_contrastive.scale
-            losses['loss_multi_label'] = self.loss_multi_label(
-                images, texts[:, 1:], scale, *captions
+            compared = (
+                (groups, texts[:, 1:], scale, features.patch_assignment(), regions)
+                if self.contrasts_groups
+                else (images, texts[:, 1:], scale, *captions)
             )
+            losses['loss_multi_label'] = self.loss_multi_label(*compared)
         return losses
 
     def _check_prompts(self, prompts: Tensor | None) -> None:
@@ -171,11 +187,16 @@ class ImageTextLosses:
                 'before TokenizeCaption in the training pipeline, or set loss_multi_label=None'
             )
 
-    def _embed_for_contrast(self, features: GroupFeatures, regions: RegionLayout | None) -> Tensor:
-        """Embeddings of (B,) images or (M * R,) regions, not normalised."""
+    def _embed_for_contrast(
+        self, features: GroupFeatures, regions: RegionLayout | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Embeddings of (B,) images or (M * R,) regions, and of the groups (M, G, D) where each is
+        projected by itself; not normalised.
+        """
         if self.contrasts_regions:
-            embeds = self.image_projector(features.tokens)
-            return self.loss_contrastive.embed_regions(embeds, features.patch_assignment(), regions)
+            groups = self.image_projector(features.tokens)
+            assignment = features.patch_assignment()
+            return self.loss_contrastive.embed_regions(groups, assignment, regions), groups
         if regions is not None:
             raise ValueError(
                 'the images of the batch were joined from several, but loss_contrastive is of '
@@ -183,7 +204,7 @@ class ImageTextLosses:
                 "loss_contrastive=dict(type='RegionTextContrast'), or take batch_augments out of "
                 'the data preprocessor'
             )
-        return self.image_projector(features.tokens.mean(dim=1))
+        return self.image_projector(features.tokens.mean(dim=1)), None
 
     def embed_images(self, features: GroupFeatures) -> Tensor:
         """Embeddings of whole images, as the training has compared them with captions.
@@ -198,13 +219,7 @@ class ImageTextLosses:
             (B, D), normalised, in float32 at least.
         """
         self._check_features(features)
-        if self.contrasts_regions:
-            embeds = self.loss_contrastive.embed_regions(
-                self.image_projector(features.tokens), features.patch_assignment()
-            )
-        else:
-            embeds = self.image_projector(features.tokens.mean(dim=1))
-        return F.normalize(embeds, dim=-1).float()
+        return F.normalize(self._embed_for_contrast(features, None)[0], dim=-1).float()
 
 
 def _words_of_images(text: TextFeatures, regions: RegionLayout | None) -> TextFeatures:

@@ -95,21 +95,41 @@ def _contrast_pairs(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
 def _contrast_regions(regions: Tensor, texts: Tensor, scale: Tensor, captions: Tensor) -> Tensor:
     """Contrast of regions (M, D) and the texts (B, K, D) that ``captions`` names, normalised."""
     all_regions, all_texts = gather_with_grad(regions), gather_with_grad(texts)
-    (num_regions, _), (num_texts, per_text, _) = regions.shape, texts.shape
-    rows = torch.arange(num_regions, device=regions.device)
-    belongs = regions.new_zeros(num_texts, num_regions)
+    return contrast_scores(
+        scale * regions @ all_texts.flatten(0, 1).T,
+        scale * texts.flatten(0, 1) @ all_regions.T,
+        captions,
+        texts.shape[1],
+    )
+
+
+def contrast_scores(
+    region_to_text: Tensor, text_to_region: Tensor, captions: Tensor, per_text: int
+) -> Tensor:
+    """Symmetric contrast of regions and texts whose scores are known.
+
+    Args:
+        region_to_text: (M, W * B * K) logits of this rank's regions and the texts of all W ranks.
+        text_to_region: (B * K, W * M) logits of this rank's texts and the regions of all ranks.
+        captions: (M,), which of this rank's B rows of K texts belongs to each of its regions.
+        per_text: Texts K of a row.
+
+    Returns:
+        Mean of both directions' cross-entropies; see :func:`contrast`.
+    """
+    num_regions, num_rows = len(captions), len(text_to_region) // per_text
+    rows = torch.arange(num_regions, device=captions.device)
+    belongs = region_to_text.new_zeros(num_rows, num_regions)
     belongs[captions, rows] = 1
     # regions and texts of other ranks never belong together
-    to_texts = regions.new_zeros(num_regions, *all_texts.shape[:2])
-    first = get_rank() * num_texts
-    to_texts[:, first : first + num_texts] = belongs.T[..., None] / per_text
-    to_regions = regions.new_zeros(num_texts, len(all_regions))
+    to_texts = torch.zeros_like(region_to_text).unflatten(1, (-1, per_text))
+    first = get_rank() * num_rows
+    to_texts[:, first : first + num_rows] = belongs.T[..., None] / per_text
+    to_regions = belongs.new_zeros(num_rows, text_to_region.shape[1])
     first = get_rank() * num_regions
     to_regions[:, first : first + num_regions] = belongs / belongs.sum(dim=1, keepdim=True)
-    region_to_text = F.cross_entropy(
-        scale * regions @ all_texts.flatten(0, 1).T, to_texts.flatten(1)
+    texts_of_regions = F.cross_entropy(region_to_text, to_texts.flatten(1))
+    regions_of_texts = F.cross_entropy(
+        text_to_region, to_regions.repeat_interleave(per_text, dim=0)
     )
-    text_to_region = F.cross_entropy(
-        scale * texts.flatten(0, 1) @ all_regions.T, to_regions.repeat_interleave(per_text, dim=0)
-    )
-    return (region_to_text + text_to_region) / 2
+    return (texts_of_regions + regions_of_texts) / 2

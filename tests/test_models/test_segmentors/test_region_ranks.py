@@ -18,8 +18,8 @@ BOTH_STAGES = {'loss_npr_0', 'loss_npr_1', 'loss_npr_text', 'loss_contrastive', 
 pytestmark = pytest.mark.usefixtures('fixed_step_seed')
 
 
-def build(augments):
-    return region_model(augments, prompts=True).double()
+def build(augments, prompts):
+    return region_model(augments, prompts).double()
 
 
 def losses_and_gradients(model, batch) -> dict[str, torch.Tensor]:
@@ -31,8 +31,8 @@ def losses_and_gradients(model, batch) -> dict[str, torch.Tensor]:
     return out | {f'grad {name}': p.grad for name, p in model.named_parameters()}
 
 
-def run(rank: int, augments: dict) -> dict[str, torch.Tensor]:
-    model = build(augments)
+def run(rank: int, augments: dict | None, prompts: str) -> dict[str, torch.Tensor]:
+    model = build(augments, prompts)
     half = {name: value.chunk(WORLD_SIZE)[rank] for name, value in pairs(prompts=True).items()}
     batch = model.data_preprocessor(half, training=True)
     batch['inputs'] = batch['inputs'].double()
@@ -40,9 +40,10 @@ def run(rank: int, augments: dict) -> dict[str, torch.Tensor]:
     return losses_and_gradients(model, batch) | joined | {'captions': batch['regions'].captions}
 
 
+@pytest.mark.parametrize('prompts', ['MultiLabelContrastiveLoss', 'LateInteractionLoss'])
 @pytest.mark.parametrize('augments', [PASTES, MOSAICS], ids=['pastes', 'mosaics'])
-def test_two_ranks_have_the_losses_and_gradients_of_the_joined_batch(tmp_path, augments):
-    ranks = on_two_ranks(run, augments, folder=tmp_path)
+def test_two_ranks_have_the_losses_and_gradients_of_the_joined_batch(tmp_path, augments, prompts):
+    ranks = on_two_ranks(run, augments, prompts, folder=tmp_path)
     assert torch.equal(ranks[0]['labels'], ranks[1]['labels'])
     assert len(ranks[0]['labels'].unique()) > 1
     captions = torch.cat([ranks[0]['captions'], ranks[1]['captions'] + 4])
@@ -51,7 +52,7 @@ def test_two_ranks_have_the_losses_and_gradients_of_the_joined_batch(tmp_path, a
         'tokens': pairs(prompts=True)['tokens'],
         'regions': RegionLayout(ranks[0]['labels'], captions),
     }
-    whole = losses_and_gradients(build(augments), batch)
+    whole = losses_and_gradients(build(augments, prompts), batch)
     for name, expected in whole.items():
         # losses are taken in float32
         found = sum(rank[name] for rank in ranks) / WORLD_SIZE  # as DDP averages them

@@ -25,9 +25,9 @@ def step(model, **kwargs) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize('augments', [PASTES, MOSAICS], ids=['pastes', 'mosaics'])
-@pytest.mark.parametrize('prompts', [False, True], ids=['captions', 'prompts'])
+@pytest.mark.parametrize('prompts', [False, True, 'LateInteractionLoss'])
 def test_every_parameter_learns_with_all_losses_in_two_stages(augments, prompts):
-    found = step(region_model(augments, prompts), prompts=prompts)
+    found = step(region_model(augments, prompts), prompts=bool(prompts))
     names = {'loss_contrastive', 'loss_npr_0', 'loss_npr_1', 'loss_npr_text'}
     assert {n for n in found if n.startswith('loss')} == names | (
         {'loss_multi_label'} if prompts else set()
@@ -52,10 +52,14 @@ def test_the_contrast_is_that_of_the_regions_as_they_were_joined():
 
 
 @pytest.mark.parametrize('augments', [PASTES, MOSAICS], ids=['pastes', 'mosaics'])
+@pytest.mark.parametrize('prompts', [False, 'LateInteractionLoss'])
 @pytest.mark.parametrize('size', [1, 4])
-def test_micro_batches_have_the_losses_and_gradients_of_the_whole(augments, size):
-    whole = step(region_model(augments).double())
-    pieces = step(region_model(augments, train_cfg=dict(micro_batch_size=size)).double())
+def test_micro_batches_have_the_losses_and_gradients_of_the_whole(augments, prompts, size):
+    in_pieces = dict(train_cfg=dict(micro_batch_size=size))
+    whole, pieces = (
+        step(region_model(augments, prompts, **settings).double(), prompts=bool(prompts))
+        for settings in ({}, in_pieces)
+    )
     for name, value in whole.items():
         torch.testing.assert_close(pieces[name], value, atol=1e-8, rtol=1e-6, msg=name)
 
@@ -90,10 +94,11 @@ def test_half_precision_comes_near():
 
 
 @pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
+@pytest.mark.parametrize('prompts', [True, 'LateInteractionLoss'])
 @pytest.mark.parametrize('augments', [PASTES, MOSAICS], ids=['pastes', 'mosaics'])
-def test_half_precision_micro_batches_and_recomputation_go_together(device, augments):
+def test_half_precision_micro_batches_and_recomputation_go_together(device, augments, prompts):
     def gradients(half, **settings):
-        model = region_model(augments, prompts=True, **settings).to(device)
+        model = region_model(augments, prompts, **settings).to(device)
         torch.manual_seed(2)
         batch = model.data_preprocessor(pairs(prompts=True), training=True)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
@@ -173,3 +178,30 @@ def test_an_image_embedding_is_the_mean_of_the_projected_groups():
     admitted = head.classify_groups(features).amax(dim=1) > 0
     assert torch.equal(admitted.int().argmax(dim=1), head.classify_images(features).argmax(dim=1))
     assert admitted.sum(dim=1).tolist() == [1, 1]
+
+
+def test_late_interaction_is_of_the_groups_as_they_are_projected_for_the_captions():
+    model = region_model(prompts='LateInteractionLoss', texts=False)
+    batch = model.data_preprocessor(pairs(prompts=True), training=True)
+    losses = copy.deepcopy(model)(**batch, mode='loss')
+    head = model.decode_head
+    features = model.backbone(batch['inputs'])
+    groups = head.image_projector(features.tokens)
+    texts = model.text_encoder(batch['tokens'].flatten(0, 1)).eot.unflatten(0, (8, 3))
+    prompts = head.text_projector(texts)[:, 1:]
+    expected = head.loss_multi_label(
+        groups,
+        prompts,
+        head.loss_contrastive.scale,
+        features.patch_assignment(),
+        batch['regions'],
+    )
+    torch.testing.assert_close(losses['loss_multi_label'], expected)
+
+
+def test_late_interaction_needs_groups_that_are_projected_each_by_itself():
+    cfg = tiny_model_cfg()
+    cfg.pop('type')
+    cfg['decode_head']['loss_multi_label'] = {'type': 'LateInteractionLoss'}
+    with pytest.raises(ValueError, match="set loss_contrastive=dict.type='RegionTextContrast'"):
+        tiny_model(**cfg)

@@ -1,0 +1,117 @@
+import torch
+import torch.nn.functional as F
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from ..layers.dist import gather_with_grad
+from ..layers.precision import at_least_float32
+from ..layers.regions import RegionLayout, group_shares
+from .contrastive_loss import contrast_scores
+
+NOTHING, NEVER = 1e-6, -1e4
+"""A share that counts as none, and its logarithm, which no similarity makes up for."""
+
+
+@MODELS.register_module()
+class LateInteractionLoss(nn.Module):
+    """Symmetric contrast of prompts and the groups that fit them best (docs/method.md, 3.7).
+
+    Groups and prompts meet as in FILIP (arXiv 2111.07783): a region and a prompt are as similar as
+    the region's groups are in the mean, weighted by the share of them that lies in the region and
+    by the exponential of that similarity itself. That is nearly the best group, so that a group
+    need not fit the other prompts of its region. Regions are those of joined images, as in
+    :class:`RegionTextContrast`; an image that was not joined is one.
+
+    Each rank compares its regions with everybody's prompts, and its prompts with everybody's
+    regions: local times global times groups similarities are kept, twice. The temperature is that
+    of the image-text contrast, so the module has no parameters.
+
+    Args:
+        loss_weight: Factor of the loss.
+    """
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        group_embeds: Tensor,
+        prompt_embeds: Tensor,
+        scale: Tensor,
+        assignment: Tensor,
+        layout: RegionLayout | None = None,
+    ) -> Tensor:
+        """Mean cross-entropy of both directions.
+
+        Args:
+            group_embeds: (M, G, D) embeddings of the groups, each projected; not normalised. M and
+                G must be the same on every rank.
+            prompt_embeds: (B, K, D), not normalised. K must be the same on every rank.
+            scale: Inverse temperature, a scalar.
+            assignment: (M, G, h, w) soft assignment of patches to groups, not negative.
+            layout: The regions; ``None`` if image i has the prompts i.
+
+        Returns:
+            This rank's mean; its mean over ranks is the loss of the global batch.
+
+        Raises:
+            ValueError: If the shapes do not fit, or there is no prompt.
+        """
+        images = len(prompt_embeds) if layout is None else len(layout.captions)
+        self._check(group_embeds, prompt_embeds, images)
+        with torch.autocast(group_embeds.device.type, enabled=False):
+            groups = F.normalize(at_least_float32(group_embeds), dim=-1)
+            prompts = F.normalize(at_least_float32(prompt_embeds), dim=-1).flatten(0, 1)
+            if layout is None:
+                captions = torch.arange(images, device=groups.device)
+                shares = groups.new_zeros(images, 1, groups.shape[1])
+            else:
+                captions = layout.captions.flatten()
+                shares = _log_shares(assignment, layout)
+            all_prompts = gather_with_grad(prompts)
+            to_prompts = _scores(groups, shares, all_prompts, scale)
+            to_regions = (
+                to_prompts.T  # a single process has all of them already
+                if all_prompts is prompts
+                else _scores(gather_with_grad(groups), gather_with_grad(shares), prompts, scale).T
+            )
+            return self.loss_weight * contrast_scores(
+                to_prompts, to_regions, captions, prompt_embeds.shape[1]
+            )
+
+    @staticmethod
+    def _check(group_embeds: Tensor, prompt_embeds: Tensor, images: int) -> None:
+        if (
+            group_embeds.ndim != 3
+            or prompt_embeds.ndim != 3
+            or prompt_embeds.shape[1] == 0
+            or (len(group_embeds), group_embeds.shape[2]) != (images, prompt_embeds.shape[2])
+        ):
+            raise ValueError(
+                f'expected group embeddings ({images}, G, D) and prompt embeddings (B, K, D) with '
+                f'K of at least 1, got {tuple(group_embeds.shape)} and {tuple(prompt_embeds.shape)}'
+            )
+
+
+def _log_shares(assignment: Tensor, layout: RegionLayout) -> Tensor:
+    """Logarithm (M, R, G) of the share of each group that lies in each region.
+
+    In a region without any group all count the same.
+    """
+    shares = group_shares(assignment, layout.shares((assignment.shape[-2], assignment.shape[-1])))
+    return shares.clamp(min=NOTHING).log().masked_fill(shares < NOTHING, NEVER)
+
+
+def _scores(groups: Tensor, log_shares: Tensor, prompts: Tensor, scale: Tensor) -> Tensor:
+    """Scaled similarity (M * R, N) of regions and prompts.
+
+    Args:
+        groups: (M, G, D), normalised.
+        log_shares: (M, R, G), of the groups in the regions.
+        prompts: (N, D), normalised.
+        scale: Inverse temperature.
+    """
+    similarity = scale * groups @ prompts.T
+    weights = (similarity[:, None] + log_shares[..., None]).softmax(dim=2)
+    return torch.einsum('mrgn,mgn->mrn', weights, similarity).flatten(0, 1)

@@ -1,0 +1,142 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pgseg_mm.models.layers.regions import RegionLayout, whole_images
+from pgseg_mm.models.losses import LateInteractionLoss
+
+SCALE = torch.tensor(7.0)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def halves(captions: list[list[int]]) -> RegionLayout:
+    """Images of 8 x 8 pixels, cut into a left and a right half."""
+    labels = torch.zeros(8, 8, dtype=torch.long)
+    labels[:, 4:] = 1
+    return RegionLayout(labels, torch.tensor(captions))
+
+
+def patches(*columns: list[float]) -> torch.Tensor:
+    """Assignment (1, G, 1, 2) of a left and a right patch."""
+    return torch.tensor(columns)[None, :, None]
+
+
+def by_hand(groups, prompts, shares, captions) -> torch.Tensor:
+    """The loss, score by score; shares are of each group in each region."""
+    groups, prompts = F.normalize(groups, dim=-1), F.normalize(prompts, dim=-1)
+    per_text = prompts.shape[1]
+    scores = []
+    for image, of_regions in zip(groups, shares, strict=True):
+        for of_groups in of_regions:
+            row = []
+            for prompt in prompts.flatten(0, 1):
+                near = image @ prompt
+                weights = of_groups * (SCALE * near).exp()
+                row.append(SCALE * (weights @ near) / weights.sum())
+            scores.append(torch.stack(row))
+    scores = torch.stack(scores)
+    own = [
+        scores[r].log_softmax(0)[per_text * c : per_text * (c + 1)].mean()
+        for r, c in enumerate(captions)
+    ]
+    captions = torch.tensor(captions)
+    back = [
+        scores[:, n].log_softmax(0)[captions == n // per_text].mean()
+        for n in range(scores.shape[1])
+    ]
+    return -(torch.stack(own).mean() + torch.stack(back).mean()) / 2
+
+
+def test_whole_images_by_hand():
+    groups, prompts = normal(3, 2, 5), normal(3, 4, 5, seed=1)
+    expected = by_hand(groups, prompts, torch.ones(3, 1, 2), [0, 1, 2])
+    loss, assignment = LateInteractionLoss(loss_weight=2.0), torch.rand(3, 2, 8, 8)
+    for layout in (None, whole_images(torch.rand(3, 3, 8, 8))):
+        found = loss(groups, prompts, SCALE, assignment, layout)
+        torch.testing.assert_close(found, 2 * expected)
+
+
+def test_regions_by_hand():
+    groups, prompts = normal(2, 3, 5), normal(2, 2, 5, seed=1)
+    one = patches([0.5, 0.5], [0.25, 0.0], [0.25, 0.5])
+    assignment = torch.cat([one, patches([0.1, 0.3], [0.5, 0.5], [0.4, 0.2])])
+    shares = torch.tensor(
+        [
+            [[0.5, 1.0, 1 / 3], [0.5, 0.0, 2 / 3]],
+            [[0.25, 0.5, 2 / 3], [0.75, 0.5, 1 / 3]],
+        ]
+    )
+    expected = by_hand(groups, prompts, shares, [0, 1, 1, 0])
+    found = LateInteractionLoss()(groups, prompts, SCALE, assignment, halves([[0, 1], [1, 0]]))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_group_that_is_elsewhere_has_no_part_however_well_it_fits():
+    """But through attention: the tokens are given here."""
+    prompts = torch.eye(4)[:2, None]
+    groups = prompts[:, 0].flip(0)[None].clone().requires_grad_()  # each where the other should be
+    one_each = patches([1.0, 0.0], [0.0, 1.0])
+    found = LateInteractionLoss()(groups, prompts, SCALE, one_each, halves([[0, 1]]))
+    torch.testing.assert_close(found, SCALE + torch.log1p(torch.exp(-SCALE)))
+    (gradient,) = torch.autograd.grad(found, groups)
+    expected = by_hand(groups, prompts, torch.eye(2)[None], [0, 1])
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, groups)[0])
+
+
+def test_only_the_best_group_of_a_prompt_learns_from_it():
+    prompts = torch.eye(6)[:2, None]
+    groups = torch.stack([torch.eye(6)[0] * 0.9 + torch.eye(6)[3] * 0.1, torch.eye(6)[4]])
+    groups = groups.expand(2, -1, -1).clone().requires_grad_()
+    scale = torch.tensor(50.0)
+    loss = LateInteractionLoss()
+    loss(groups, prompts, scale, torch.ones(2, 2, 1, 1)).backward()
+    to_prompt = groups.grad[0, :, 0].abs()
+    assert to_prompt[0] > 1e3 * to_prompt[1]
+
+
+def test_the_assignment_learns_where_the_prompts_are():
+    tokens, prompts = torch.eye(2)[None] * 3, torch.eye(2)[:, None]
+    logits = torch.zeros(1, 2, 2, 2, requires_grad=True)
+    loss = LateInteractionLoss()
+    loss(tokens, prompts, SCALE, logits.softmax(dim=1), halves([[0, 1]])).backward()
+    left, right = -logits.grad[0, 0, :, 0], -logits.grad[0, 0, :, 1]
+    assert left.min() > 0 > right.max()  # group 0 is to grow on the left and to shrink on the right
+
+
+def test_a_region_without_any_group_is_compared_with_all():
+    groups, prompts = normal(1, 2, 5).requires_grad_(), normal(2, 1, 5, seed=1)
+    nobody_right = patches([1.0, 0.0], [1.0, 0.0])
+    found = LateInteractionLoss()(groups, prompts, SCALE, nobody_right, halves([[0, 1]]))
+    expected = by_hand(groups, prompts, torch.ones(1, 2, 2), [0, 1])
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert groups.grad.isfinite().all()
+
+
+def test_half_precision_is_left_alone():
+    groups, prompts = normal(3, 2, 5), normal(3, 4, 5, seed=1)
+    loss, assignment = LateInteractionLoss(), torch.rand(3, 2, 2, 2)
+    whole = loss(groups, prompts, SCALE, assignment)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = loss(groups.bfloat16(), prompts.bfloat16(), SCALE, assignment)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, whole, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ('groups', 'prompts'),
+    [((3, 2, 5), (4, 2, 5)), ((3, 2, 5), (3, 2, 6)), ((3, 2, 5), (3, 0, 5)), ((3, 5), (3, 2, 5))],
+)
+def test_refuses_shapes_that_do_not_fit(groups, prompts):
+    with pytest.raises(ValueError, match=r'expected group embeddings \(\d, G, D\) and prompt'):
+        LateInteractionLoss()(normal(*groups), normal(*prompts), SCALE, torch.ones(3, 2, 1, 1))
+
+
+def test_refuses_the_layout_of_other_images():
+    with pytest.raises(ValueError, match=r'\(1, G, D\)'):
+        LateInteractionLoss()(
+            normal(3, 2, 5), normal(2, 2, 5), SCALE, torch.ones(3, 2, 1, 1), halves([[0, 1]])
+        )
