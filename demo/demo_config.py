@@ -9,7 +9,7 @@ from mmengine.config import Config
 from pgseg_mm.cli.config_files import override, read_config_file
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULT_CONFIG = Path('configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py')
+DEFAULT_CONFIG = Path('configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64_late-interaction.py')
 """Relative to the root of the repository."""
 STEP_KEYS = ('begin', 'end', 'T_max', 'warmup')
 """Arguments of schedulers that count iterations."""
