@@ -4,6 +4,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers.dist import gather_with_grad
+from ..layers.micro_batches import in_micro_batches
 from ..layers.precision import at_least_float32
 from ..layers.regions import RegionLayout, group_shares
 from .contrastive_loss import contrast_scores
@@ -23,16 +24,25 @@ class LateInteractionLoss(nn.Module):
     :class:`RegionTextContrast`; an image that was not joined is one.
 
     Each rank compares its regions with everybody's prompts, and its prompts with everybody's
-    regions: local times global times groups similarities are kept, twice. The temperature is that
-    of the image-text contrast, so the module has no parameters.
+    regions. Images times prompts times groups times regions weights are kept for the backward pass,
+    unless it works in micro-batches. The temperature is that of the image-text contrast, so the
+    module has no parameters.
 
     Args:
         loss_weight: Factor of the loss.
+        micro_batch_size: Images whose weights are held at a time, and worked out once more in the
+            backward pass; ``None`` keeps those of all.
+
+    Raises:
+        ValueError: If ``micro_batch_size`` is not positive.
     """
 
-    def __init__(self, loss_weight: float = 1.0) -> None:
+    def __init__(self, loss_weight: float = 1.0, micro_batch_size: int | None = None) -> None:
         super().__init__()
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise ValueError(f'micro_batch_size must be None or at least 1, got {micro_batch_size}')
         self.loss_weight = loss_weight
+        self.micro_batch_size = micro_batch_size
 
     def forward(
         self,
@@ -70,15 +80,34 @@ class LateInteractionLoss(nn.Module):
                 captions = layout.captions.flatten()
                 shares = _log_shares(assignment, layout)
             all_prompts = gather_with_grad(prompts)
-            to_prompts = _scores(groups, shares, all_prompts, scale)
+            to_prompts = self._scores(groups, shares, all_prompts, scale)
             to_regions = (
                 to_prompts.T  # a single process has all of them already
                 if all_prompts is prompts
-                else _scores(gather_with_grad(groups), gather_with_grad(shares), prompts, scale).T
+                else self._scores(
+                    gather_with_grad(groups), gather_with_grad(shares), prompts, scale
+                ).T
             )
             return self.loss_weight * contrast_scores(
                 to_prompts, to_regions, captions, prompt_embeds.shape[1]
             )
+
+    def _scores(self, groups: Tensor, log_shares: Tensor, prompts: Tensor, scale: Tensor) -> Tensor:
+        """Scaled similarity (M * R, N) of regions and prompts.
+
+        Args:
+            groups: (M, G, D), normalised.
+            log_shares: (M, R, G), of the groups in the regions.
+            prompts: (N, D), normalised.
+            scale: Inverse temperature.
+        """
+
+        def of_images(groups: Tensor, log_shares: Tensor) -> Tensor:
+            similarity = scale * groups @ prompts.T
+            weights = (similarity[:, None] + log_shares[..., None]).softmax(dim=2)
+            return torch.einsum('mrgn,mgn->mrn', weights, similarity)
+
+        return in_micro_batches(of_images, self.micro_batch_size, groups, log_shares).flatten(0, 1)
 
     @staticmethod
     def _check(group_embeds: Tensor, prompt_embeds: Tensor, images: int) -> None:
@@ -101,17 +130,3 @@ def _log_shares(assignment: Tensor, layout: RegionLayout) -> Tensor:
     """
     shares = group_shares(assignment, layout.shares((assignment.shape[-2], assignment.shape[-1])))
     return shares.clamp(min=NOTHING).log().masked_fill(shares < NOTHING, NEVER)
-
-
-def _scores(groups: Tensor, log_shares: Tensor, prompts: Tensor, scale: Tensor) -> Tensor:
-    """Scaled similarity (M * R, N) of regions and prompts.
-
-    Args:
-        groups: (M, G, D), normalised.
-        log_shares: (M, R, G), of the groups in the regions.
-        prompts: (N, D), normalised.
-        scale: Inverse temperature.
-    """
-    similarity = scale * groups @ prompts.T
-    weights = (similarity[:, None] + log_shares[..., None]).softmax(dim=2)
-    return torch.einsum('mrgn,mgn->mrn', weights, similarity).flatten(0, 1)

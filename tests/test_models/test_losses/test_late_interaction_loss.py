@@ -126,6 +126,23 @@ def test_half_precision_is_left_alone():
     torch.testing.assert_close(found, whole, atol=0.02, rtol=0.02)
 
 
+def test_micro_batches_have_the_loss_and_the_gradients_of_the_whole():
+    assignment, layout = (
+        normal(5, 4, 2, 2, seed=2).softmax(dim=1),
+        halves([[0, 1]] * 3 + [[2, 3]] * 2),
+    )
+    found = []
+    for size in (None, 2):
+        groups, prompts = normal(5, 4, 6).requires_grad_(), normal(4, 3, 6, seed=1).requires_grad_()
+        scale = SCALE.clone().requires_grad_()
+        loss = LateInteractionLoss(micro_batch_size=size)
+        loss = loss(groups, prompts, scale, assignment, layout)
+        found.append([loss, *torch.autograd.grad(loss, [groups, prompts, scale])])
+    torch.testing.assert_close(*found)
+    with pytest.raises(ValueError, match='micro_batch_size must be None or at least 1, got 0'):
+        LateInteractionLoss(micro_batch_size=0)
+
+
 @pytest.mark.parametrize(
     ('groups', 'prompts'),
     [((3, 2, 5), (4, 2, 5)), ((3, 2, 5), (3, 2, 6)), ((3, 2, 5), (3, 0, 5)), ((3, 5), (3, 2, 5))],
