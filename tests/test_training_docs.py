@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from mmseg.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
+from mmseg.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS, TRANSFORMS
 from PIL import Image
 
 from pages import ROOT, blocks, commands, read_page, section
@@ -133,6 +133,24 @@ def test_captions_get_a_place_by_three_settings(place):
     assert theirs['decode_head'].pop('background_threshold') == 0.5
     assert mine['decode_head'].pop('background_threshold') != 0.5
     assert mine == theirs
+
+
+def test_prompts_are_of_words_of_ones_own(place):
+    (block,) = blocks(section(DATA, 'Prompts against single groups'), 'python')
+    config = place / 'mine.py'
+    config.write_text(block.replace("'./", f"'{ROOT}/configs/pgseg/"))
+    (place / 'words.txt').write_text('dog\nred apple, apple\n')
+    mine = Config.fromfile(config)
+    (name,) = (ROOT / 'configs/pgseg').glob('*-224x224_paste_late-interaction.py')
+    shipped = Config.fromfile(name)
+    assert mine.model == shipped.model
+    *before, prompts, tokens, packed = mine.train_dataloader.dataset.pipeline
+    *as_before, nouns, _, _ = shipped.train_dataloader.dataset.pipeline
+    assert before == as_before and nouns.type == 'NounPrompts'
+    made = TRANSFORMS.build(prompts)({'caption': 'a dog with an apple'})['prompts']
+    assert len(made) == 3 and {'dog', 'apple'} == {
+        w for p in made for w in ('dog', 'apple') if w in p
+    }
 
 
 def test_sources_of_shards_are_mixed_by_weight(place):

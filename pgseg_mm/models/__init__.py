@@ -16,6 +16,7 @@ from .layers import (
 )
 from .losses import (
     ImageTextContrastiveLoss,
+    LateInteractionLoss,
     MultiLabelContrastiveLoss,
     NPRLoss,
     RegionTextContrast,
@@ -32,6 +33,7 @@ __all__ = [
     'ImageTextContrastiveLoss',
     'LearnedGrouping',
     'MosaicImages',
+    'LateInteractionLoss',
     'MultiLabelContrastiveLoss',
     'NPRLoss',
     'NonLearnablePrototypes',

@@ -9,6 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 
+from pages import blocks, read_page, section
+from pgseg_mm.models.layers.regions import RegionLayout
 from pgseg_mm.text import tokenize
 
 ROOT = Path(__file__).parents[2]
@@ -55,3 +57,23 @@ def test_it_segments_by_words(model):
         (sample,) = model.predict(torch.rand(1, 3, 64, 64))
     assert sample.pred_sem_seg.data.shape == (1, 64, 64)
     assert int(sample.pred_sem_seg.data.max()) < 3
+
+
+def test_its_losses_are_for_any_queries_and_masks():
+    """The snippets of the README, one after another."""
+    page = read_page('projects/region_contrast/README.md')
+    layout = RegionLayout(torch.arange(8)[None].expand(8, -1) // 4, torch.tensor([[0, 1], [1, 2]]))
+    given = {
+        'queries': torch.randn(2, 5, 6, requires_grad=True),
+        'masks': torch.rand(2, 5, 4, 4),
+        'regions': layout,
+        'captions': torch.randn(3, 6),
+        'prompts': torch.randn(3, 2, 6),
+    }
+    losses = []
+    for snippet in blocks(section(page, 'In a head of your own'), 'python'):
+        exec(snippet, given)
+        losses.append(given['loss'].item())
+    assert len(losses) == 2 and losses[1] > losses[0] > 0
+    given['loss'].backward()
+    assert given['queries'].grad.abs().sum() > 0

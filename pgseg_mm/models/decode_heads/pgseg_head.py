@@ -38,8 +38,9 @@ class PGSegHead(GroupNaming, ImageTextLosses, OpenVocabHead):
             the mean of all groups' classes (docs/method.md, 4.2).
         loss_contrastive: Config of the image-text loss, :class:`ImageTextContrastiveLoss` or
             :class:`RegionTextContrast`; its temperature scales class scores, too.
-        loss_multi_label: Config of GroupViT's contrast of images and noun prompts, or ``None``; it
-            shares the temperature of ``loss_contrastive``.
+        loss_multi_label: Config of GroupViT's contrast of images and noun prompts, or of
+            :class:`LateInteractionLoss`, which contrasts prompts and groups, or ``None``; it shares
+            the temperature of ``loss_contrastive``.
         loss_npr: Config of the NPR loss on all grouping stages, or ``None``.
         text_prototypes: Config of :class:`TextPrototypes`, which adds T-NPR: ``loss_npr`` on the
             last grouping stage and the caption's words. ``embed_dims`` and ``text_dims`` default to
@@ -50,8 +51,8 @@ class PGSegHead(GroupNaming, ImageTextLosses, OpenVocabHead):
 
     Raises:
         ValueError: If ``top_classes`` or ``background_threshold`` is not positive, if there is no
-            such ``naming``, if T-NPR is on without NPR, or if widths differ and there are no
-            projectors.
+            such ``naming``, if T-NPR is on without NPR, if prompts are contrasted with groups that
+            are not projected each by itself, or if widths differ and there are no projectors.
     """
 
     def __init__(
