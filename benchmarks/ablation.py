@@ -3,7 +3,7 @@
     python -m benchmarks.ablation [--rows pgseg pastes] [--world 20 100] [--stages 1 2] [--jobs 2]
 
 Every main row of benchmarks/ablation_rows.py is trained with every seed on the demo's scenes, and
-judged on scenes that no choice of the demo's settings was made on; variants of NPR are trained
+judged on scenes that no choice of the config's settings was made on; variants of NPR are trained
 where --rows names them. What is done is not done again: a run is known by its config, its seed and
 its data. A command that was killed, or has come to its --minutes, goes on when it is given again; a
 run that was broken off goes on from its last checkpoint. The page has what was asked for, and all

@@ -25,9 +25,10 @@ WITHOUT_NPR = ('pastes_no_npr', 'pastes_groupvit')
 RULES = ('affinity', 'logits', 'mixture')
 INTRODUCTION = """# What each part is worth
 
-The demo's model, trained on emoji scenes by each row's options, and judged on scenes that no choice
-of the demo's settings was made on: the converter's with another seed. Groups are hard, as
-published, and scores are not refined, unless a row says otherwise.
+The tiny model, trained on emoji scenes by each row's options, and judged on scenes that no choice
+of its settings was made on: the converter's with another seed. Late interaction alone became a part
+of the demo because of the figures here. Groups are hard, as published, and scores are not refined,
+unless a row says otherwise.
 
 ```bash
 python -m benchmarks.ablation --jobs 2
@@ -53,7 +54,7 @@ that are in the image. Means over seeds ± standard deviation; Δ is the mean di
 with the same seed ± its standard error, with both named by the row's rule (the table below has
 `pgseg` by each). A cell without a figure has no run yet; a figure of fewer
 seeds than asked for has their number in brackets. NPR begins at half of the training, as in the
-demo, unless a row says otherwise."""
+config, unless a row says otherwise."""
 VARIANTS_INTRODUCTION = """Over pastes, beside training without the loss, which Δ is the
 difference to, and without prototypes at all. **Halfway** is that difference in own mean IoU at half
 of the training, where the loss begins unless the row says otherwise. What is there already is not
@@ -64,7 +65,7 @@ among the best, so that it flatters their means."""
 OWN_ROW = """## A row of your own
 
 is an entry of `CONTROLS` in `benchmarks/ablation_rows.py`: a name, and what it changes in the
-demo's config, as `--cfg-options` has it.
+config of scenes (`configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py`), as `--cfg-options` has it.
 
 ```python
 CONTROLS = {  # beside those that are there
@@ -73,7 +74,7 @@ CONTROLS = {  # beside those that are there
 }
 ```
 
-The demo's config joins images and contrasts regions: a row beside `pgseg` begins with
+That config joins images and contrasts regions: a row beside `pgseg` begins with
 `MEAN_CONTRAST`, one beside `pastes` with `PASTES`. Steps count as in the config, and are shrunk to
 those of the ablation; groups are hard unless `model.backbone.hard_assign` is set. A part of your
 own is registered by a module that `benchmarks/ablation_run.py` imports.

@@ -1,4 +1,4 @@
-"""The rows of the ablation: what each changes in the demo's config, as dotted options."""
+"""The rows of the ablation: what each changes in the config of scenes, as dotted options."""
 
 from __future__ import annotations
 
@@ -107,9 +107,8 @@ CONTROLS: dict[str, Options] = {
     'pastes_late_interaction_soft': {**PASTES, **LATE_INTERACTION, SOFT: False},
     'pgseg_t_npr': {**MEAN_CONTRAST, **VARIANTS['T-NPR']},
     'projected_means': {
-        **MEAN_CONTRAST,
+        **WHOLE_IMAGES,
         **MULTI_LABEL,
-        'model.decode_head.loss_contrastive.type': 'RegionTextContrast',
     },
 }
 """What tells causes apart; these, too, are trained only by name."""
@@ -122,8 +121,9 @@ ABOUT = {
     'pgseg_no_npr': 'prototypes, but no NPR loss',
     'release_npr': "PGSeg with NPR of groups and of words as the authors' release computes them",
     'multi_label': 'PGSeg with contrast of three prompts of named things beside the caption',
-    'late_interaction': 'PGSeg with late interaction: those prompts against the groups that fit '
-    'them best, and the caption against the mean of the projected groups',
+    'late_interaction': 'PGSeg with late interaction: those prompts each against the group that '
+    'fits it best, and the caption against the mean of the projected groups; prompts are of names '
+    'that are known beforehand, as in all rows that have any',
     'pastes': 'region contrast by pastes in 70 % of the steps, with NPR',
     'pastes_no_npr': 'the same without the NPR loss',
     'pastes_groupvit': 'the same without prototypes',
@@ -131,19 +131,19 @@ ABOUT = {
     'pastes_from_the_start': 'pastes, with NPR from the first step: of the variants of NPR the one '
     'with the best oracle on seed 0, which flatters its means',
     'pastes_multi_label': 'pastes, with NPR and the contrast of prompts',
-    'pastes_late_interaction': 'pastes, with NPR and late interaction: prompts against the groups '
-    'of their region that fit them best',
+    'pastes_late_interaction': 'pastes, with NPR and late interaction: prompts each against the '
+    'group of its region that fits it best',
     'pastes_late_interaction_no_npr': 'the same without the NPR loss',
     'mosaics': 'region contrast by mosaics in half of the steps, with NPR',
     'mosaics_no_npr': 'the same without the NPR loss',
     'both': 'pastes in 36 % and mosaics in 35 % of the steps, with NPR',
     'both_no_npr': 'the same without the NPR loss',
     'pgseg_soft': 'PGSeg whose tokens are pooled by the soft assignment',
-    'pastes_soft': 'pastes, with NPR and tokens pooled by the soft assignment: the demo',
+    'pastes_soft': 'pastes, with NPR and tokens pooled by the soft assignment',
     'pastes_groupvit_soft': 'the same without prototypes',
-    'pastes_late_interaction_soft': 'pastes, with NPR, late interaction and soft pooling',
+    'pastes_late_interaction_soft': 'pastes, with NPR, late interaction and soft pooling: the demo',
     'pgseg_t_npr': 'PGSeg with the NPR of words, too, as the published recipe has it',
-    'projected_means': 'late_interaction with prompts against that mean, too',
+    'projected_means': 'late_interaction with prompts against that mean, too, not single groups',
 }
 
 
@@ -154,7 +154,7 @@ def about(row: str) -> str:
     options = ROWS[row]
     pasted = PASTES.items() <= options.items()
     changed = {name: value for name, value in options.items() if not pasted or name not in PASTES}
-    base = 'pastes' if pasted else "the demo's config"
+    base = 'pastes' if pasted else 'the config'
     return f'{base}, with ' + ', '.join(f'`{name}={value}`' for name, value in changed.items())
 
 

@@ -1,6 +1,6 @@
 """Ways to regularise the tiny model's groups by prototypes, as options of its config.
 
-``cfg.merge_from_dict(VARIANTS[name])`` makes one of the config of the demo
+``cfg.merge_from_dict(VARIANTS[name])`` makes one of the config of scenes
 (``configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64.py``), or of another of its model. What options
 mean is in docs/method.md, 7.4.
 """

@@ -72,7 +72,7 @@ MAX_TEXT_LETTERS = 2**16
 """Letters of a caption or prompt at most that are tokenised; what is behind them is cut."""
 
 MAX_NOUN_LETTERS = 2**13
-"""Letters of a caption at most in which nouns are looked for."""
+"""Letters of a caption at most in which nouns or names are looked for."""
 
 MAX_TOKEN_CACHE = 2**16
 """Words whose tokens open_clip's tokenizer keeps at most; by itself it keeps all it has seen."""

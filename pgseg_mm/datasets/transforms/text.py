@@ -15,7 +15,7 @@ class TokenizeCaption(BaseTransform):
     """Turn the caption, and prompts if there are any, into token ids, CLIP's by default.
 
     Required keys: ``caption``. Added keys: ``tokens``, int64 of shape ``(L,)``, or ``(1 + K, L)``
-    with the caption first where the results hold K ``prompts`` (see :class:`NounPrompts`).
+    with the caption first where the results hold K ``prompts`` (see :class:`CaptionPrompts`).
 
     Args:
         context_length: Tokens per caption L; a longer caption is cut and keeps its end token. By

@@ -112,7 +112,7 @@ class ImageTextLosses:
             features: Groups of B images, or of the M that were joined from them.
             text: Features of the B captions.
             npr_pairs: What :meth:`start_npr` returned for the groups, if it was called before.
-            prompts: (B, K, C) end-token features of the captions' noun prompts, for
+            prompts: (B, K, C) end-token features of the captions' prompts, for
                 ``loss_multi_label``.
             regions: Where the captions belong; ``None`` if each is that of a whole image.
 
@@ -178,13 +178,15 @@ class ImageTextLosses:
         if prompts is not None and self.loss_multi_label is None:
             raise ValueError(
                 f'the batch has {prompts.shape[1]} prompts beside each caption, but no loss uses '
-                'them; set loss_multi_label=dict(type="MultiLabelContrastiveLoss") in the head, or '
-                'take NounPrompts out of the training pipeline'
+                'them; set loss_multi_label=dict(type="MultiLabelContrastiveLoss"), or of type '
+                '"LateInteractionLoss", in the head, or take NounPrompts or NamePrompts out of the '
+                'training pipeline'
             )
         if prompts is None and self.loss_multi_label is not None:
             raise ValueError(
                 'loss_multi_label needs prompts, but the batch has captions only; put NounPrompts '
-                'before TokenizeCaption in the training pipeline, or set loss_multi_label=None'
+                'or NamePrompts before TokenizeCaption in the training pipeline, or set '
+                'loss_multi_label=None'
             )
 
     def _embed_for_contrast(

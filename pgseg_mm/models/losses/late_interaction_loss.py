@@ -18,9 +18,10 @@ class LateInteractionLoss(nn.Module):
     """Symmetric contrast of prompts and the groups that fit them best (docs/method.md, 3.7).
 
     Groups and prompts meet as in FILIP (arXiv 2111.07783): a region and a prompt are as similar as
-    the region's groups are in the mean, weighted by the share of them that lies in the region and
-    by the exponential of that similarity itself. That is nearly the best group, so that a group
-    need not fit the other prompts of its region. Regions are those of joined images, as in
+    the groups are in the mean, weighted by the exponential of their scaled similarity itself times
+    the share of the group that lies in the region. That is nearly the similarity of one group, so
+    that a group need not fit the other prompts of its region. A group that lies mostly elsewhere
+    counts where it fits far better than those inside. Regions are those of joined images, as in
     :class:`RegionTextContrast`; an image that was not joined is one.
 
     Each rank compares its regions with everybody's prompts, and its prompts with everybody's
@@ -69,7 +70,7 @@ class LateInteractionLoss(nn.Module):
             ValueError: If the shapes do not fit, or there is no prompt.
         """
         images = len(prompt_embeds) if layout is None else len(layout.captions)
-        self._check(group_embeds, prompt_embeds, images)
+        self._check(group_embeds, prompt_embeds, assignment, images)
         with torch.autocast(group_embeds.device.type, enabled=False):
             groups = F.normalize(at_least_float32(group_embeds), dim=-1)
             prompts = F.normalize(at_least_float32(prompt_embeds), dim=-1).flatten(0, 1)
@@ -78,7 +79,7 @@ class LateInteractionLoss(nn.Module):
                 shares = groups.new_zeros(images, 1, groups.shape[1])
             else:
                 captions = layout.captions.flatten()
-                shares = _log_shares(assignment, layout)
+                shares = _log_shares(assignment, layout).to(groups.dtype)
             all_prompts = gather_with_grad(prompts)
             to_prompts = self._scores(groups, shares, all_prompts, scale)
             to_regions = (
@@ -105,12 +106,14 @@ class LateInteractionLoss(nn.Module):
         def of_images(groups: Tensor, log_shares: Tensor) -> Tensor:
             similarity = scale * groups @ prompts.T
             weights = (similarity[:, None] + log_shares[..., None]).softmax(dim=2)
-            return torch.einsum('mrgn,mgn->mrn', weights, similarity)
+            return (weights * similarity[:, None]).sum(dim=2)
 
         return in_micro_batches(of_images, self.micro_batch_size, groups, log_shares).flatten(0, 1)
 
     @staticmethod
-    def _check(group_embeds: Tensor, prompt_embeds: Tensor, images: int) -> None:
+    def _check(
+        group_embeds: Tensor, prompt_embeds: Tensor, assignment: Tensor, images: int
+    ) -> None:
         if (
             group_embeds.ndim != 3
             or prompt_embeds.ndim != 3
@@ -121,12 +124,19 @@ class LateInteractionLoss(nn.Module):
                 f'expected group embeddings ({images}, G, D) and prompt embeddings (B, K, D) with '
                 f'K of at least 1, got {tuple(group_embeds.shape)} and {tuple(prompt_embeds.shape)}'
             )
+        if assignment.ndim != 4 or assignment.shape[:2] != group_embeds.shape[:2]:
+            raise ValueError(
+                f'expected the assignment (M, G, h, w) of groups {tuple(group_embeds.shape[:2])}, '
+                f'got {tuple(assignment.shape)}'
+            )
 
 
 def _log_shares(assignment: Tensor, layout: RegionLayout) -> Tensor:
     """Logarithm (M, R, G) of the share of each group that lies in each region.
 
-    In a region without any group all count the same.
+    In a region without any group all count the same, as they do in a whole image.
     """
     shares = group_shares(assignment, layout.shares((assignment.shape[-2], assignment.shape[-1])))
+    if layout.num_regions == 1:
+        return torch.zeros_like(shares)
     return shares.clamp(min=NOTHING).log().masked_fill(shares < NOTHING, NEVER)

@@ -6,7 +6,7 @@ from mmseg.registry import TRANSFORMS
 
 from pgseg_mm.datasets import NamePrompts
 
-NAMES = ['dog', 'hot dog', 'brick wall', 'C++']
+NAMES = ['dog', 'hot dog', 'brick wall', 'C++', 'Straße', 'café', 'घर', 'stanbul']
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,12 @@ NAMES = ['dog', 'hot dog', 'brick wall', 'C++']
         ('two dogs, a doghouse and a brick-wall', []),
         ('Dog eats DOG', ['dog']),
         ('a dog.', ['dog']),
+        ("a dog's nose", ['dog']),
+        ('a  hot\ndog', ['hot dog']),
         ('c++, no c', ['C++']),
+        ('STRASSE, Cafe\u0301', ['Straße', 'café']),
+        ('घर', ['घर']),
+        ('घरों, \u0130stanbul', []),
         ('', []),
     ],
 )
@@ -36,6 +41,18 @@ def test_names_of_a_file_with_synonyms_and_of_the_package(tmp_path):
     file.write_text('dog, puppy\nbrick wall\n')
     assert NamePrompts(str(file)).find('a puppy and a dog') == ['puppy', 'dog']
     assert NamePrompts('coco_object').find('a fire hydrant by a truck') == ['fire hydrant', 'truck']
+
+
+def test_a_background_is_no_name():
+    for names in ('coco_object_synonyms', ['background', 'dog']):
+        assert NamePrompts(names).find('a dog on a white background') == ['dog']
+    with pytest.raises(ValueError, match='NamePrompts needs names, but there is a background only'):
+        NamePrompts(['background'])
+
+
+def test_of_an_endless_caption_the_beginning_is_read(monkeypatch):
+    monkeypatch.setattr('pgseg_mm.limits.MAX_NOUN_LETTERS', 9)
+    assert NamePrompts(NAMES).find('a hot dog and a brick wall') == ['hot dog']
 
 
 def test_a_copy_in_a_worker_draws_the_same():

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pgseg_mm.models.layers import micro_batches
 from pgseg_mm.models.layers.regions import RegionLayout, whole_images
 from pgseg_mm.models.losses import LateInteractionLoss
 
@@ -54,6 +55,7 @@ def test_whole_images_by_hand():
     groups, prompts = normal(3, 2, 5), normal(3, 4, 5, seed=1)
     expected = by_hand(groups, prompts, torch.ones(3, 1, 2), [0, 1, 2])
     loss, assignment = LateInteractionLoss(loss_weight=2.0), torch.rand(3, 2, 8, 8)
+    assignment[0, 1] = 0  # an empty group
     for layout in (None, whole_images(torch.rand(3, 3, 8, 8))):
         found = loss(groups, prompts, SCALE, assignment, layout)
         torch.testing.assert_close(found, 2 * expected)
@@ -75,7 +77,7 @@ def test_regions_by_hand():
 
 
 def test_a_group_that_is_elsewhere_has_no_part_however_well_it_fits():
-    """But through attention: the tokens are given here."""
+    """Attention may bring it in, but here the tokens are given."""
     prompts = torch.eye(4)[:2, None]
     groups = prompts[:, 0].flip(0)[None].clone().requires_grad_()  # each where the other should be
     one_each = patches([1.0, 0.0], [0.0, 1.0])
@@ -118,15 +120,23 @@ def test_a_region_without_any_group_is_compared_with_all():
 
 def test_half_precision_is_left_alone():
     groups, prompts = normal(3, 2, 5), normal(3, 4, 5, seed=1)
+    groups, prompts = groups.bfloat16(), prompts.bfloat16()
     loss, assignment = LateInteractionLoss(), torch.rand(3, 2, 2, 2)
-    whole = loss(groups, prompts, SCALE, assignment)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        found = loss(groups.bfloat16(), prompts.bfloat16(), SCALE, assignment)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, whole, atol=0.02, rtol=0.02)
+    for layout in (None, halves([[0, 1], [1, 2], [2, 0]])):
+        whole = loss(groups.float(), prompts.float(), SCALE, assignment, layout)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            found = loss(groups, prompts, SCALE, assignment, layout)
+        torch.testing.assert_close(found, whole)
 
 
-def test_micro_batches_have_the_loss_and_the_gradients_of_the_whole():
+def test_micro_batches_have_the_loss_and_the_gradients_of_the_whole(monkeypatch):
+    pieces = []
+    kept = micro_batches.checkpoint
+    monkeypatch.setattr(
+        micro_batches,
+        'checkpoint',
+        lambda function, *args, **kw: pieces.append(len(args[0])) or kept(function, *args, **kw),
+    )
     assignment, layout = (
         normal(5, 4, 2, 2, seed=2).softmax(dim=1),
         halves([[0, 1]] * 3 + [[2, 3]] * 2),
@@ -139,6 +149,7 @@ def test_micro_batches_have_the_loss_and_the_gradients_of_the_whole():
         loss = loss(groups, prompts, scale, assignment, layout)
         found.append([loss, *torch.autograd.grad(loss, [groups, prompts, scale])])
     torch.testing.assert_close(*found)
+    assert pieces == [2, 2, 1]
     with pytest.raises(ValueError, match='micro_batch_size must be None or at least 1, got 0'):
         LateInteractionLoss(micro_batch_size=0)
 
@@ -157,3 +168,16 @@ def test_refuses_the_layout_of_other_images():
         LateInteractionLoss()(
             normal(3, 2, 5), normal(2, 2, 5), SCALE, torch.ones(3, 2, 1, 1), halves([[0, 1]])
         )
+
+
+@pytest.mark.parametrize('shape', [(3, 3, 1, 1), (1, 2, 1, 1), (3, 2, 1)])
+def test_refuses_the_assignment_of_other_groups(shape):
+    with pytest.raises(ValueError, match=r'assignment \(M, G, h, w\) of groups \(3, 2\), got'):
+        LateInteractionLoss()(normal(3, 2, 5), normal(3, 2, 5), SCALE, torch.ones(shape))
+
+
+def test_groups_and_assignment_may_differ_in_precision():
+    groups, prompts, assignment = normal(1, 2, 5), normal(2, 2, 5), torch.rand(1, 2, 2, 2)
+    found = LateInteractionLoss()(groups, prompts, SCALE, assignment.double(), halves([[0, 1]]))
+    expected = LateInteractionLoss()(groups, prompts, SCALE, assignment, halves([[0, 1]]))
+    torch.testing.assert_close(found, expected)

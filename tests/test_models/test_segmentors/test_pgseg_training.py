@@ -183,5 +183,5 @@ def test_refuses_prompts_without_a_loss_and_the_loss_without_prompts():
     tokens, images = caption_and_prompt_tokens(), torch.rand(3, 3, 32, 32)
     with pytest.raises(ValueError, match='2 prompts beside each caption.*set loss_multi_label'):
         tiny_model().train()(images, tokens=tokens, mode='loss')
-    with pytest.raises(ValueError, match='put NounPrompts before TokenizeCaption'):
+    with pytest.raises(ValueError, match='put NounPrompts or NamePrompts before TokenizeCaption'):
         multi_label_model()(images, tokens=tokens[:, 0], mode='loss')
