@@ -41,15 +41,27 @@ def _regions(*augments: tuple[Options, float]) -> Options:
 PASTES = _regions((PASTE, 0.7))
 MOSAICS = _regions((MOSAIC, 0.5))
 BOTH = _regions((PASTE, 0.36), (MOSAIC, 0.35))
-PROMPTS: Options = {
-    'train_dataloader.dataset.dataset.pipeline': [
-        {'type': 'LoadImageFromFile'},
-        {'type': 'NamePrompts', 'names': f'{DATA}/classes.txt', 'num_prompts': 3},
-        {'type': 'TokenizeCaption', 'context_length': 40},
-        {'type': 'PackImageTextInputs'},
-    ],
-}
-"""Three prompts of the things that a caption names."""
+
+
+def _prompts(names: str | list[str]) -> Options:
+    """Three prompts of those names that a caption has."""
+    return {
+        'train_dataloader.dataset.dataset.pipeline': [
+            {'type': 'LoadImageFromFile'},
+            {'type': 'NamePrompts', 'names': names, 'num_prompts': 3},
+            {'type': 'TokenizeCaption', 'context_length': 40},
+            {'type': 'PackImageTextInputs'},
+        ],
+    }
+
+
+PROMPTS = _prompts(f'{DATA}/classes.txt')
+NOUNS = (
+    'apple banana dog soccer ball frog pig grapes butterfly hamburger penguin watermelon umbrella '
+    'elephant star cactus grass brick wall gravel sand snow photo picture image view scene '
+    'snapshot side top bottom left right middle centre corner front background nothing'
+).split()
+"""All nouns of the captions of 20 classes, one by one, whether a class is called so or not."""
 MULTI_LABEL: Options = {
     **PROMPTS,
     'model.decode_head.loss_multi_label': {'type': 'MultiLabelContrastiveLoss'},
@@ -105,6 +117,7 @@ CONTROLS: dict[str, Options] = {
     'pastes_soft': {**PASTES, SOFT: False},
     'pastes_groupvit_soft': {**PASTES, **NO_PROTOTYPES, SOFT: False},
     'pastes_late_interaction_soft': {**PASTES, **LATE_INTERACTION, SOFT: False},
+    'pastes_late_interaction_nouns': {**PASTES, **LATE_INTERACTION, **_prompts(NOUNS)},
     'pgseg_t_npr': {**MEAN_CONTRAST, **VARIANTS['T-NPR']},
     'projected_means': {
         **WHOLE_IMAGES,
@@ -142,6 +155,8 @@ ABOUT = {
     'pastes_soft': 'pastes, with NPR and tokens pooled by the soft assignment',
     'pastes_groupvit_soft': 'the same without prototypes',
     'pastes_late_interaction_soft': 'pastes, with NPR, late interaction and soft pooling: the demo',
+    'pastes_late_interaction_nouns': 'pastes, with NPR and late interaction, with prompts of all '
+    'nouns of the captions, one by one, such as photo, side and centre, as if nobody knew the names',
     'pgseg_t_npr': 'PGSeg with the NPR of words, too, as the published recipe has it',
     'projected_means': 'late_interaction with prompts against that mean, too, not single groups',
 }
