@@ -56,7 +56,7 @@ def _prompts(names: str | list[str]) -> Options:
 
 
 PROMPTS = _prompts(f'{DATA}/classes.txt')
-NOUNS = (
+NOUNS = (  # noqa: SIM905, a list would take a line for each
     'apple banana dog soccer ball frog pig grapes butterfly hamburger penguin watermelon umbrella '
     'elephant star cactus grass brick wall gravel sand snow photo picture image view scene '
     'snapshot side top bottom left right middle centre corner front background nothing'
@@ -156,7 +156,7 @@ ABOUT = {
     'pastes_groupvit_soft': 'the same without prototypes',
     'pastes_late_interaction_soft': 'pastes, with NPR, late interaction and soft pooling: the demo',
     'pastes_late_interaction_nouns': 'pastes, with NPR and late interaction, with prompts of all '
-    'nouns of the captions, one by one, such as photo, side and centre, as if nobody knew the names',
+    'nouns of the captions, one by one, such as photo and side, as if nobody knew the names',
     'pgseg_t_npr': 'PGSeg with the NPR of words, too, as the published recipe has it',
     'projected_means': 'late_interaction with prompts against that mean, too, not single groups',
 }
