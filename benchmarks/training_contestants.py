@@ -35,11 +35,13 @@ class Option:
     unfused_attention: bool = False
     joined: tuple[tuple[str, Any], ...] = ()
     """Config of the batch augment that joins images, whose regions are contrasted then."""
+    prompts: int = 0
+    """Prompts beside each caption, which single groups of its regions are contrasted with."""
 
     @property
     def weights(self) -> tuple:
         """Options that agree in this can train the same model."""
-        return self.compiled, self.fused, self.checkpointing, self.joined
+        return self.compiled, self.fused, self.checkpointing, self.joined, self.prompts
 
 
 PASTES = (('type', 'PasteImages'), ('grid', 14), ('sizes', (5, 7, 9)))
@@ -53,6 +55,7 @@ OPTIONS = {
     'bf16-compile': Option('bf16 autocast, torch.compile', 'bf16', compiled=True),
     'fused-adamw': Option('AdamW(fused=True)', fused=True),
     'pastes': Option('regions of pastes', joined=PASTES),
+    'late-interaction': Option('regions of pastes, 3 prompts', joined=PASTES, prompts=3),
     'mosaics': Option('regions of mosaics, 4 x 224 px', joined=MOSAICS),
     'small-mosaics': Option('regions of mosaics, 4 x 112 px', joined=(*MOSAICS, ('scale', 0.5))),
 }
@@ -66,6 +69,9 @@ GPU_OPTIONS = {
         'bf16 autocast, activation checkpointing', 'bf16', fused=True, checkpointing=True
     ),
     'bf16-pastes': Option('bf16 autocast, regions of pastes', 'bf16', fused=True, joined=PASTES),
+    'bf16-late-interaction': Option(
+        'bf16 autocast, regions of pastes, 3 prompts', 'bf16', fused=True, joined=PASTES, prompts=3
+    ),
     'bf16-mosaics': Option('bf16 autocast, regions of mosaics', 'bf16', fused=True, joined=MOSAICS),
     'tf32-compile': Option('TF32, torch.compile', 'tf32', fused=True, compiled=True),
     'fp16-compile': Option('fp16 autocast, torch.compile', 'fp16', fused=True, compiled=True),
@@ -152,8 +158,11 @@ class Model:
                 {'model.backbone.with_cp': True, 'model.text_encoder.with_cp': True}
             )
         if option.joined:
-            cfg.model.decode_head.loss_contrastive.type = 'RegionTextContrast'
+            contrast = {'type': 'RegionTextContrast'}
+            cfg.merge_from_dict({'model.decode_head.loss_contrastive': contrast})
             cfg.model.data_preprocessor.batch_augments = {'augments': dict(option.joined)}
+        if option.prompts:
+            cfg.model.decode_head.loss_multi_label = {'type': 'LateInteractionLoss'}
         model = MODELS.build(cfg.model)
         join = getattr(model.data_preprocessor, 'batch_augments', None)
 
@@ -161,6 +170,9 @@ class Model:
             regions = None
             if join is not None:
                 images, regions = join(images)
+            if option.prompts:  # other captions, which cost as much
+                shifts = range(1 + option.prompts)
+                tokens = torch.stack([tokens.roll(shift, 0) for shift in shifts], dim=1)
             losses = model(images, tokens=tokens, mode='loss', regions=regions)
             return model.parse_losses(losses)[0]
 

@@ -263,7 +263,7 @@ def _ratio(one: float | None, other: float | None) -> float | None:
 def steps(stage: Stage) -> Piece:
     """Precisions and options at 256 pairs, ours and transformers', turn about."""
     eager = ['float32', 'tf32', 'fp16', 'bf16']
-    joined = ['bf16-pastes', 'bf16-mosaics']
+    joined = ['bf16-pastes', 'bf16-late-interaction', 'bf16-mosaics']
     more = ['bf16-loop-adamw', 'bf16-checkpointing', *joined]
     wanted = [('PGSeg', name, TOKENS) for name in (*eager, *more)]
     wanted += [('GroupViT', name, TOKENS) for name in eager]

@@ -7,6 +7,8 @@ from statistics import median
 import pytest
 
 from benchmark_runs import run_benchmark, write_small_config
+from benchmarks.training_contestants import MOSAICS, Model, Option, Settings, make_batch
+from pgseg_mm.models.losses import LateInteractionLoss
 
 PAGE = """# Title
 <!-- measured by benchmarks.training_step -->
@@ -71,3 +73,18 @@ def test_refuses_what_cannot_be_measured(config, monkeypatch, capsys, arguments,
         run_benchmark(monkeypatch, 'training_step', *arguments)
     assert leaving.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_step_of_late_interaction_reads_prompts_beside_each_caption(config):
+    option = Option('mosaics, 2 prompts', joined=MOSAICS, prompts=2)
+    settings = Settings(batch=4, words=5, threads=1, device='cpu', backend='eager')
+    model = Model(str(config), option, settings)
+    texts, losses = [], []
+    model.module.text_encoder.register_forward_pre_hook(lambda _, args: texts.append(args[0]))
+    head = model.module.decode_head
+    assert isinstance(head.loss_multi_label, LateInteractionLoss)
+    head.loss_multi_label.register_forward_hook(lambda _, args, out: losses.append(out))
+    images, tokens = make_batch(str(config), settings, 9)
+    assert model.step(option, images, tokens)().isfinite()
+    assert len(texts[0].flatten(0, -2)) == 3 * len(tokens)
+    assert len(losses) == 1 and losses[0] > 0
