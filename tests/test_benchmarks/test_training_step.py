@@ -78,7 +78,9 @@ def test_refuses_what_cannot_be_measured(config, monkeypatch, capsys, arguments,
 def test_a_step_of_late_interaction_reads_prompts_beside_each_caption(config):
     option = Option('mosaics, 2 prompts', joined=MOSAICS, prompts=2)
     settings = Settings(batch=4, words=5, threads=1, device='cpu', backend='eager')
-    model = Model(str(config), option, settings)
+    preprocessor = {'type': 'PGSegDataPreProcessor', 'mean': [0.0] * 3, 'std': [1.0] * 3}
+    options = {'model.data_preprocessor': preprocessor}
+    model = Model(str(config), option, settings, cfg_options=options)
     texts, losses = [], []
     model.module.text_encoder.register_forward_pre_hook(lambda _, args: texts.append(args[0]))
     head = model.module.decode_head
