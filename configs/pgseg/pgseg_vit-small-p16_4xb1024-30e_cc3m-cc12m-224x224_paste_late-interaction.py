@@ -9,5 +9,6 @@ train_pipeline = [
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 # all similarities of 1024 images and 12288 prompts at once would take gigabytes
 model = dict(
-    decode_head=dict(loss_multi_label=dict(type='LateInteractionLoss', micro_batch_size=128))
+    data_preprocessor=dict(prompts_apart=True),
+    decode_head=dict(loss_multi_label=dict(type='LateInteractionLoss', micro_batch_size=128)),
 )

@@ -76,6 +76,18 @@ def test_prompts_are_kept_and_the_longest_of_all_texts_counts(preprocessor, coll
     assert (batch['tokens'] == 49407).sum() == 4
 
 
+def test_prompts_are_cut_apart_on_request(preprocessor):
+    texts = [['a cat with seven legs on a bed', 'a cat', 'a bed'], ['two dogs', 'a dog', 'dogs']]
+    batch = pseudo_collate([dict(sample(), tokens=tokenize(rows)) for rows in texts])
+    apart = PGSegDataPreProcessor(MEAN, STD, prompts_apart=True)
+    tokens = torch.stack([tokenize(rows) for rows in texts])
+    found = apart(batch, training=True)
+    assert torch.equal(found['tokens'], tokens[:, 0, :16])
+    assert torch.equal(found['prompts'], tokens[:, 1:, :8])
+    assert 'prompts' not in preprocessor(batch)
+    assert 'prompts' not in apart(pseudo_collate([sample()]))
+
+
 def test_nothing_but_zeros_is_cut(preprocessor):
     """Tokenizers beside CLIP's pad with other ids, and their end token is not the largest."""
     tokens = torch.zeros(2, 20, dtype=torch.long)

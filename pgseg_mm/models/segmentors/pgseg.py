@@ -105,6 +105,7 @@ class PGSeg(OpenVocabSegmentor):
         tokens: Tensor | None = None,
         mode: str = 'tensor',
         regions: RegionLayout | None = None,
+        prompts: Tensor | None = None,
     ):
         """Entry of mmengine's Runner; see mmseg's :class:`BaseSegmentor`.
 
@@ -116,9 +117,11 @@ class PGSeg(OpenVocabSegmentor):
             mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
             regions: For ``mode='loss'``, where the captions belong in images that the data
                 preprocessor has joined.
+            prompts: For ``mode='loss'``, (B, K, L'') token ids of prompts that are not in
+                ``tokens``.
         """
         if mode == 'loss':
-            return self.loss(inputs, data_samples, tokens, regions)
+            return self.loss(inputs, data_samples, tokens, regions, prompts)
         return super().forward(inputs, data_samples, mode)
 
     def loss(
@@ -127,6 +130,7 @@ class PGSeg(OpenVocabSegmentor):
         data_samples: list[SegDataSample] | None = None,
         tokens: Tensor | None = None,
         regions: RegionLayout | None = None,
+        prompts: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a batch of image-text pairs (docs/method.md, 3)."""
         if tokens is None:
@@ -139,8 +143,8 @@ class PGSeg(OpenVocabSegmentor):
             size = max(size * len(inputs) // len(tokens), 1)
         features = self._encode_images(inputs, size, regions)
         npr_pairs = self.decode_head.start_npr(features)  # is matched while the text is encoded
-        captions, prompts = self._encode_texts(tokens)
-        return self.decode_head.loss_image_text(features, captions, npr_pairs, prompts, regions)
+        captions, of_prompts = self._encode_texts(tokens, prompts)
+        return self.decode_head.loss_image_text(features, captions, npr_pairs, of_prompts, regions)
 
     def _encode_images(
         self, inputs: Tensor | list[Tensor], size: int | None, regions: RegionLayout | None
@@ -149,8 +153,13 @@ class PGSeg(OpenVocabSegmentor):
             return self.backbone(inputs, size, regions)
         return self.backbone(inputs) if size is None else self.backbone(inputs, size)
 
-    def _encode_texts(self, tokens: Tensor) -> tuple[TextFeatures, Tensor | None]:
+    def _encode_texts(
+        self, tokens: Tensor, prompts: Tensor | None
+    ) -> tuple[TextFeatures, Tensor | None]:
         """Features of the captions, and (B, K, C) end-token features of their prompts, if any."""
+        if prompts is not None:
+            eot = self._encode_rows(prompts.flatten(0, 1)).eot
+            return self._encode_rows(tokens), eot.unflatten(0, prompts.shape[:2])
         if tokens.ndim == 2:
             return self._encode_rows(tokens), None
         rows = self._encode_rows(tokens.flatten(0, 1))

@@ -205,3 +205,18 @@ def test_late_interaction_needs_groups_that_are_projected_each_by_itself():
     cfg['decode_head']['loss_multi_label'] = {'type': 'LateInteractionLoss'}
     with pytest.raises(ValueError, match="set loss_contrastive=dict.type='RegionTextContrast'"):
         tiny_model(**cfg)
+
+
+@pytest.mark.parametrize('size', [None, 3])
+@pytest.mark.parametrize('kind', ['MultiLabelContrastiveLoss', 'LateInteractionLoss'])
+def test_prompts_that_are_cut_apart_change_rounding_only(kind, size):
+    whole = step(region_model(prompts=kind).double(), prompts=True)
+    model = region_model(prompts=kind, train_cfg=dict(micro_batch_size=size)).double()
+    model.data_preprocessor.prompts_apart = True
+    rows = []
+    model.text_encoder.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    apart = step(model, prompts=True)
+    if size is None:
+        assert rows == [16, 8]
+    for name, value in whole.items():
+        torch.testing.assert_close(apart[name], value, atol=1e-8, rtol=1e-6, msg=name)
