@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmseg.registry import MODELS
 from PIL import Image
 
+from pages import commands, read_page
 from pgseg_mm.cli.provenance import describe_machine
 
 _missing = [
@@ -242,3 +244,16 @@ def test_config_options_reach_the_model_and_the_processes(demo, tmp_path, monkey
     demo.run_in_process(run, jobs=2)
     (again,) = demo.plan_runs(demo.parse_args(commands[0][2:]))
     assert again.settings() == run.settings()
+
+
+@pytest.mark.parametrize(
+    'words', commands(read_page('docs/tiny_model.md'), 'run_demo.py'), ids=lambda words: words[-1]
+)
+def test_settings_that_are_documented_fit_their_config(demo, words, tmp_path):
+    module = importlib.import_module('demo_config')
+    args = demo.parse_args(words[2:])
+    path = module.existing_config(args.config)
+    cfg = module.make_config(path, tmp_path, tmp_path, 0, 64, None, args.cfg_options)
+    MODELS.build(cfg.model)
+    steps = {step['type'] for step in cfg.train_dataloader.dataset.dataset.pipeline}
+    assert ('NamePrompts' in steps) == ('loss_multi_label' in cfg.model.decode_head)
