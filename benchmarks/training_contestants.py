@@ -36,7 +36,8 @@ class Option:
     joined: tuple[tuple[str, Any], ...] = ()
     """Config of the batch augment that joins images, whose regions are contrasted then."""
     prompts: int = 0
-    """Prompts beside each caption, which single groups of its regions are contrasted with."""
+    """Prompts beside each caption, which single groups of its regions are contrasted with; they are
+    cut to their own length."""
 
     @property
     def weights(self) -> tuple:
@@ -44,7 +45,11 @@ class Option:
         return self.compiled, self.fused, self.checkpointing, self.joined, self.prompts
 
 
-PASTES = (('type', 'PasteImages'), ('grid', 14), ('sizes', (5, 7, 9)))
+PASTES = (('type', 'PasteImages'),)
+PASTED = (5 / 14, 7 / 14, 9 / 14)
+"""Sides of what is pasted, as shares of the patches a side; the published size has 14 of them."""
+PROMPT_TOKENS = 16
+"""As many as the longest prompts have, cut apart from the captions."""
 MOSAICS = (('type', 'MosaicImages'),)
 OPTIONS = {
     'plain': Option('float32, fused attention'),
@@ -160,7 +165,11 @@ class Model:
         if option.joined:
             contrast = {'type': 'RegionTextContrast'}
             cfg.merge_from_dict({'model.decode_head.loss_contrastive': contrast})
-            cfg.model.data_preprocessor.batch_augments = {'augments': dict(option.joined)}
+            joined = dict(option.joined)
+            if joined['type'] == 'PasteImages':
+                grid = cfg.model.backbone.img_size // cfg.model.backbone.patch_size
+                joined.update(grid=grid, sizes=[max(round(grid * side), 1) for side in PASTED])
+            cfg.model.data_preprocessor.batch_augments = {'augments': joined}
         if option.prompts:
             cfg.model.decode_head.loss_multi_label = {'type': 'LateInteractionLoss'}
         model = MODELS.build(cfg.model)
@@ -170,10 +179,11 @@ class Model:
             regions = None
             if join is not None:
                 images, regions = join(images)
-            if option.prompts:  # other captions, which cost as much
-                shifts = range(1 + option.prompts)
-                tokens = torch.stack([tokens.roll(shift, 0) for shift in shifts], dim=1)
-            losses = model(images, tokens=tokens, mode='loss', regions=regions)
+            prompts = None
+            if option.prompts:  # beginnings of other captions, which cost as much
+                others = [tokens.roll(shift + 1, 0) for shift in range(option.prompts)]
+                prompts = torch.stack(others, dim=1)[..., :PROMPT_TOKENS].contiguous()
+            losses = model(images, tokens=tokens, mode='loss', regions=regions, prompts=prompts)
             return model.parse_losses(losses)[0]
 
         return model, loss

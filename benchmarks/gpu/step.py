@@ -271,8 +271,8 @@ def steps(stage: Stage) -> Piece:
     if load_peer():
         wanted += [(PEER, name, TOKENS) for name in eager]
     if stage.small:
-        # pastes are of the published size's grid
-        wanted = [w for w in wanted if w[1] in ('bf16', 'fp16', 'bf16-mosaics')]
+        kept = ('bf16', 'fp16', 'bf16-late-interaction', 'bf16-mosaics')
+        wanted = [w for w in wanted if w[1] in kept]
     rows = measure(stage, wanted, stage.size(256, 4))
     value = partial(_value, rows)
     figures = {

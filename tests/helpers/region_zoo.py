@@ -41,10 +41,11 @@ def region_model(
 
 
 def pairs(prompts: bool = False, number: int = 8) -> dict[str, torch.Tensor]:
-    """Images of noise with captions, each with two prompts if asked for."""
+    """Images of noise with captions, each with two prompts of its own if asked for."""
     images = torch.rand(number, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     tokens = tokenize(CAPTIONS[:number], context_length=16)
     if prompts:
-        of_prompts = tokenize(['a photo of a dog', 'a photo of grass'], context_length=16)
-        tokens = torch.cat([tokens[:, None], of_prompts.expand(number, -1, -1)], dim=1)
+        words = [caption.split() for caption in CAPTIONS[:number]]
+        of_prompts = [tokenize([f'a {w[0]}', f'one {w[-1]}'], context_length=16) for w in words]
+        tokens = torch.cat([tokens[:, None], torch.stack(of_prompts)], dim=1)
     return dict(inputs=images * 255, tokens=tokens)

@@ -7,7 +7,7 @@ from statistics import median
 import pytest
 
 from benchmark_runs import run_benchmark, write_small_config
-from benchmarks.training_contestants import MOSAICS, Model, Option, Settings, make_batch
+from benchmarks.training_contestants import PASTES, Model, Option, Settings, make_batch
 from pgseg_mm.models.losses import LateInteractionLoss
 
 PAGE = """# Title
@@ -76,7 +76,7 @@ def test_refuses_what_cannot_be_measured(config, monkeypatch, capsys, arguments,
 
 
 def test_a_step_of_late_interaction_reads_prompts_beside_each_caption(config):
-    option = Option('mosaics, 2 prompts', joined=MOSAICS, prompts=2)
+    option = Option('pastes, 2 prompts', joined=PASTES, prompts=2)
     settings = Settings(batch=4, words=5, threads=1, device='cpu', backend='eager')
     preprocessor = {'type': 'PGSegDataPreProcessor', 'mean': [0.0] * 3, 'std': [1.0] * 3}
     options = {'model.data_preprocessor': preprocessor}
@@ -86,7 +86,8 @@ def test_a_step_of_late_interaction_reads_prompts_beside_each_caption(config):
     head = model.module.decode_head
     assert isinstance(head.loss_multi_label, LateInteractionLoss)
     head.loss_multi_label.register_forward_hook(lambda _, args, out: losses.append(out))
-    images, tokens = make_batch(str(config), settings, 9)
+    assert model.module.data_preprocessor.batch_augments.augments[0].sizes == (1, 2, 3)
+    images, tokens = make_batch(str(config), settings, 20)
     assert model.step(option, images, tokens)().isfinite()
-    assert len(texts[0].flatten(0, -2)) == 3 * len(tokens)
+    assert {tuple(text.shape) for text in texts} == {(4, 20), (8, 16)}
     assert len(losses) == 1 and losses[0] > 0

@@ -31,7 +31,7 @@ EXTRA = {
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory) -> Path:
-    """The demo's scenes and weights."""
+    """Scenes, and weights of the size of the demo's."""
     made = tmp_path_factory.mktemp('made')
     tool = str(ROOT / 'tools/dataset_converters/emoji_scenes.py')
     run([tool, FULL.data_root, '--num-classes', '20'], made)

@@ -41,9 +41,7 @@ class NamePrompts(CaptionPrompts):
         templates: str | Sequence[str] = 'openai80',
     ) -> None:
         super().__init__(num_prompts, templates)
-        vocabulary = (
-            Vocabulary.from_file(names) if isinstance(names, str) else Vocabulary.from_names(names)
-        )
+        vocabulary = _read(names) if isinstance(names, str) else Vocabulary.from_names(names)
         words, _ = vocabulary.labelled_words(skip_background=vocabulary.has_background)
         if not words:
             raise ValueError(f'NamePrompts needs names, but there is a background only: {names}')
@@ -61,6 +59,16 @@ class NamePrompts(CaptionPrompts):
         """
         found = self.pattern.findall(_plain(caption[: limits.MAX_NOUN_LETTERS]))
         return [self.names[name] for name in dict.fromkeys(found)]
+
+
+def _read(names: str) -> Vocabulary:
+    try:
+        return Vocabulary.from_file(names)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f'NamePrompts cannot read its names, {names}; if they belong to a data set, make that '
+            f'first, or check the path: {error}'
+        ) from error
 
 
 def _plain(text: str) -> str:

@@ -121,7 +121,8 @@ class PGSeg(OpenVocabSegmentor):
                 ``tokens``.
         """
         if mode == 'loss':
-            return self.loss(inputs, data_samples, tokens, regions, prompts)
+            apart = () if prompts is None else (prompts,)  # a subclass need not know of them
+            return self.loss(inputs, data_samples, tokens, regions, *apart)
         return super().forward(inputs, data_samples, mode)
 
     def loss(
@@ -132,11 +133,20 @@ class PGSeg(OpenVocabSegmentor):
         regions: RegionLayout | None = None,
         prompts: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of a batch of image-text pairs (docs/method.md, 3)."""
+        """Losses of a batch of image-text pairs (docs/method.md, 3); see :meth:`forward`.
+
+        Raises:
+            ValueError: If there are no tokens, or prompts both among them and apart.
+        """
         if tokens is None:
             raise ValueError(
                 'PGSeg trains on image-text pairs, but the batch has no tokens; use '
                 'ImageTextDataset with TokenizeCaption and PackImageTextInputs'
+            )
+        if prompts is not None and tokens.ndim != 2:
+            raise ValueError(
+                'prompts come apart or with the captions, not both; got tokens '
+                f'{tuple(tokens.shape)} and prompts {tuple(prompts.shape)}'
             )
         size = self.train_cfg.get('micro_batch_size')
         if size is not None:  # of joined images, which may be larger, as many as have its pixels

@@ -81,3 +81,8 @@ def test_refuses_what_makes_no_prompts(settings, message):
 def test_refuses_what_has_no_caption():
     with pytest.raises(KeyError, match="NamePrompts needs 'caption'"):
         NamePrompts(NAMES)({'img_path': 'cat.png'})
+
+
+def test_names_of_data_that_are_not_there_yet():
+    with pytest.raises(FileNotFoundError, match='NamePrompts cannot read its names, data/x.txt'):
+        NamePrompts('data/x.txt')

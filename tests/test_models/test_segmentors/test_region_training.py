@@ -6,8 +6,10 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
+import region_zoo
 from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.messages import first_line
+from pgseg_mm.text import tokenize
 from region_zoo import MOSAICS, PASTES, pairs, region_model
 
 pytestmark = pytest.mark.usefixtures('fixed_step_seed')
@@ -100,7 +102,10 @@ def test_half_precision_micro_batches_and_recomputation_go_together(device, augm
     def gradients(half, **settings):
         model = region_model(augments, prompts, **settings).to(device)
         torch.manual_seed(2)
-        batch = model.data_preprocessor(pairs(prompts=True), training=True)
+        given = pairs(prompts=True)
+        # of noise there is little to learn: equal prompts keep the gradients of it small
+        given['tokens'][:, 1:] = tokenize(['a photo of a dog', 'a photo of grass'], 16)
+        batch = model.data_preprocessor(given, training=True)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
             loss, values = model.parse_losses(model(**batch, mode='loss'))
         loss.backward()
@@ -209,14 +214,34 @@ def test_late_interaction_needs_groups_that_are_projected_each_by_itself():
 
 @pytest.mark.parametrize('size', [None, 3])
 @pytest.mark.parametrize('kind', ['MultiLabelContrastiveLoss', 'LateInteractionLoss'])
-def test_prompts_that_are_cut_apart_change_rounding_only(kind, size):
+def test_prompts_that_are_cut_apart_change_rounding_only(kind, size, monkeypatch):
+    long = 'a dog that runs over the wet green grass'
+    monkeypatch.setattr(region_zoo, 'CAPTIONS', [long, *region_zoo.CAPTIONS[1:]])
     whole = step(region_model(prompts=kind).double(), prompts=True)
     model = region_model(prompts=kind, train_cfg=dict(micro_batch_size=size)).double()
     model.data_preprocessor.prompts_apart = True
-    rows = []
-    model.text_encoder.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    shapes = []
+    model.text_encoder.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
     apart = step(model, prompts=True)
     if size is None:
-        assert rows == [16, 8]
+        assert shapes == [(16, 8), (8, 16)]
     for name, value in whole.items():
         torch.testing.assert_close(apart[name], value, atol=1e-8, rtol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize('kind', ['MultiLabelContrastiveLoss', 'LateInteractionLoss'])
+def test_prompts_belong_to_the_captions_of_regions(kind):
+    model = region_model(prompts=kind, texts=False)
+    batch = model.data_preprocessor(pairs(prompts=True), training=True)
+    layout = batch['regions']
+    wrong = layout._replace(captions=layout.captions.flip(0))
+    found = [model(**{**batch, 'regions': x}, mode='loss') for x in (layout, wrong)]
+    right, other = (losses['loss_multi_label'] for losses in found)
+    assert (right - other).abs() > 1e-4
+
+
+def test_prompts_come_apart_or_with_the_captions():
+    model = region_model(prompts=True)
+    batch = model.data_preprocessor(pairs(prompts=True), training=True)
+    with pytest.raises(ValueError, match='prompts come apart or with the captions, not both'):
+        model(**batch, prompts=batch['tokens'][:, 1:], mode='loss')
