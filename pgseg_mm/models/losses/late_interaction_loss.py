@@ -9,7 +9,7 @@ from ..layers.precision import at_least_float32
 from ..layers.regions import RegionLayout, group_shares
 from .contrastive_loss import contrast_scores
 
-NOTHING, NEVER = 1e-6, -1e4
+NO_SHARE, LOG_NO_SHARE = 1e-6, -1e4
 """A share that counts as none, and its logarithm, which no similarity makes up for."""
 
 
@@ -139,4 +139,4 @@ def _log_shares(assignment: Tensor, layout: RegionLayout) -> Tensor:
     shares = group_shares(assignment, layout.shares((assignment.shape[-2], assignment.shape[-1])))
     if layout.num_regions == 1:
         return torch.zeros_like(shares)
-    return shares.clamp(min=NOTHING).log().masked_fill(shares < NOTHING, NEVER)
+    return shares.clamp(min=NO_SHARE).log().masked_fill(shares < NO_SHARE, LOG_NO_SHARE)

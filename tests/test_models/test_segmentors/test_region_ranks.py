@@ -65,7 +65,7 @@ def test_two_ranks_have_the_losses_and_gradients_of_the_joined_batch(tmp_path, a
 
 
 def draw(rank: int) -> torch.Tensor:
-    MessageHub.get_instance('models-in-training').runtime_info.pop(STEP_SEED)
+    MessageHub.get_current_instance().runtime_info.pop(STEP_SEED, None)
     torch.manual_seed(rank)
     model = region_model(PASTES)
     torch.manual_seed(rank)  # the model is made of random numbers
