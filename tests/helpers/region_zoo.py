@@ -1,9 +1,10 @@
-"""A tiny model that learns from joined images, and pairs for it."""
+"""A tiny model that learns from joined images, pairs for it, and regions."""
 
 import torch
 
 from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.models import PGSeg
+from pgseg_mm.models.layers.regions import RegionLayout
 from pgseg_mm.text import tokenize
 
 CAPTIONS = ['a dog', 'a cat on grass', 'two birds', 'a red fox', 'the sky', 'a car', 'mud', 'a bee']
@@ -49,3 +50,15 @@ def pairs(prompts: bool = False, number: int = 8) -> dict[str, torch.Tensor]:
         of_prompts = [tokenize([f'a {w[0]}', f'one {w[-1]}'], context_length=16) for w in words]
         tokens = torch.cat([tokens[:, None], torch.stack(of_prompts)], dim=1)
     return dict(inputs=images * 255, tokens=tokens)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Noise, the same at every call."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def halves(captions: list[list[int]]) -> RegionLayout:
+    """Images of 8 x 8 pixels, cut into a left and a right half."""
+    labels = torch.zeros(8, 8, dtype=torch.long)
+    labels[:, 4:] = 1
+    return RegionLayout(labels, torch.tensor(captions))

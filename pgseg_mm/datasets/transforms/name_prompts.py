@@ -17,15 +17,14 @@ class NamePrompts(CaptionPrompts):
     As :class:`NounPrompts`, where it is known beforehand what is to be told apart: no tagger is
     needed, and names may be of several words and of any language that puts spaces between words.
     Names are found as whole words, in any case, the longest first: a hot dog is no dog. Plurals are
-    other words.
+    other words. How they are drawn, and keys, are those of :class:`CaptionPrompts`.
 
     Args:
         names: Names, or a vocabulary as :meth:`Vocabulary.from_file` reads it: one that comes with
             the package, such as ``coco_object_synonyms``, or a file. Each synonym is a name; a
             background in the first place is none.
         num_prompts: Prompts per caption K.
-        templates: Name of a set of prompt templates, or templates with one ``{}`` each; one is
-            drawn for each prompt.
+        templates: Templates of the prompts.
 
     Raises:
         FileNotFoundError: There is no such vocabulary.

@@ -25,16 +25,12 @@ SENTENCE_END = re.compile(r'(?<=[.!?])\s+')
 class NounPrompts(CaptionPrompts):
     """Put nouns of the caption into prompts, for the multi-label contrast (docs/method.md, 3.2).
 
-    Nouns are found by nltk's English tagger (Penn tags NN, NNS, NNP and NNPS). Every noun is drawn
-    once before any is drawn again. A caption without nouns is itself each of the prompts. Goes
-    before :class:`TokenizeCaption`.
-
-    Required keys: ``caption``. Added keys: ``prompts``, a list of K strings.
+    Nouns are found by nltk's English tagger (Penn tags NN, NNS, NNP and NNPS). How they are drawn,
+    keys and arguments are those of :class:`CaptionPrompts`.
 
     Args:
         num_prompts: Prompts per caption K.
-        templates: Name of a set of prompt templates, or templates with one ``{}`` each; one is
-            drawn for each prompt.
+        templates: Templates of the prompts.
 
     Raises:
         ImportError: nltk is not installed.

@@ -3,21 +3,11 @@ import torch
 import torch.nn.functional as F
 
 from pgseg_mm.models.layers import micro_batches
-from pgseg_mm.models.layers.regions import RegionLayout, whole_images
+from pgseg_mm.models.layers.regions import whole_images
 from pgseg_mm.models.losses import LateInteractionLoss
 
 SCALE = torch.tensor(7.0)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def halves(captions: list[list[int]]) -> RegionLayout:
-    """Images of 8 x 8 pixels, cut into a left and a right half."""
-    labels = torch.zeros(8, 8, dtype=torch.long)
-    labels[:, 4:] = 1
-    return RegionLayout(labels, torch.tensor(captions))
+from region_zoo import halves, normal
 
 
 def patches(*columns: list[float]) -> torch.Tensor:

@@ -2,23 +2,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pgseg_mm.models.layers.regions import RegionLayout, whole_images
+from pgseg_mm.models.layers.regions import whole_images
 from pgseg_mm.models.losses import (
     ImageTextContrastiveLoss,
     MultiLabelContrastiveLoss,
     RegionTextContrast,
 )
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def halves(captions: list[list[int]]) -> RegionLayout:
-    """Images of 8 x 8 pixels, cut into a left and a right half."""
-    labels = torch.zeros(8, 8, dtype=torch.long)
-    labels[:, 4:] = 1
-    return RegionLayout(labels, torch.tensor(captions))
+from region_zoo import halves, normal
 
 
 def test_with_one_region_it_is_the_contrast_of_the_mean_of_projected_groups():
