@@ -6,8 +6,9 @@ from pgseg_mm.models.layers import micro_batches
 from pgseg_mm.models.layers.regions import whole_images
 from pgseg_mm.models.losses import LateInteractionLoss
 
-SCALE = torch.tensor(7.0)
 from region_zoo import halves, normal
+
+SCALE = torch.tensor(7.0)
 
 
 def patches(*columns: list[float]) -> torch.Tensor:
