@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from pgseg_mm.models.layers import micro_batches
 from pgseg_mm.models.layers.regions import whole_images
 from pgseg_mm.models.losses import LateInteractionLoss
-
 from region_zoo import halves, normal
 
 SCALE = torch.tensor(7.0)
