@@ -97,10 +97,15 @@ model['data_preprocessor'] = dict(
     batch_augments=dict(
         augments=[dict(type='PasteImages', grid=4, sizes=(1, 2)), dict(type='MosaicImages')],
         probs=[0.4, 0.3],
-    )
+    ),
+    prompts_apart=True,
 )
-model['decode_head']['loss_contrastive'] = dict(type='RegionTextContrast')
+model['decode_head'].update(
+    loss_contrastive=dict(type='RegionTextContrast'),
+    loss_multi_label=dict(type='LateInteractionLoss'),
+)
 """
+PROMPTS = "dict(type='NamePrompts', names=['picture', 'thing'], num_prompts=3),"
 PUBLISHED = """
 model['data_preprocessor'] = dict(batch_augments=None)
 model['decode_head'].update(
@@ -145,7 +150,8 @@ def write_config(
 ) -> Path:
     """A config in which everything that is random, or has a state of its own, is live.
 
-    With ``regions`` images are joined; without, the contrast is the published one.
+    With ``regions`` images are joined, and prompts meet single groups of their regions; without,
+    the contrast is the published one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / 'killer.py').write_text(KILLER)
@@ -161,6 +167,7 @@ custom_imports = dict(imports=['pgseg_mm', 'killer'], allow_failed_imports=False
     dict(type='{'DecodeImage' if shards else 'LoadImageFromFile'}'),
     dict(type='mmpretrain.RandomResizedCrop', scale=32, crop_ratio_range=(0.3, 1.0)),
     dict(type='RandomFlip', prob=0.5),
+    {PROMPTS if regions else ''}
     dict(type='TokenizeCaption', context_length=40),
     dict(type='PackImageTextInputs'),
 ]
