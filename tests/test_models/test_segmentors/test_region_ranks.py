@@ -18,21 +18,23 @@ BOTH_STAGES = {'loss_npr_0', 'loss_npr_1', 'loss_npr_text', 'loss_contrastive', 
 pytestmark = pytest.mark.usefixtures('fixed_step_seed')
 
 
-def build(augments, prompts):
-    return region_model(augments, prompts).double()
+def build(augments, prompts, size=None):
+    return region_model(augments, prompts, train_cfg=dict(micro_batch_size=size)).double()
 
 
 def losses_and_gradients(model, batch) -> dict[str, torch.Tensor]:
     found = model(**batch, mode='loss')
     losses = {name: value for name, value in found.items() if name.startswith('loss')}
     assert losses.keys() == BOTH_STAGES
-    sum(losses.values()).backward()
+    model.parse_losses(found)[0].backward()
     out = {name: value.detach() for name, value in losses.items()}
     return out | {f'grad {name}': p.grad for name, p in model.named_parameters()}
 
 
-def run(rank: int, augments: dict | None, prompts: str) -> dict[str, torch.Tensor]:
-    model = build(augments, prompts)
+def run(
+    rank: int, augments: dict | None, prompts: str, size: int | None
+) -> dict[str, torch.Tensor]:
+    model = build(augments, prompts, size)
     half = {name: value.chunk(WORLD_SIZE)[rank] for name, value in pairs(prompts=True).items()}
     batch = model.data_preprocessor(half, training=True)
     batch['inputs'] = batch['inputs'].double()
@@ -42,10 +44,15 @@ def run(rank: int, augments: dict | None, prompts: str) -> dict[str, torch.Tenso
     return losses_and_gradients(model, batch) | joined
 
 
-@pytest.mark.parametrize('prompts', ['MultiLabelContrastiveLoss', 'LateInteractionLoss'])
+@pytest.mark.parametrize(
+    'prompts, size',
+    [('MultiLabelContrastiveLoss', None), ('LateInteractionLoss', None), ('LateInteractionLoss', 3)],
+)
 @pytest.mark.parametrize('augments', [None, PASTES, MOSAICS], ids=['whole', 'pastes', 'mosaics'])
-def test_two_ranks_have_the_losses_and_gradients_of_the_joined_batch(tmp_path, augments, prompts):
-    ranks = on_two_ranks(run, augments, prompts, folder=tmp_path)
+def test_two_ranks_have_the_losses_and_gradients_of_the_joined_batch(
+    tmp_path, augments, prompts, size
+):
+    ranks = on_two_ranks(run, augments, prompts, size, folder=tmp_path)
     batch = {
         'inputs': torch.cat([rank['inputs'] for rank in ranks]),
         'tokens': pairs(prompts=True)['tokens'],
