@@ -184,7 +184,10 @@ def main() -> int:
     args = parser.parse_args()
     if not re.fullmatch(r'3\.\d+', args.python):
         parser.error(f'--python must be a version such as 3.12, got {args.python}')
-    shutil.rmtree(args.out, ignore_errors=True)
+    if args.out.exists():
+        if not (args.out / 'run.sh').is_file() or not (args.out / 'wheels').is_dir():
+            parser.error(f'--out {args.out} is there and no bundle; give a folder to be made')
+        shutil.rmtree(args.out)
     (args.out / 'wheels').mkdir(parents=True)
     packages = missing(ROOTS, args.has, args.python)
     collect(args.out / 'wheels', packages, args.python, args.platform)

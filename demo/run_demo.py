@@ -141,7 +141,7 @@ def run_in_process(run: Run, jobs: int) -> dict[str, Any] | None:
 
 
 def _as_words(options: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(key, str(value).replace(' ', '')) for key, value in options.items()]
+    return [(key, str(value)) for key, value in options.items()]
 
 
 def run_all(runs: list[Run], jobs: int, resume: bool) -> list[dict[str, Any]]:

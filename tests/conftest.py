@@ -1,6 +1,7 @@
 import nltk
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmseg.utils import register_all_modules
 
 from noun_tagger import save_tiny_tagger
@@ -100,3 +101,12 @@ def no_tagger(monkeypatch):
 def tiny_tagger(no_tagger, monkeypatch, _tagger_data):
     """A machine whose nltk data is the tagger of ``noun_tagger``."""
     monkeypatch.setattr(nltk.data, 'path', [str(_tagger_data)])
+
+
+@pytest.fixture
+def log(caplog):
+    """What mmengine's logger says."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)

@@ -97,10 +97,10 @@ def test_release_npr_sets_every_deviation_and_nothing_else_does():
             all(stage.prototypes.momentum is None for stage in model.backbone.stages[:-1]),
             not loss.maximize,
             loss.rejection == 'release',
-            loss.nan_if_empty,
             isinstance(model.decode_head.text_prototypes, ReleaseTextPrototypes),
         ]
         assert all(deviations) or not any(deviations), path
+        assert not loss.nan_if_empty, path  # it would end the run
         deviating += [path.stem] if all(deviations) else []
     assert [name.rpartition('_')[2] for name in deviating] == ['release-npr']
 

@@ -2,6 +2,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
+from os import PathLike
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from torch import nn
 
-from pgseg_mm.cli.config_files import read_config_file
+from pgseg_mm.cli.config_files import ConfigError, read_config_file
+from pgseg_mm.messages import first_line
 from pgseg_mm.serialization.loading import CheckpointError
 
 Shape = tuple[int, ...]
@@ -251,21 +253,30 @@ def _square_image(num_patches: int, patch_size: int) -> tuple[int, int]:
     return side * patch_size, side * patch_size
 
 
-def model_of_config(path: str) -> tuple[BaseModule, Architecture]:
+def model_of_config(path: str | PathLike[str]) -> tuple[BaseModule, Architecture]:
     """Build the model of a config file and tell its architecture.
 
     Args:
         path: Config file of mmengine; it is run, as configs are.
 
     Raises:
-        CheckpointError: If its model is no PGSeg.
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it cannot be read or built, or if its model is no PGSeg.
     """
-    cfg = read_config_file(path)
+    try:
+        cfg = read_config_file(path)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
     if 'model' not in cfg:
         raise CheckpointError(f'{path} has no model')
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmseg')
     with torch.random.fork_rng(devices=[]), scope:
-        model = MODELS.build(cfg.model)
+        try:
+            model = MODELS.build(cfg.model)
+        except Exception as error:  # classes of any package may fail in any way
+            raise CheckpointError(
+                f'the model of {path} cannot be built: {first_line(error)}'
+            ) from error
     return model, architecture_of_model(model, path)
 
 
@@ -282,7 +293,7 @@ def check_hard(hard: bool) -> None:
         )
 
 
-def architecture_of_model(model: nn.Module, path: str) -> Architecture:
+def architecture_of_model(model: nn.Module, path: str | PathLike[str]) -> Architecture:
     """Architecture of one of our models.
 
     Args:

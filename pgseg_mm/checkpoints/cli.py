@@ -25,7 +25,7 @@ from .hugging_face import (
     mm_to_hugging_face,
     save_hugging_face,
 )
-from .mm_checkpoint import architecture_of, origin_of, save_mm
+from .mm_checkpoint import GUESSED_HEADS, architecture_of, origin_of, save_mm
 from .release import has_prototypes, mm_to_release, release_to_mm
 from .release_config import heads_of_release_config
 from .sources import fetch
@@ -170,7 +170,7 @@ def from_release(prototypes: bool) -> Converter:
             if args.config
             else "from the checkpoint's config"
             if heads
-            else 'taken as width / 64: weights do not tell them'
+            else GUESSED_HEADS
         )
         _tell(checkpoint, conversion.architecture, origin)
         return conversion, _mm_writer(args, conversion, checkpoint)
@@ -183,13 +183,7 @@ def from_hugging_face(args: argparse.Namespace) -> tuple[Conversion, Callable[[P
     checkpoint, config = load_hugging_face(args.source, args.trust)
     model, architecture = model_of_config(args.config) if args.config else (None, None)
     conversion = hugging_face_to_mm(checkpoint.state_dict, config, model, architecture)
-    origin = (
-        'from --config'
-        if args.config
-        else 'from config.json'
-        if config
-        else 'taken as width / 64: weights do not tell them'
-    )
+    origin = 'from --config' if args.config else 'from config.json' if config else GUESSED_HEADS
     _tell(checkpoint, conversion.architecture, origin)
     return conversion, _mm_writer(args, conversion, checkpoint)
 

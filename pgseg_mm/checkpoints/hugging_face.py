@@ -169,8 +169,7 @@ def _infer(state_dict: Mapping[str, Tensor], vision: Mapping, text: Mapping) -> 
         value = state_dict.get(hugging_face_names(name)[0])
         return None if value is None else tuple(value.shape)
 
-    architecture = infer_architecture(shape_of)
-    stages = len(architecture.depths)
+    stages = len(infer_architecture(shape_of, img_size=(1, 1)).depths)
     # the defaults of transformers, for a config that names only what differs from them
     known = bool(vision or text)
     heads = vision.get('num_attention_heads', 6 if known else None)

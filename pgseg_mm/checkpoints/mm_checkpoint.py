@@ -19,6 +19,8 @@ from .release import check_origin
 
 META_KEY = 'pgseg_mm'
 """Where a converted checkpoint's meta says what it was made from."""
+GUESSED_HEADS = 'taken as width / 64: weights do not tell them'
+"""Where heads are from if nothing tells their number."""
 
 
 def save_mm(path: str | Path, conversion: Conversion, source: str, keys: list[str]) -> None:
@@ -81,7 +83,7 @@ def architecture_of(checkpoint: Checkpoint) -> tuple[Architecture, str]:
     model = model_of_text(meta.get('cfg'))
     backbone = _mapping(model.get('backbone'))
     if not backbone:
-        return infer_architecture(shape_of), 'taken as width / 64: weights do not tell them'
+        return infer_architecture(shape_of), GUESSED_HEADS
     check_hard(backbone.get('hard_assign', True))
     stages = len(infer_architecture(shape_of, img_size=(1, 1)).depths)
     heads, size = backbone.get('num_heads', 6), backbone.get('img_size')

@@ -11,15 +11,17 @@ from typing import Any, NamedTuple
 
 from pgseg_mm.serialization.locating import HUB
 
+from .hugging_face import WEIGHTS
+
 _PACKAGE = Path(__file__).parents[1]
 ROOTS = (_PACKAGE / '.mim', _PACKAGE.parent)
 """Where configs/ lies: in an installed package, and in a checkout."""
 METAFILES = 'configs/*/metafile.yml'
 HUB_FILE = re.compile(
     r'https://(?:huggingface\.co|hf\.co)/(?P<repo>[^/]+/[^/]+)/(?:resolve|blob)/(?P<revision>[^/]+)/'
-    r'[^/?]+(\?.*)?'
+    r'(?P<file>[^?]+)(\?.*)?'
 )
-"""Address of a file at the top of a repository on the Hugging Face Hub."""
+"""Address of a file of a repository on the Hugging Face Hub, or of its page."""
 MAX_NEAR = 3
 
 
@@ -63,12 +65,23 @@ class PublishedModel(NamedTuple):
 
 
 def hub_source(address: str) -> str | None:
-    """``hf-hub:owner/name[@revision]`` of an address of the hub's files, or ``None`` for others."""
+    """``hf-hub:owner/name[@revision]`` of the address of a hub's model, or ``None`` for others.
+
+    It is that of the model's weights, under a name that ``transformers`` gives them; any other file
+    of a repository is a file like those of other places.
+    """
     match = HUB_FILE.fullmatch(address)
-    if match is None:
+    if match is None or match['file'] not in WEIGHTS:
         return None
     revision = match['revision']
     return HUB + match['repo'] + ('' if revision == 'main' else f'@{revision}')
+
+
+def file_address(address: str) -> str:
+    """Address of a file, where that of its page on the hub may have been given."""
+    if HUB_FILE.fullmatch(address):
+        return address.replace('/blob/', '/resolve/', 1)
+    return address
 
 
 @lru_cache

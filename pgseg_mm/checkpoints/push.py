@@ -19,11 +19,11 @@ from pgseg_mm.serialization.atomic_files import write_text
 from pgseg_mm.serialization.loading import Checkpoint, CheckpointError, load_checkpoint
 from pgseg_mm.serialization.locating import HUB
 
-from .architecture import Architecture
+from .architecture import Architecture, model_of_config
 from .carried_config import config_of
 from .hub import HubError, first_cause, parse_name, status_of
 from .hugging_face import mm_to_hugging_face, save_hugging_face
-from .mm_checkpoint import META_KEY, architecture_of, origin_of
+from .mm_checkpoint import GUESSED_HEADS, META_KEY, architecture_of, origin_of
 from .model_card import BenchmarkTable, Card, read_benchmark_table
 from .own_folder import LIBRARY, flat_config, flat_text, save_own_folder
 from .published import PublishedModel, published_models
@@ -83,15 +83,17 @@ def save_for_hub(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f'{folder} is there and not empty; give a folder to be made')
     table = None if about.metrics is None else read_benchmark_table(about.metrics)
-    if table is not None and Path(table.checkpoint).name != Path(source).name:
+    if table is not None and Path(table.checkpoint).absolute() != Path(source).absolute():
         _warn(f'{about.metrics} is of {shown(table.checkpoint)}; see that it is the same model')
     checkpoint = load_checkpoint(source, trust)  # type: ignore[arg-type]
     check_origin(checkpoint.state_dict, 'mm')
     refuse_not_finite(checkpoint.state_dict)
-    architecture = _architecture(checkpoint)
+    architecture: Architecture | None
     if format == 'transformers':
+        architecture = _architecture_for_transformers(checkpoint, config)
         write = _transformers_writer(checkpoint, architecture)
     else:
+        architecture = _architecture(checkpoint)
         write = _own_writer(checkpoint, config)
     card = _card(checkpoint, architecture, name or str(folder), format, about, table)
     text = card.text()
@@ -180,7 +182,26 @@ def _own_writer(checkpoint: Checkpoint, config: str | PathLike[str] | None) -> A
     return lambda folder: save_own_folder(folder, checkpoint, text)
 
 
-def _transformers_writer(checkpoint: Checkpoint, architecture: Architecture | None) -> Any:
+def _architecture_for_transformers(
+    checkpoint: Checkpoint, config: str | PathLike[str] | None
+) -> Architecture:
+    """What the folder's config.json must tell, of which weights alone do not tell all.
+
+    Raises:
+        CheckpointError: If nothing tells it, or if it is a model that no other code base has.
+    """
+    if config is not None:
+        return model_of_config(config)[1]
+    architecture, origin = architecture_of(checkpoint)
+    if origin == GUESSED_HEADS:
+        raise CheckpointError(
+            'weights do not tell the number of heads, and it carries no config that would; give '
+            'the config of its model'
+        )
+    return architecture
+
+
+def _transformers_writer(checkpoint: Checkpoint, architecture: Architecture) -> Any:
     conversion = mm_to_hugging_face(checkpoint.state_dict, architecture)
     report = conversion.report
     if not report.complete:

@@ -37,7 +37,13 @@ from .hugging_face import (
 from .kept import kept, locked
 from .mm_checkpoint import save_mm
 from .own_folder import own_meta
-from .published import PublishedModel, hub_source, near_names, published_models
+from .published import (
+    PublishedModel,
+    file_address,
+    hub_source,
+    near_names,
+    published_models,
+)
 from .release import release_to_mm
 
 CONVERTER = 2
@@ -93,7 +99,7 @@ def fetch(source: str | os.PathLike[str]) -> Path:
         return hub.download(hub.parse_name(text))
     if text.startswith(REMOTE):
         on_hub = hub_source(text)
-        return hub.download(hub.parse_name(on_hub)) if on_hub else _downloaded(text)
+        return hub.download(hub.parse_name(on_hub)) if on_hub else _downloaded(file_address(text))
     if is_address(text) or path.is_dir() or not _is_name(text):
         return path
     return _published(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import re
 import traceback
@@ -14,12 +15,17 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
-from pgseg_mm.integration import environment
+from pgseg_mm.integration import environment, import_from
 from pgseg_mm.messages import first_line, quoted, shown
 
 FOLDERS = ('PGSEG_DATA_ROOT', 'PGSEG_CACHE')
 """Environment variables that stand in the configs."""
 NOT_PLAIN = re.compile(r'[\'"\\\n\r]')
+
+
+NOT_MMENGINES = re.compile(r'\s|[\'"]|\{[^{}]*,[^{}]*\}')
+"""In a value, what mmengine's parser would leave out or take apart."""
+BRACES = re.compile(r'\{[^{}]*\}')
 
 
 CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
@@ -30,7 +36,28 @@ class ConfigError(ValueError):
 
 
 class SettingsAction(DictAction):
-    """mmengine's action for ``--cfg-options``, which refuses what it cannot read in a sentence."""
+    """mmengine's action for ``--cfg-options``, which refuses what it cannot read in a sentence.
+
+    Beyond what mmengine reads, a value with blanks, quotes, or commas in braces is kept: what
+    Python would read as a literal, such as ``["a photo of a {}."]``, and single words with blanks.
+    """
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        """Read a value; mmengine would leave out its blanks and split it at all of its commas."""
+        if not NOT_MMENGINES.search(val):
+            return DictAction._parse_iterable(val)
+        try:
+            found = ast.literal_eval(val.strip())
+            return list(found) if isinstance(found, tuple) and val.strip()[0] != '(' else found
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            pass
+        rest = BRACES.sub('', val)
+        if not re.search(r'[\[\](),\'"]', rest):
+            return val.strip()
+        if rest == val and not re.search(r'[^\s,(\[]\s+[^\s,)\]]', val):  # "[a, b]"
+            return DictAction._parse_iterable(re.sub(r'\s+', '', val))
+        raise ValueError(f'{val} has blanks or commas within a word')
 
     def __call__(
         self,
@@ -49,7 +76,8 @@ class SettingsAction(DictAction):
             parser.error(
                 f'{option_string}: {quoted(" ".join(values))} cannot be read '
                 f'({type(error).__name__}); values are numbers, words, and lists of them such as '
-                'key="[a,b]", without blanks; a part of a list is set by its number, such as '
+                'key="[a,b]"; a word with blanks or commas in a list needs quotes, such as '
+                'key=\'["a photo of a {}.","{}"]\'; a part of a list is set by its number, such as '
                 'custom_hooks.0.type=EMAHook'
             )
 
@@ -57,7 +85,8 @@ class SettingsAction(DictAction):
 def read_config_file(path: str | PathLike[str]) -> Config:
     """Read a config; the folders that environment variables name may be called anything.
 
-    MMEngine puts them into the text of a config as they are, which quotes would take apart.
+    MMEngine puts them into the text of a config as they are, which quotes would take apart. A
+    config that lies in a folder ``projects`` can import modules as ``projects.NAME``.
 
     Args:
         path: The file.
@@ -69,6 +98,9 @@ def read_config_file(path: str | PathLike[str]) -> Config:
     if Path(path).is_file() and Path(path).suffix not in CONFIG_SUFFIXES:
         suffixes = ', '.join(CONFIG_SUFFIXES)
         raise ConfigError(f'config {shown(path)} does not end in any of {suffixes}')
+    for folder in Path(path).resolve().parents:
+        if folder.name == 'projects':
+            import_from(str(folder.parent))
     with _escaped_folders():
         try:
             return Config.fromfile(path)

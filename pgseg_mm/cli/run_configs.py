@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hub import get_config
 
-from pgseg_mm.integration import announce_local_rank, import_from
+from pgseg_mm.integration import announce_local_rank
 from pgseg_mm.messages import quoted
 from pgseg_mm.serialization.locating import check_source
 
@@ -101,7 +101,7 @@ def read_with_settings(parser: argparse.ArgumentParser, args: argparse.Namespace
         The config with the settings that were overridden.
     """
     try:
-        cfg = read_config(args.config)
+        cfg = read_config_file(args.config)
         override(cfg, args.cfg_options)
     except ConfigError as error:
         parser.error(str(error))
@@ -138,7 +138,7 @@ def load_config(
         ConfigError: If the config cannot be read, or an option does not fit it.
     """
     announce_local_rank(args.local_rank)
-    cfg = read_config(args.config)
+    cfg = read_config_file(args.config)
     if prepare is not None:
         prepare(cfg)
     if args.launcher is not None:
@@ -156,18 +156,6 @@ def load_config(
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     return cfg
-
-
-def read_config(config: str) -> Config:
-    """Read a config file; one in a folder ``projects`` can import modules as ``projects.NAME``.
-
-    Args:
-        config: Path of the file.
-    """
-    for folder in Path(config).resolve().parents:
-        if folder.name == 'projects':
-            import_from(str(folder.parent))
-    return read_config_file(config)
 
 
 def add_checks(cfg: Config, allow_partial: bool = False, new_schedule: bool = False) -> None:

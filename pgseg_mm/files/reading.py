@@ -42,6 +42,10 @@ class UnusableFile(ValueError):
         self.reason = reason
 
 
+class TooLongFile(UnusableFile):
+    """A file that has more bytes than it may have."""
+
+
 class FileAccessError(OSError):
     """The system could not read a file, which says nothing about the file.
 
@@ -170,7 +174,7 @@ def read_regular(path: str, max_bytes: int) -> bytes:
             kind = 'a folder' if stat.S_ISDIR(status.st_mode) else 'no regular file'
             raise UnusableFile(f'is {kind}')
         if status.st_size > max_bytes:
-            raise UnusableFile(f'has {status.st_size} bytes, more than {max_bytes}')
+            raise TooLongFile(f'has {status.st_size} bytes, more than {max_bytes}')
         with os.fdopen(handle, 'rb', closefd=False) as file:
             return file.read(max_bytes)
     finally:

@@ -172,13 +172,14 @@ def check_readable(path: Path) -> int:
         try:
             checkpoint = load_file_safely(path, structure_only=True).content
         except CheckpointError:  # trusted files know no limits
-            try:
-                checkpoint = load_trusted_checkpoint(path, 'cpu')
-            except Exception as error:  # a damaged file fails in any way
-                raise CheckpointError(f'{path} cannot be read: {describe_error(error)}') from error
+            checkpoint = load_trusted_checkpoint(path, 'cpu')
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
     if not isinstance(meta, dict) or type(meta.get('iter')) is not int:
         raise CheckpointError(f'{path} is no training checkpoint: it has no meta with iter')
+    if 'message_hub' not in checkpoint:
+        raise CheckpointError(
+            f'{path} is no training checkpoint: it has no message_hub, as one made ready for others'
+        )
     return meta['iter']
 
 
@@ -194,7 +195,10 @@ def load_trusted_checkpoint(filename: str | Path, map_location: Any = None) -> A
     if not path.is_file():
         raise FileNotFoundError(f'checkpoint {path} does not exist')
     refuse_foreign_file(path)
-    return torch.load(path, map_location=map_location, weights_only=False)
+    try:
+        return torch.load(path, map_location=map_location, weights_only=False)
+    except Exception as error:  # a damaged file fails in any way
+        raise CheckpointError(f'{path} cannot be read: {describe_error(error)}') from error
 
 
 def load_remote_checkpoint(filename: str, map_location: Any = None) -> Any:

@@ -36,12 +36,12 @@ def make(pattern, **kwargs):
     return WebImageTextDataset(sources, pipeline=PIPELINE, **kwargs)
 
 
-def read(dataset, length, workers=0, epoch=0, start=0, states=None):
+def read(dataset, length, workers=0, epoch=0, start=0, states=None, batch=BATCH, resumed=None):
     """Data samples and images of some batches, in the order of the data loader."""
-    dataset.set_progress(BATCH, states)
+    dataset.set_progress(batch, states, **(resumed or {}))
     loader = DataLoader(
         dataset,
-        batch_size=BATCH,
+        batch_size=batch,
         sampler=Keys(length, epoch, start),
         num_workers=workers,
         collate_fn=list,

@@ -214,3 +214,14 @@ def test_the_bundle_has_what_the_roots_need_and_the_machine_lacks():
     found = gpu_bundle.missing(['onedl-mmsegmentation', 'ftfy'], gpu_bundle.HAS.split(), '3.12')
     assert {'onedl-mmsegmentation', 'ftfy', 'wcwidth', 'prettytable'} <= found.keys()
     assert not {'torch', 'numpy', 'scipy', 'matplotlib'} & found.keys()
+
+
+def test_a_bundle_takes_the_place_of_a_bundle_alone(tmp_path, monkeypatch, capsys):
+    kept = tmp_path / 'mine' / 'thesis.txt'
+    kept.parent.mkdir()
+    kept.write_text('five years')
+    monkeypatch.setattr(sys, 'argv', ['gpu_bundle', '--out', str(kept.parent)])
+    with pytest.raises(SystemExit) as left:
+        gpu_bundle.main()
+    assert left.value.code == 2 and kept.is_file()
+    assert 'is there and no bundle' in capsys.readouterr().err

@@ -200,3 +200,11 @@ def test_a_config_of_another_model_is_refused(tmp_path):
     (tmp_path / 'config.json').write_text('{}')
     with pytest.raises(FileNotFoundError, match='neither model.safetensors'):
         load_hugging_face(tmp_path)
+
+
+def test_images_that_are_no_squares_come_back(tmp_path):
+    wide = replace(GROUPVIT, img_size=(32, 64))
+    save_hugging_face(tmp_path, mm_to_hugging_face(wide.build().state_dict(), wide))
+    checkpoint, config = load_hugging_face(tmp_path)
+    conversion = hugging_face_to_mm(checkpoint.state_dict, config)
+    assert conversion.report.complete and conversion.architecture.img_size == (32, 64)

@@ -9,7 +9,7 @@ import yaml
 from mmengine.config import Config
 from mmengine.hub import get_config
 
-from pgseg_mm.checkpoints import PUBLISHED, locate, published_models
+from pgseg_mm.checkpoints import PUBLISHED, locate, published_models, sources
 from pgseg_mm.checkpoints.published import hub_source, published_on_hub
 from pgseg_mm.serialization.loading import CheckpointError, load_checkpoint
 
@@ -84,10 +84,19 @@ def test_metafiles_give_a_name_once():
         ('https://huggingface.co/a/b/blob/main/pytorch_model.bin', 'hf-hub:a/b'),
         ('https://huggingface.co/a/b/resolve/main/deep/pytorch_model.bin', None),
         ('https://example.org/a/b/resolve/main/model.safetensors', None),
+        ('https://huggingface.co/a/b/resolve/main/epoch_10-0123abcd.pth', None),
     ],
 )
 def test_addresses_of_the_hub_are_known(address, source):
     assert hub_source(address) == source
+
+
+@pytest.mark.parametrize('kind', ['blob', 'resolve'])
+def test_a_file_of_a_repository_that_is_no_model_of_transformers_is_that_file(monkeypatch, kind):
+    asked = []
+    monkeypatch.setattr(sources, 'fetch_checkpoint', lambda x: asked.append(x) or Path('got.pth'))
+    assert locate(f'https://huggingface.co/a/b/{kind}/main/epoch_1.pth') == Path('got.pth')
+    assert asked == ['https://huggingface.co/a/b/resolve/main/epoch_1.pth']
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 import yaml
 from huggingface_hub import constants
 from mmengine.config import Config
+from mmseg.registry import MODELS
 from transformers import GroupViTModel
 
 from groupvits import files_of, small_config, small_groupvit, write_folder
@@ -295,6 +296,47 @@ def test_weights_without_a_config_or_with_nan_are_refused(trained, tmp_path):
     torch.save(content, tmp_path / 'nan.pth')
     with pytest.raises(CheckpointError, match='NaN or infinite'):
         save_for_hub(tmp_path / 'nan.pth', tmp_path / 'other')
+
+
+@pytest.mark.parametrize('how', ['checkpoint', 'config'])
+def test_transformers_gets_heads_and_scale_and_never_a_guess(tmp_path, how):
+    cfg = small_config()
+    cfg.model.backbone.assign_scale = 3.0
+    model = MODELS.build(cfg.model)
+    content = {'state_dict': model.state_dict(), 'meta': {'cfg': cfg.pretty_text}}
+    given = None
+    if how == 'config':
+        content['meta'], given = {}, tmp_path / 'given.py'
+        cfg.dump(given)
+    torch.save(content, tmp_path / 'last.pth')
+
+    def saved(name: str) -> Path:
+        path = tmp_path / 'last.pth'
+        return save_for_hub(path, tmp_path / name, format='transformers', config=given)
+
+    found = GroupViTModel.from_pretrained(saved('hard'))
+    assert found.config.vision_config.num_attention_heads == 4
+    query = 'stages.0.grouping.assign.q_proj.weight'
+    theirs = 'vision_model.encoder.stages.0.downsample.assign.q_proj.weight'
+    torch.testing.assert_close(found.state_dict()[theirs], 3 * model.backbone.state_dict()[query])
+    cfg.model.backbone.hard_assign = False
+    content['meta'] = {'cfg': cfg.pretty_text} if given is None else {}
+    torch.save(content, tmp_path / 'last.pth')
+    if given is not None:
+        cfg.dump(given)
+    with pytest.raises(CheckpointError, match='pooled by the soft assignment'):
+        saved('soft')
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'last.pth')
+    given = None
+    with pytest.raises(CheckpointError, match='give the config'):
+        saved('plain')
+    assert {path.name for path in tmp_path.iterdir()} <= {'hard', 'last.pth', 'given.py'}
+
+
+def test_a_table_of_another_checkpoint_of_that_name_is_told(trained, tmp_path, log):
+    about = About(metrics=table(tmp_path))  # of epoch_1.pth where the process is
+    save_for_hub(trained, tmp_path / 'pushed', about)
+    assert 'is of epoch_1.pth; see that it is the same model' in log.text
 
 
 @pytest.mark.parametrize('how', ['code', 'huge', 'absent', 'no text', 'other weights'])

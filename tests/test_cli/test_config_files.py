@@ -2,13 +2,20 @@
 
 import os
 import re
-from argparse import Namespace
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
-from pgseg_mm.cli.config_files import follow_settings, override, read_config_file
+from pgseg_mm.cli.config_files import (
+    SettingsAction,
+    follow_settings,
+    override,
+    read_config_file,
+)
 from pgseg_mm.cli.run_configs import load_config
 from tool_runs import refusal
 
@@ -89,7 +96,59 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, monkeypatch, capsys, too
     assert re.search(said, message)
 
 
+@pytest.mark.parametrize(
+    ('given', 'value'),
+    [
+        ('["a photo of a {}.", "{}"]', ['a photo of a {}.', '{}']),
+        ("('a b',)", ('a b',)),
+        ('/mnt/my data/{0..3}.tar', '/mnt/my data/{0..3}.tar'),
+        ('/mnt/{a,b}.tar', '/mnt/{a,b}.tar'),
+        ('a photo of a {}.', 'a photo of a {}.'),
+        ('"3"', '3'),
+        ('[a, b]', ['a', 'b']),
+        ('[1, 2]', [1, 2]),
+        ('1, 2', [1, 2]),
+        # as mmengine has them
+        ('1,2', [1, 2]),
+        ('(a,[b,c])', ('a', ['b', 'c'])),
+        ('true', True),
+        ('None', None),
+        ('1e-3', 0.001),
+    ],
+)
+def test_values_keep_their_blanks(given, value):
+    parser = ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=SettingsAction)
+    assert parser.parse_args(['--cfg-options', f'key={given}']).cfg_options == {'key': value}
+
+
+@pytest.mark.parametrize('given', ['[a b,c]', 'a photo, or two', '[x{0,1}.tar]', '[/a b/{0..1}]'])
+def test_blanks_and_commas_in_words_of_lists_need_quotes(given, capsys):
+    parser = ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=SettingsAction)
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--cfg-options', f'key={given}'])
+    assert 'needs quotes' in capsys.readouterr().err
+
+
 def test_settings_of_other_kinds_work():
     cfg = read_config_file(CONFIGS / 'pgseg' / 'pgseg_tiny-p8_emoji-scenes-64x64.py')
     override(cfg, {'custom_hooks.0.vocabulary': 'x.txt', 'new.part': 1, 'load_from': None})
     assert cfg.custom_hooks[0].vocabulary == 'x.txt' and cfg.new.part == 1
+
+
+def test_a_config_of_a_project_can_import_its_modules_wherever_it_is_read(tmp_path):
+    project = tmp_path / 'house' / 'projects' / 'one_of_mine'
+    project.mkdir(parents=True)
+    (project / 'parts.py').write_text('NUMBER = 3\n')
+    text = "custom_imports = dict(imports=['projects.one_of_mine.parts'])\nnumber = 3\n"
+    (project / 'config.py').write_text(text)
+    code = (
+        'from pgseg_mm.cli.config_files import read_config_file\n'
+        f'print(read_config_file({str(project / "config.py")!r}).number)\n'
+        'from projects.one_of_mine.parts import NUMBER\nprint(NUMBER)'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split()[-2:] == ['3', '3'], done.stderr

@@ -1,6 +1,8 @@
 """The best checkpoint of a run is there, whatever its name."""
 
 import pytest
+import torch
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from killed_runs import last_checkpoint
@@ -48,3 +50,26 @@ def test_validations_between_accumulated_gradients_write_none(tmp_path, monkeypa
     settings = dict(optim_wrapper=dict(accumulative_counts=5), checkpoint=dict(BEST, interval=5))
     assert run(tmp_path / 'epochs', epochs, (1.0, 2.0), monkeypatch, **settings)
     assert run_toy(tmp_path / 'none', optim_wrapper=wrapper, checkpoint=dict(BEST, interval=4))
+
+
+class SpoilHook(Hook):
+    """Makes weights NaN behind a step."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.at:
+            with torch.no_grad():
+                next(runner.model.parameters()).fill_(float('nan'))
+
+
+def test_weights_that_are_nan_do_not_take_the_place_of_the_best(tmp_path, monkeypatch):
+    monkeypatch.setattr(ToyValidation, 'scores', [1.0, 2.0])
+    loop = dict(type='ResumableIterLoop', max_iters=8, val_interval=2)
+    checkpoint = dict(BEST, interval=8)
+    runner = Runner.from_cfg(with_validation(toy_config(tmp_path, loop, checkpoint=checkpoint)))
+    runner.register_hook(SpoilHook(at=4), priority='VERY_HIGH')
+    with pytest.raises(FloatingPointError, match='after step 4 .* NaN or infinite'):
+        runner.train()
+    assert [path.name for path in tmp_path.glob('best_*.pth')] == ['best_score_iter_2.pth']

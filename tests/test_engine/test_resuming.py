@@ -121,13 +121,14 @@ def test_batches_of_a_resumed_epoch_keep_their_numbers(tmp_path, monkeypatch):
 def test_streams_are_told_where_they_stood(tmp_path):
     dataset = dict(stream=True)
     first = run_toy(tmp_path, interrupt=8, dataset=dataset).train_dataloader
+    begin = dict(epoch=None, begin=0, first_worker=0)
     assert first.dataset.progress == [
-        dict(batch_size=BATCH_SIZE, states={}, seed=first.sampler.seed)
+        dict(batch_size=BATCH_SIZE, states={}, seed=first.sampler.seed, **begin)
     ]
     resumed = run_toy(tmp_path, resume=True, dataset=dataset).train_dataloader.dataset
     last_saved = 6 * BATCH_SIZE - 1
     assert resumed.progress[0]['states'] == {0: {'at': last_saved}}
-    assert resumed.read[0].position == last_saved + 1
+    assert resumed.read[0].position == last_saved + 1 == resumed.progress[0]['begin']
 
 
 def test_streams_warn_of_another_batch_size(tmp_path, caplog):

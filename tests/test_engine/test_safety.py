@@ -35,7 +35,7 @@ def loss_at_rank(rank: int, folder: str) -> str:
     runner = SimpleNamespace(
         iter=4,
         log_dir=folder,
-        message_hub=SimpleNamespace(runtime_info={'last_ckpt': 'iter_3.pth'}),
+        message_hub=SimpleNamespace(runtime_info={'last_ckpt': '/Runs/A/iter_3.pth'}),
     )
     batch = {'data_samples': [SegDataSample(metainfo=dict(img_path=f'{rank}.jpg'))]}
     try:

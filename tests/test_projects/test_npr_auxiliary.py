@@ -14,7 +14,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from pgseg_mm.cli.run_configs import read_config
+from pgseg_mm.cli.config_files import read_config_file
 from supervised_zoo import losses, metric, small_config, trained, without_gradient
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ SMALL = {
 @pytest.fixture(scope='module', autouse=True)
 def project():
     """The project's modules, as tools/train.py makes them importable."""
-    read_config(str(CONFIGS[0]))
+    read_config_file(str(CONFIGS[0]))
     import projects.npr_auxiliary
 
     return projects.npr_auxiliary

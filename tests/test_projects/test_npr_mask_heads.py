@@ -12,7 +12,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from pages import blocks
-from pgseg_mm.cli.run_configs import read_config
+from pgseg_mm.cli.config_files import read_config_file
 from supervised_zoo import losses, metric, small_config, trained, without_gradient, write_ade20k
 
 PROJECT = Path(__file__).parents[2] / 'projects' / 'npr_auxiliary'
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def _project():
     """The project's modules, as tools/train.py makes them importable."""
-    read_config(str(next((PROJECT / 'configs').glob('*.py'))))
+    read_config_file(str(next((PROJECT / 'configs').glob('*.py'))))
 
 
 def config_of(head: str, folder: Path) -> Path:

@@ -288,10 +288,11 @@ def test_an_empty_folder_is_begun_in(tmp_path):
     assert run_toy(tmp_path, resume=True).iter == 16
 
 
-def test_the_weights_that_a_run_began_with_do_not_replace_those_it_has(tmp_path):
+@pytest.mark.parametrize('meta', [{}, {'meta': {'iter': 8, 'epoch': 0}}], ids=['bare', 'published'])
+def test_the_weights_that_a_run_began_with_do_not_replace_those_it_has(tmp_path, meta):
     run_toy(tmp_path / 'run', interrupt=8, seed=1)
     state = torch.load(tmp_path / 'run' / 'iter_3.pth', weights_only=False)['state_dict']
-    torch.save({'state_dict': state}, tmp_path / 'begin.pth')
+    torch.save({'state_dict': state, **meta}, tmp_path / 'begin.pth')
     cfg = toy_config(tmp_path / 'run', resume=True, seed=1)
     cfg.load_from = str(tmp_path / 'begin.pth')
     runner = Runner.from_cfg(cfg)

@@ -134,6 +134,43 @@ def test_a_root_that_is_a_link_is_a_root(root):
     assert make(root.parent / 'link', 'pairs.jsonl')[0]['caption'] == 'a cat'
 
 
+@pytest.mark.parametrize('linked', ['root', 'rows'])
+def test_absolute_paths_may_name_a_root_by_a_link_or_without(root, linked):
+    link = root.parent / 'link'
+    link.symlink_to(root)
+    given, named = (link, root) if linked == 'root' else (root, link)
+    write(root, json.dumps(dict(image=f'{named}/cat.png', caption='a cat')))
+
+    assert make(given, 'pairs.jsonl')[0]['img_path'] == f'{named}/cat.png'
+    write(root, json.dumps(dict(image=f'{named}/../cat.png', caption='a cat')))
+    with pytest.raises(ValueError, match='1 outside data_root'):
+        make(given, 'pairs.jsonl')
+
+
+def test_long_fields_are_read_up_to_the_limit_of_a_row(root):
+    text = 'a ' * 100_000
+    assert make(root, write(root, f'image,caption\ncat.png,{text}\n', 'a.csv'))[0]['caption']
+
+
+def test_a_file_that_is_too_long_is_counted_as_such(root, monkeypatch):
+    dataset = make(root, write(root, SOUND), max_refetch=0)
+    monkeypatch.setattr(limits, 'MAX_MEMBER_BYTES', 10)
+    with pytest.raises(RuntimeError, match='too many bytes'):
+        dataset[0]
+
+
+def test_images_in_parquet_cannot_declare_far_more_bytes_than_the_file_has(root, monkeypatch):
+    monkeypatch.setattr(limits, 'MAX_PARQUET_BATCH_BYTES', 2**20)
+    table = pyarrow.table(dict(image=[b'x' + bytes(2**20)] * 3, caption=['a'] * 3))
+    pyarrow.parquet.write_table(table, root / 'a.parquet', compression='zstd', use_dictionary=False)
+    with pytest.raises(ValueError, match='declares 314.* bytes in column image of a row group'):
+        make(root, 'a.parquet')
+    monkeypatch.undo()
+    monkeypatch.setattr(limits, 'MAX_MEMBER_BYTES', 2**20)
+    with pytest.raises(ValueError, match='a.parquet#row 1 .* has 1048577 bytes, more than 1048576'):
+        make(root, 'a.parquet', skip_broken=False)[0]
+
+
 def test_captions_beside_images_are_not_read_through_links_out_of_the_folder(root):
     (root.parent / 'secret').write_text('secret')
     (root / 'cat.txt').symlink_to(root.parent / 'secret')

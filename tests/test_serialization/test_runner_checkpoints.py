@@ -112,6 +112,15 @@ def test_damaged_files_are_named(tmp_path, content):
         load_training_checkpoint(path)
 
 
+@pytest.mark.parametrize('content', [b'', b'no checkpoint', pickle.dumps([1])[:4]])
+def test_damaged_files_are_named_where_they_are_trusted_too(tmp_path, loader, content):
+    load_checkpoints_safely(trust=True)
+    path = tmp_path / 'damaged.pth'
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match='damaged.pth cannot be read'):
+        loader.load_checkpoint(str(path))
+
+
 def test_addresses(tmp_path, loader, monkeypatch):
     load_checkpoints_safely()
     with pytest.raises(CheckpointError, match='download the file'):

@@ -237,3 +237,19 @@ def test_prototypes_do_not_fit_hugging_face(run):
     assert status == 2
     assert 'this model has prototypes' in err
     assert not Path('hf').exists()
+
+
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        ('model = dict(', 'cannot be read'),
+        ("model = dict(type='mmseg.NoSuchModel')", 'cannot be built'),
+        ('other = 1', 'has no model'),
+    ],
+)
+def test_a_faulty_config_is_one_sentence(run, tmp_path, text, said):
+    torch.save({'model': release_state(GROUPVIT)}, tmp_path / 'groupvit.pth')
+    (tmp_path / 'faulty.py').write_text(text)
+    status, _, err = run('groupvit2mm', 'groupvit.pth', 'out.pth', '--config', 'faulty.py')
+    assert status == 2 and said in err and err.startswith('error: ')
+    assert not (tmp_path / 'out.pth').exists()

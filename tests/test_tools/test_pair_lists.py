@@ -142,6 +142,8 @@ def test_a_download_that_was_cut_off_is_named(run, tmp_path, suffix, pack):
     path.write_bytes(content[: len(content) // 2])
     said = run('cc12m.py', path, tmp_path / 'out.tsv', status=1)
     assert 'is damaged or cut off' in said and 'get it again' in said
+    path.write_bytes(b'no archive')
+    assert f'{path} is damaged' in run('cc12m.py', path, tmp_path / 'out.tsv', status=1)
     assert not (tmp_path / 'out.tsv').exists()
 
 
@@ -172,6 +174,14 @@ def test_redcaps_keeps_id_and_subreddit(run, redcaps, tmp_path):
     }
     assert 'left out: 1 (empty caption)' in said
     assert 'left out: 1 (an annotation lacks url, caption, image_id or subreddit)' in said
+
+
+@pytest.mark.parametrize('suffix', ['.parquet', '.tsv'])
+def test_half_a_letter_leaves_a_row_out(run, redcaps, tmp_path, suffix):
+    posts = [post(5, caption='half a dog \ud83d'), post(6)]
+    (redcaps / 'half_2020.json').write_text(json.dumps({'annotations': posts}))
+    said = run('redcaps.py', redcaps, tmp_path / f'out{suffix}')
+    assert 'left out: 1 (not UTF-8)' in said and ': 3 pairs' in said
 
 
 def test_redcaps_of_some_subreddits(run, redcaps, tmp_path):

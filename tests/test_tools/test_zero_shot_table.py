@@ -46,6 +46,24 @@ def run(checkpoint: Path, work_dir: Path, *arguments: str) -> int:
     return leaving.value.code
 
 
+def test_the_table_of_another_checkpoint_is_not_overwritten(tmp_path, monkeypatch, capsys):
+    one, other = tmp_path / 'seed0' / 'last.pth', tmp_path / 'seed1' / 'last.pth'
+    for path in (one, other):
+        path.parent.mkdir()
+        small_checkpoint(path)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / 'work_dirs' / 'zero_shot' / f'{CONFIG.stem}_last_published'
+    folder.mkdir(parents=True)
+    content = json.dumps({'checkpoint': str(one)})
+    (folder / 'zero_shot.json').write_text(content)
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), str(CONFIG), str(other)])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(TOOL), run_name='__main__')
+    assert left.value.code == 2
+    assert f'has the table of {one}; give another folder' in capsys.readouterr().err
+    assert (folder / 'zero_shot.json').read_text() == content
+
+
 @pytest.fixture
 def evaluated(monkeypatch) -> list[str]:
     """Names of the data sets that were really evaluated."""

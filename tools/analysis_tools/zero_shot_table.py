@@ -264,6 +264,21 @@ def choose(
     return chosen
 
 
+def default_work_dir(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
+    """Work directory by the names of config and checkpoint; another checkpoint's is refused."""
+    checkpoint = args.checkpoint or NO_CHECKPOINT
+    stem = f'{Path(args.config).stem}_{Path(checkpoint).stem}'
+    stem += f'_{PUBLISHED_PROTOCOL}' if args.protocol == [PUBLISHED_PROTOCOL] else ''
+    stem += f'_{args.naming}' if args.naming else ''
+    folder = Path('work_dirs') / 'zero_shot' / stem
+    table = folder / 'zero_shot.json'
+    content = read_state(table, 'it is written anew') if table.is_file() else None
+    before = str((content or {}).get('checkpoint', checkpoint))
+    if Path(before).absolute() != Path(checkpoint).absolute():
+        parser.error(f'{folder} has the table of {before}; give another folder by --work-dir')
+    return str(folder)
+
+
 def main() -> int:
     parser = build_parser()
     args = parser.parse_args()
@@ -275,10 +290,7 @@ def main() -> int:
         require_checkpoint(parser, args.checkpoint)
     chosen = choose(parser, args)
     if args.work_dir is None:
-        stem = f'{Path(args.config).stem}_{Path(args.checkpoint or NO_CHECKPOINT).stem}'
-        stem += f'_{PUBLISHED_PROTOCOL}' if args.protocol == [PUBLISHED_PROTOCOL] else ''
-        stem += f'_{args.naming}' if args.naming else ''
-        args.work_dir = str(Path('work_dirs') / 'zero_shot' / stem)
+        args.work_dir = default_work_dir(parser, args)
     load_checkpoints_safely(trust=args.trust)
     rows: list[TableRow] = []
     try:

@@ -149,7 +149,7 @@ def check_others(frames: list[Frame], out: Path) -> None:
     """
     written = {frame.name for frame in frames}
     for folder, suffix in ((out / 'images', '.jpg'), (out / 'annotations', '.png')):
-        found = sorted(folder.glob(f'*/*{suffix}'))
+        found = sorted(folder.glob(f'*/[!.]*{suffix}'))  # none that a killed run has left
         others = [file for file in found if f'{file.parent.name}/{file.stem}' not in written]
         if others:
             raise AnnotationError(

@@ -113,8 +113,19 @@ def _usable(pairs: Iterable[Pair], left_out: Counter[str]) -> Iterator[Pair]:
             left_out[NO_ADDRESS] += 1
         elif not caption:
             left_out[NO_CAPTION] += 1
+        elif not _is_text(url, caption, *pair.extra):
+            left_out[BAD_TEXT] += 1
         else:
             yield Pair(url, caption, pair.extra)
+
+
+def _is_text(*texts: str) -> bool:
+    """Whether texts can be written; JSON may name halves of letters."""
+    try:
+        ''.join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _write_parquet(path: Path, pairs: Iterator[Pair], columns: tuple[str, ...]) -> int:
@@ -167,7 +178,9 @@ def read_fields(path: Path, fields: int, left_out: Counter[str]) -> Iterator[lis
 def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
     try:
         yield from file
-    except (EOFError, zlib.error) as error:
+    except (EOFError, OSError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's
         raise ListError(f'{path} is damaged or cut off: {error}; get it again') from error
 
 

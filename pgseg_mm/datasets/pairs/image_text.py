@@ -26,10 +26,12 @@ from .parquet_rows import ParquetRows
 from .row_pairs import RowPairs
 from .row_paths import RowPaths
 from .skips import (
+    BROKEN_IMAGE,
     CAPTION_NOT_UTF8,
     EMPTY_CAPTION,
     MISSING_CAPTION,
     MISSING_IMAGE,
+    TOO_MANY_BYTES,
     SkipCounter,
     UnusableSample,
     check_pixel_limits,
@@ -267,9 +269,22 @@ class ImageTextDataset(BaseDataset):
         return shown(self._annotations)
 
     def _embedded_image(self, info: dict[str, Any]) -> bytes:
-        image = self._parquet.image(info['img_row'], self.image_key)
+        name = self._name_of(info)
+        file = self._parquet
+        try:
+            image = file.image(info['img_row'], self.image_key)
+        except ValueError as error:
+            raise UnusableSample(
+                BROKEN_IMAGE,
+                f'{name} is in a row group that cannot be read: {shown(error.__cause__ or error)}.',
+            ) from error
         if image is None:
-            raise UnusableSample(MISSING_IMAGE, f'{self._name_of(info)} is not in the file.')
+            raise UnusableSample(MISSING_IMAGE, f'{name} is not in the file.')
+        if len(image) > limits.MAX_MEMBER_BYTES:
+            raise UnusableSample(
+                TOO_MANY_BYTES,
+                f'{name} has {len(image)} bytes, more than {limits.MAX_MEMBER_BYTES}.',
+            )
         return image
 
     @cached_property

@@ -252,6 +252,7 @@ class _RowLines:
 
 
 def _read_csv(path: Path, delimiter: str = ',') -> Iterator[NumberedRow]:
+    csv.field_size_limit(limits.MAX_ROW_CHARACTERS)  # lines are held to it, too
     with path.open(encoding='utf-8-sig', newline='') as file:
         lines = _RowLines(file, shown(path))
         reader = csv.reader(lines, delimiter=delimiter, strict=True)

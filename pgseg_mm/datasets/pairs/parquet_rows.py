@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from pgseg_mm import limits
+from pgseg_mm.files.reading import FileAccessError, is_of_system, retrying
 from pgseg_mm.messages import shown
 
 PATH, BYTES = 'path', 'bytes'
@@ -83,8 +85,8 @@ class ParquetRows:
         elif not in_rows:
             columns.insert(0, image_key)
         columns = list(dict.fromkeys(columns))
-        self._check_size(columns)
         image_bytes = f'{image_key}.{BYTES}' if BYTES in names else image_key
+        self._check_size([*columns, *([image_bytes] if in_rows else [])])
         present = self._present(image_bytes) if in_rows else None
         row = 0
         try:
@@ -109,14 +111,18 @@ class ParquetRows:
             image_key: Column of the image.
 
         Raises:
-            ValueError: The file is malformed.
+            FileAccessError: The system cannot read the file, several times where that may pass.
+            ValueError: The row group is malformed.
         """
         group = bisect_right(self._starts, row) - 1
         if self._held[0] != group:
             kind = self._file.schema_arrow.field(image_key).type
             column = f'{image_key}.{BYTES}' if _arrow().types.is_struct(kind) else image_key
+            read = partial(self._file.read_row_group, group, columns=[column])
             try:
-                table = self._file.read_row_group(group, columns=[column])
+                table = retrying(read, shown(self.path), is_of_system)
+            except FileAccessError:
+                raise
             except (OSError, ValueError) as error:
                 raise self._malformed(error) from error
             self._held = group, table.column(0)
@@ -153,7 +159,7 @@ class ParquetRows:
                 chunk = chunks.column(number)
                 if chunk.path_in_schema.split('.')[0] not in {c.split('.')[0] for c in columns}:
                     continue
-                if BYTES not in chunk.path_in_schema and chunk.total_uncompressed_size > limit:
+                if chunk.total_uncompressed_size > limit:
                     raise ValueError(
                         f'{shown(self.path)} declares {chunk.total_uncompressed_size} bytes in '
                         f'column {shown(chunk.path_in_schema)} of a row group, more than {limit}.'

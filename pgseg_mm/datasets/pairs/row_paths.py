@@ -73,7 +73,11 @@ class RowPaths:
     def _leaves(self, path: str, joined: str) -> bool:
         if '://' in self._prefix:
             return os.path.isabs(path) or os.path.normpath(path).startswith('..')
-        return not _is_within(os.path.abspath(joined), self._plain_roots)
+        path = os.path.abspath(joined)
+        if _is_within(path, self._plain_roots):
+            return False
+        folder, base = os.path.split(path)  # the root, or what is above it, may be a link
+        return not _is_within(os.path.join(_real_folder(folder), base), self._real_roots)
 
     def _outside(self, name: str, path: str) -> UnusableSample:
         return UnusableSample(

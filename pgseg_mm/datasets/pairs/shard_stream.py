@@ -31,11 +31,13 @@ class ShardSource:
         name: Name of the source in counts and states.
         shards: Paths and commands.
         weight: Share of the samples that come from this source, as a ratio.
+        is_named: Whether it has that name of its own, and not that of its shards.
     """
 
     name: str
     shards: Sequence[str]
     weight: float
+    is_named: bool = True
 
 
 class Reader(NamedTuple):
@@ -165,7 +167,8 @@ class MixedStream:
         reader: Which reader this is.
         block_size: Samples of a source that are read and permuted at a time.
         shuffle: Whether to permute shards and samples.
-        setup: A number that stands for all that the order depends on, kept in the state.
+        setups: Numbers that stand for all that the order depends on: that which is kept in the
+            state, and others that a state may have.
         state: Where to begin, as :meth:`state` has told it; by default at the beginning.
 
     Raises:
@@ -181,27 +184,29 @@ class MixedStream:
         reader: Reader,
         block_size: int,
         shuffle: bool = True,
-        setup: int = 0,
+        setups: Sequence[int] = (0,),
         state: dict[str, Any] | None = None,
     ) -> None:
-        self.epoch, self.reader, self._setup = epoch, reader, setup
+        self.epoch, self.reader, self._setups = epoch, reader, tuple(setups)
         for source in sources:
             check_shards(source, reader.total)
+        self._sources = sources
         if state is not None:
             self._check_state(state)
-        self._sources = sources
         weights = np.array([source.weight for source in sources], dtype=float)
         self._weights = weights / weights.sum()
         self._seed = derive_seed(seed, epoch)
         self._draws = 0 if state is None else state['draws']
         self._drawn: tuple[int, list[int]] = (-1, [])
+        # in the order of the sources, which the setup has checked; names may be those of folders
+        cursors = None if state is None else [Cursor(*c) for c in state['sources'].values()]
         self._streams = [
             SourceStream(
                 source.shards,
                 derive_seed(self._seed, number),
                 reader,
                 block_size,
-                Cursor() if state is None else Cursor(*state['sources'][source.name]),
+                Cursor() if cursors is None else cursors[number],
                 shuffle,
             )
             for number, source in enumerate(sources)
@@ -255,7 +260,7 @@ class MixedStream:
         return dict(
             epoch=self.epoch,
             reader=list(self.reader),
-            setup=self._setup,
+            setup=self._setups[0],
             draws=self._draws,
             sources={
                 source.name: list(stream.cursor)
@@ -288,7 +293,7 @@ class MixedStream:
                 f'{self.reader.total}; resume with the number of processes and of num_workers '
                 'that the run was begun with.'
             )
-        if state['setup'] != self._setup:
+        if state['setup'] not in self._setups or len(state['sources']) != len(self._sources):
             raise ValueError(
                 'The shards, weights, seed or shuffling differ from those of the run that is to be '
                 'resumed, so that its position in them means nothing; restore them, or begin anew.'

@@ -1,6 +1,6 @@
 """Tar shards of image-text pairs as img2dataset writes them: names, and reading one of them.
 
-webdataset expands the patterns, opens commands and splits the names of members, but its own reader
+webdataset opens commands and splits the names of members, but its own reader
 (``tariterators``) is not used. It reads every member to its declared size, with no limit for what
 a header asks for or a compressed shard unpacks to, and cannot leave samples out without reading
 them, so that a resumed run would read each shard again from its beginning. Of a shard that is cut
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +63,8 @@ def expand_shards(patterns: str | Sequence[str]) -> list[str]:
 
     Args:
         patterns: One pattern or several: a path with braces (``{00000..00331}.tar``) or with
-            wildcards (``*.tar``), or a command that writes a shard, ``pipe:...``, with braces.
+            wildcards (``*.tar``) or environment variables, or a command that writes a shard,
+            ``pipe:...``, with braces.
 
     Returns:
         Paths and commands; those of a wildcard in alphabetical order.
@@ -71,20 +73,30 @@ def expand_shards(patterns: str | Sequence[str]) -> list[str]:
         FileNotFoundError: A path does not exist, or a wildcard matches nothing.
         ValueError: There is no pattern, or a shard is named twice.
     """
-    expand = import_webdataset().shardlists.expand_urls
+    import_webdataset()
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     shards: list[str] = []
     for pattern in patterns:
-        names = expand(pattern)
-        if not pattern.startswith(PIPE):
-            names = [path for name in names for path in _matching_paths(name, pattern)]
-        shards.extend(names)
+        if pattern.startswith(PIPE):
+            shards.extend(_expand_braces(pattern))
+        elif Path(pattern).is_file():
+            shards.append(pattern)
+        else:
+            names = _expand_braces(os.path.expandvars(pattern))
+            shards.extend(path for name in names for path in _matching_paths(name, pattern))
     if not shards:
         raise ValueError(f'The list of shards {patterns} is empty; expected at least one pattern.')
     twice = [shard for shard, number in Counter(shards).items() if number > 1]
     if twice:
         raise ValueError(f'{len(twice)} shards are named twice in {patterns}: {twice[:3]}.')
     return shards
+
+
+def _expand_braces(pattern: str) -> Iterator[str]:
+    """As webdataset, whose own function also splits at '::' and takes out backslashes."""
+    from braceexpand import braceexpand  # which webdataset brings along
+
+    return braceexpand(pattern, escape=False)
 
 
 def _matching_paths(name: str, pattern: str) -> list[str]:

@@ -19,7 +19,7 @@ from pgseg_mm.files.image_files import (
     UnreadableImage,
     read_header,
 )
-from pgseg_mm.files.reading import UnusableFile, is_of_system, read_file
+from pgseg_mm.files.reading import TooLongFile, UnusableFile, is_of_system, read_file
 from pgseg_mm.messages import shown
 
 BROKEN_IMAGE = 'broken image'
@@ -231,6 +231,7 @@ def read_image_bytes(path: str, backend_args: dict[str, Any] | None, name: str) 
     except FileNotFoundError as error:
         raise UnusableSample(MISSING_IMAGE, f'{name} does not exist.') from error
     except UnusableFile as error:
+        reason = TOO_MANY_BYTES if isinstance(error, TooLongFile) else BROKEN_IMAGE
         raise UnusableSample(
-            BROKEN_IMAGE, f'{name} cannot be read as an image: it {error.reason}.'
+            reason, f'{name} cannot be read as an image: it {error.reason}.'
         ) from error

@@ -15,6 +15,7 @@ from mmseg.registry import DATASETS
 from torch.utils.data import Dataset, get_worker_info
 
 from pgseg_mm import limits
+from pgseg_mm.messages import shown
 
 from ..sampling.random_state import derive_seed, seeded
 from ..sampling.sample_key import READ_RECORD, ReadRecord, SampleKey
@@ -105,6 +106,7 @@ class WebImageTextDataset(Dataset):
         for source in self.sources:
             check_shards(source, self._world_size)
         self._batch_size: int | None = None
+        self._begin: tuple[int | None, int, int] = (None, 0, 0)
         self._states: dict[int, dict[str, Any]] = {}
         self._streams: dict[int, MixedStream] = {}
         self._streams_of = os.getpid()
@@ -127,16 +129,24 @@ class WebImageTextDataset(Dataset):
         batch_size: int,
         states: Mapping[int, dict[str, Any]] | None = None,
         seed: int | None = None,
+        epoch: int | None = None,
+        begin: int = 0,
+        first_worker: int = 0,
     ) -> None:
         """Say how samples are dealt out, and where the streams stand.
 
         Called in the main process before the data loader makes its workers.
 
         Args:
-            batch_size: Samples of a batch on this rank: batch n is read by worker n % W.
+            batch_size: Samples of a batch on this rank: batch n of a data loader's iterator is read
+                by worker n % W, and each worker reads one stream.
             states: State of each worker's stream, as the records of samples have it; a worker
                 without one, or with one of another epoch than it is asked for, begins the epoch.
             seed: Seed of the order, instead of the data set's own.
+            epoch: The epoch whose pass does not begin at its beginning; ``None`` if passes never
+                end, or all begin there.
+            begin: Position at which that pass begins.
+            first_worker: The stream that its first batch is read from.
 
         Raises:
             ValueError: The batch size is not positive.
@@ -144,6 +154,7 @@ class WebImageTextDataset(Dataset):
         if batch_size < 1:
             raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
         self._batch_size = batch_size
+        self._begin = (epoch, begin, first_worker)
         self._states = {int(worker): state for worker, state in (states or {}).items()}
         self._rank, self._world_size = get_dist_info()
         if seed is not None:
@@ -170,7 +181,7 @@ class WebImageTextDataset(Dataset):
             )
         if self._batch_size is None:
             raise RuntimeError('Call set_progress(batch_size) before samples are read.')
-        worker = (key.position // self._batch_size) % _num_workers()
+        worker = self._worker(key, self._batch_size)
         stream = self._stream(worker, key.epoch)
         self._skipped.clear()
 
@@ -205,6 +216,13 @@ class WebImageTextDataset(Dataset):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, '_streams': {}}
 
+    def _worker(self, key: SampleKey, batch_size: int) -> int:
+        """The stream of a sample: batches are whole from where the pass begins."""
+        epoch, begin, first = self._begin
+        if epoch not in (None, key.epoch):
+            begin = first = 0
+        return (first + (key.position - begin) // batch_size) % _num_workers()
+
     def _stream(self, worker: int, epoch: int) -> MixedStream:
         if self._streams_of != os.getpid():
             # A forked worker shares the parent's open files, and so their positions.
@@ -225,13 +243,15 @@ class WebImageTextDataset(Dataset):
                 Reader(self._rank * workers + worker, self._world_size * workers),
                 self.shuffle_block,
                 self.shuffle,
-                self._setup(),
+                self._setups(),
                 state,
             )
         return stream
 
-    def _setup(self) -> int:
-        """A number that changes with whatever the order depends on; folders may move."""
+    def _setups(self) -> tuple[int, int]:
+        """Numbers that change with whatever the order depends on: as checkpoints have it, and as
+        those of earlier versions, in which a source without a name had that of its folder.
+        """
         names = [
             [
                 shard if shard.startswith(PIPE) else os.path.basename(shard)
@@ -239,9 +259,16 @@ class WebImageTextDataset(Dataset):
             ]
             for source in self.sources
         ]
-        weights = [(source.name, source.weight) for source in self.sources]
-        setup = (names, weights, self.seed, self.shuffle, self.shuffle_block)
-        return zlib.crc32(repr(setup).encode())
+
+        def number(*sources: str) -> int:
+            weights = [(n, s.weight) for n, s in zip(sources, self.sources, strict=True)]
+            setup = (names, weights, self.seed, self.shuffle, self.shuffle_block)
+            return zlib.crc32(repr(setup).encode())
+
+        return (
+            number(*(source.name if source.is_named else '' for source in self.sources)),
+            number(*(source.name for source in self.sources)),
+        )
 
     def _forget_streams(self) -> None:
         if self._streams_of == os.getpid():
@@ -273,9 +300,11 @@ def build_sources(
             )
         shards = expand_shards(config['shards'])
         number = config.get('samples')
+        name = config.get('name') or str(config['shards'])
         if number is None:
             number = count_by_stats(shards)
-        name = config.get('name') or str(config['shards'])
+        else:
+            number = _whole(number, f'samples of source {name!r}')
         weight = config.get('weight', number if len(configs) > 1 else 1)
         if weight is None:
             raise ValueError(
@@ -284,7 +313,7 @@ def build_sources(
             )
         if not weight > 0:
             raise ValueError(f'Source {name!r} has the weight {weight}; expected one above 0.')
-        sources.append(ShardSource(name, shards, float(weight)))
+        sources.append(ShardSource(name, shards, float(weight), bool(config.get('name'))))
         samples.append(number)
     names = [source.name for source in sources]
     if not sources or len(set(names)) < len(names):
@@ -303,9 +332,15 @@ def _epoch_length(given: int | None, samples: Sequence[int | None]) -> int:
                 'beside them; set samples_per_epoch, or samples of each source.'
             )
         given = sum(known)
-    if given < 1:
-        raise ValueError(f'samples_per_epoch is {given}; expected at least 1.')
-    return given
+    return _whole(given, 'samples_per_epoch')
+
+
+def _whole(number: Any, name: str) -> int:
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or number != number // 1:
+        raise ValueError(f'{name} is {shown(number)}; expected a whole number.')
+    if number < 1:
+        raise ValueError(f'{name} is {number}; expected at least 1.')
+    return int(number)
 
 
 def _check_pipeline(pipeline: Compose) -> None:

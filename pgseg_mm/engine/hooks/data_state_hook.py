@@ -70,6 +70,8 @@ class DataStateHook(Hook):
         self.epoch = 0
         self.consumed = 0
         """Samples of this epoch that all ranks together have been trained on."""
+        self.next_worker = 0
+        """The stream that the next batch is read from."""
         self._earlier: dict[str, dict[str, Any]] = {}
         self._loaded: dict[str, Any] | None = None
         self._gathered: list[tuple[dict, dict]] = []
@@ -92,13 +94,17 @@ class DataStateHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Tell a stream where to begin, before the loader copies it into its workers."""
         if runner.epoch != self.epoch:
-            self.epoch, self.consumed = runner.epoch, 0
+            self.epoch, self.consumed, self.next_worker = runner.epoch, 0, 0
         loader = runner.train_dataloader
         if getattr(loader.dataset, 'is_stream', False):
+            sampler = loader.sampler
             loader.dataset.set_progress(
                 batch_size=loader.batch_size,
                 states=dict(self.streams),
-                seed=getattr(loader.sampler, 'seed', None),
+                seed=getattr(sampler, 'seed', None),
+                epoch=None if getattr(sampler, 'infinite', False) else runner.epoch,
+                begin=getattr(sampler, 'num_skipped', 0),
+                first_worker=self.next_worker,
             )
 
     def after_train_iter(
@@ -110,6 +116,7 @@ class DataStateHook(Hook):
     ) -> None:
         """Count the batch; at the logger's interval, sum over ranks and check the limit."""
         records = read_records(data_batch)
+        loader = runner.train_dataloader
         for record in records:
             if record is None:
                 self.counts.add_read('data')
@@ -117,7 +124,7 @@ class DataStateHook(Hook):
             self.counts.add_record(record)
             if record.state is not None:
                 self.streams[record.worker] = record.state
-        loader = runner.train_dataloader
+                self.next_worker = (record.worker + 1) % max(loader.num_workers, 1)
         self.consumed += (len(records) or loader.batch_size or 1) * get_world_size()
         interval = next((h.interval for h in runner.hooks if isinstance(h, LoggerHook)), 0)
         if self.every_n_inner_iters(batch_idx, interval) or self.end_of_epoch(loader, batch_idx):
@@ -149,6 +156,8 @@ class DataStateHook(Hook):
             'streams': [streams for _, streams in gathered],
             'counts': total.to_dict(),
         }
+        if getattr(loader.dataset, 'is_stream', False):
+            checkpoint[DATA_STATE]['next_worker'] = self.next_worker if within else 0
 
     def after_train(self, runner: Runner) -> None:
         """Log the counts of the whole run."""
@@ -209,6 +218,9 @@ class DataStateHook(Hook):
             runner.logger.warning(self._describe_change(changed))
         if all(before[name] == layout[name] for name in ('ranks', 'workers')):
             self.streams = dict(state['streams'][get_rank()])
+            read = state['consumed'] // before['ranks'] // (before['batch_size'] or 1)
+            workers = max(before['workers'], 1)
+            self.next_worker = state.get('next_worker', read) % workers
 
     @staticmethod
     def _describe_change(changed: list[str]) -> str:
@@ -263,6 +275,7 @@ def _check_state(state: dict[str, Any]) -> None:
         sound = (
             all(is_count(state[name]) for name in ('epoch', 'consumed'))
             and (seed is None or is_count(seed))
+            and is_count(state.get('next_worker', 0))
             and all(is_count(layout[name]) for name in ('ranks', 'workers'))
             and (layout['batch_size'] is None or is_count(layout['batch_size']))
             and isinstance(streams, list)

@@ -17,9 +17,9 @@ from .data_state_hook import read_records
 
 
 def last_good_checkpoint(runner: Runner) -> str:
-    """Where the last complete checkpoint is, in words."""
+    """Where the last complete checkpoint is, in a sentence."""
     path = runner.message_hub.runtime_info.get('last_ckpt')
-    return f'the last good checkpoint is {path}' if path else 'there is no checkpoint yet'
+    return f'The last good checkpoint is {path}.' if path else 'There is no checkpoint yet.'
 
 
 @HOOKS.register_module()
@@ -61,7 +61,7 @@ class FiniteLossHook(Hook):
             f'the loss of step {runner.iter + 1} is {loss} on rank {get_rank()}'
             + (f' (not finite: {", ".join(bad)})' if bad else '')
             + f'. Its batch: {first_of(keys)}; all of them are in {path}{others}. '
-            f'{last_good_checkpoint(runner).capitalize()}. Samples may be the '
+            f'{last_good_checkpoint(runner)} Samples may be the '
             'cause; if not, lower the learning rate or train in float32 or bfloat16.'
         )
 

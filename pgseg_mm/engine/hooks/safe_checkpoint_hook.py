@@ -240,7 +240,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         runner.call_hook('gather_for_checkpoint')
-        check_finite_weights(runner)
+        check_finite_weights(runner, meta['iter'])
         outdated = [self._keep(runner, step), self._forget_stop(runner) if self.by_epoch else None]
         name = self.filename_tmpl.format(step)
         path = self.file_backend.join_path(self.out_dir, name)
@@ -277,8 +277,8 @@ class SafeCheckpointHook(CheckpointHook):
             if before is not None:
                 info['last_ckpt'] = before
             raise FileAccessError(
-                f'The checkpoint {path} cannot be written: {error.strerror or error}; '
-                f'{last_good_checkpoint(runner)}.'
+                f'The checkpoint {path} cannot be written: {error.strerror or error}. '
+                f'{last_good_checkpoint(runner)}'
             ) from error
 
     def _forget_stop(self, runner: Runner) -> str | None:
@@ -336,6 +336,7 @@ class SafeCheckpointHook(CheckpointHook):
         if not self.save_best:
             return
         runner.call_hook('gather_for_checkpoint')
+        check_finite_weights(runner, runner.iter)
         # mmengine would remove the best one so far before it has written the better one
         backend = self.file_backend
         self.file_backend = postponing = PostponedRemoval(backend)
@@ -357,8 +358,12 @@ class SafeCheckpointHook(CheckpointHook):
             self.file_backend.remove(path)
 
 
-def check_finite_weights(runner: Runner) -> None:
+def check_finite_weights(runner: Runner, done: int) -> None:
     """Refuse weights that should not be kept.
+
+    Args:
+        runner: The runner.
+        done: Iterations that are behind it.
 
     Raises:
         FloatingPointError: If a parameter is NaN or infinite, or a buffer is NaN.
@@ -369,6 +374,6 @@ def check_finite_weights(runner: Runner) -> None:
     bad += [name for name, b in model.named_buffers() if bool(torch.isnan(b).any())]
     if bad:
         raise NotFiniteError(
-            f'after step {runner.iter + 1} {len(bad)} weights are NaN or infinite, such as '
-            f'{bad[0]}; no checkpoint is written of them. {last_good_checkpoint(runner)}.'
+            f'after step {done} {len(bad)} weights are NaN or infinite, such as '
+            f'{bad[0]}; no checkpoint is written of them. {last_good_checkpoint(runner)}'
         )

@@ -7,6 +7,7 @@ from mmengine.model import BaseModule
 from mmengine.utils import to_2tuple
 from mmseg.registry import MODELS
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import (
     AssignmentOptions,
@@ -14,11 +15,11 @@ from ..layers import (
     GroupFeatures,
     ProjectionMLP,
     StageOutput,
-    SyncBatchNorm,
     resize_position_embedding,
 )
 from ..layers.group_features import patch_assignment
 from ..layers.micro_batches import in_micro_batches
+from ..layers.position_embedding import fit_position_embedding
 from ..layers.regions import RegionLayout, group_shares
 
 
@@ -251,20 +252,15 @@ class PGSegViT(BaseModule):
             module.eval()
         if self.norm_eval:
             for module in self.modules():
-                if isinstance(module, SyncBatchNorm):
+                if isinstance(module, _BatchNorm):  # frameworks convert them
                     module.eval()
         return self
 
     def _resize_loaded_pos_embed(self, state_dict: dict, prefix: str, *args) -> None:
         """Fit the position embedding of a checkpoint trained at another image size."""
         loaded = state_dict.get(f'{prefix}pos_embed')
-        if loaded is None or loaded.shape[1] == self.pos_embed.shape[1]:
-            return
-        side = round(loaded.shape[1] ** 0.5)
-        if side * side == loaded.shape[1]:
-            state_dict[f'{prefix}pos_embed'] = resize_position_embedding(
-                loaded, (side, side), self.grid_size
-            )
+        if loaded is not None:
+            state_dict[f'{prefix}pos_embed'] = fit_position_embedding(loaded, self.grid_size)
 
     def forward(
         self,

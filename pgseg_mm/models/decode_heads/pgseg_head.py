@@ -44,7 +44,8 @@ class PGSegHead(GroupNaming, ImageTextLosses, OpenVocabHead):
         loss_npr: Config of the NPR loss on all grouping stages, or ``None``.
         text_prototypes: Config of :class:`TextPrototypes`, which adds T-NPR: ``loss_npr`` on the
             last grouping stage and the caption's words. ``embed_dims`` and ``text_dims`` default to
-            ``in_channels`` and ``text_channels``.
+            ``in_channels``, which is the width of the stage's centres where all stages have one,
+            and ``text_channels``.
         loss_decode: Config of the loss, or losses, against label maps in supervised fine-tuning.
         init_cfg: Config of mmengine's weight initialisation.
         **kwargs: Further arguments of mmseg's :class:`BaseDecodeHead`.
@@ -122,9 +123,9 @@ class PGSegHead(GroupNaming, ImageTextLosses, OpenVocabHead):
         """
         self._check_features(features)
         embeds = F.normalize(self.image_projector(features.tokens), dim=-1)
-        return torch.einsum(
-            'bgk,bghw->bkhw', self._class_logits(embeds), features.patch_assignment()
-        )
+        logits = self._class_logits(embeds)
+        assignment = features.patch_assignment().to(logits.dtype)
+        return torch.einsum('bgk,bghw->bkhw', logits, assignment)
 
     def classify_images(self, features: GroupFeatures) -> Tensor:
         """Similarity of whole images and classes, scaled by the temperature.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .bilinear import resize_rows
-from .score_pieces import ScorePieces, mean_of_winners
+from .score_pieces import ScorePieces
 from .sliding_window import Window
 from .stitching import FLIPPED_AXES
 
@@ -98,10 +98,6 @@ class DenseScores(NamedTuple):
             (height, width), int64.
         """
         return self.pieces(size).best().columns
-
-    def class_scores(self) -> Tensor:
-        """Mean score of each class over the pixels that it wins, (K,); 0 where it wins none."""
-        return mean_of_winners(self.pieces().best(), len(self.grid))
 
     def at_size(self, size: tuple[int, int]) -> 'DenseScores':
         """The scores of the nearest pixels at another size, (height, width)."""

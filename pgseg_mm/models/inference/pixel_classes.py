@@ -107,16 +107,17 @@ def classify_pixels(
         own = decided.labels == decided.best.columns  # others are background by a threshold
         won = Best(decided.best.values[own], decided.labels[own])
         return decided.labels, mean_of_winners(won, num_classes)
-    if rules.pamr is not None or (class_scores and len(views) > 1):  # winners are those of the mean
-        pieces = mean_pieces(views, size, rules.pamr)
-        best = pieces.best()
-        scores = mean_of_winners(best, pieces.num_columns) if class_scores else None
-        return best.columns, scores
-    scores = views[0].class_scores() if class_scores else None
     stitched = [view for view in views if isinstance(view, StitchedScores)]
-    if len(stitched) == len(views):
-        return mean_class_map(stitched, size), scores
-    return mean_pieces(views, size).best().columns, scores
+    if rules.pamr is None and len(stitched) == len(views):
+        labels = mean_class_map(stitched, size)
+        if not class_scores:
+            return labels, None
+        values = torch.stack([view.scores_of(labels) for view in stitched]).mean(dim=0)
+        best, num_classes = Best(values, labels), stitched[0].table.shape[1]
+    else:
+        pieces = mean_pieces(views, size, rules.pamr)
+        best, num_classes = pieces.best(), pieces.num_columns
+    return best.columns, mean_of_winners(best, num_classes) if class_scores else None
 
 
 def _classes(rules: PixelRules, pieces: ScorePieces) -> Tensor:

@@ -91,13 +91,27 @@ class StitchedScores(NamedTuple):
         """
         return mean_class_map([self], size)
 
-    def class_scores(self) -> Tensor:
-        """Mean score of each class over the pixels that it wins, (K,); 0 where it wins none."""
-        scores, labels = self.table.max(dim=1)
-        pixels = torch.bincount(self.rows.flatten(), minlength=len(self.table)).to(scores.dtype)
-        sums = torch.stack([scores * pixels, pixels])
-        total, won = sums.new_zeros(2, self.table.shape[1]).index_add_(1, labels, sums)
-        return total / won.clamp(min=1)
+    def scores_of(self, labels: Tensor) -> Tensor:
+        """Score of one class at each pixel, as :meth:`logits` has it there.
+
+        Args:
+            labels: (height, width) class of each pixel, at the size of the result.
+
+        Returns:
+            (height, width).
+        """
+        if labels.shape == self.rows.shape:
+            return self.table[self.rows, labels]
+        rows, columns = (
+            bilinear_taps(*lengths, labels.device)
+            for lengths in zip(self.rows.shape, labels.shape, strict=True)
+        )
+        score = self.table.new_zeros(labels.shape)
+        for r, row_weights in ((rows.low, 1 - rows.weight), (rows.high, rows.weight)):
+            for c, weights in ((columns.low, 1 - columns.weight), (columns.high, columns.weight)):
+                corner = self.rows.index_select(0, r).index_select(1, c)
+                score += self.table[corner, labels] * (row_weights[:, None] * weights)
+        return score
 
     def at_size(self, size: tuple[int, int]) -> 'StitchedScores':
         """The scores of the nearest pixels at another size, (height, width)."""

@@ -1,5 +1,9 @@
+import logging
+import math
+
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from torch import Tensor
 
 from .precision import at_least_float32
@@ -33,6 +37,35 @@ def resize_position_embedding(
     else:
         grid = F.interpolate(grid, size=new_size, mode='bicubic', align_corners=False)
     return grid.flatten(2).transpose(1, 2)
+
+
+def fit_position_embedding(loaded: Tensor, grid_size: tuple[int, int]) -> Tensor:
+    """Resize the position embedding of a checkpoint, which is of squares if it has to be resized.
+
+    Whether as many positions lie in another shape cannot be told, so a warning says how they are
+    taken.
+
+    Args:
+        loaded: (1, N, C).
+        grid_size: (h, w) of the model.
+
+    Returns:
+        (1, h * w, C); what was loaded if N is another number and no square.
+    """
+    number, (height, width) = loaded.shape[1], grid_size
+    side = math.isqrt(number)
+    if side * side != number or (height, width) == (side, side):
+        return loaded
+    if number != height * width:
+        return resize_position_embedding(loaded, (side, side), grid_size)
+    print_log(
+        f'The {number} positions of the checkpoint are taken as {height} x {width} patches, as '
+        f'img_size has them. If it was trained with {side} x {side}, they are in wrong places: '
+        'load it with another number of patches.',
+        logger='current',
+        level=logging.WARNING,
+    )
+    return loaded
 
 
 def _sample(grid: Tensor, new_size: tuple[int, int], offset: float) -> Tensor:

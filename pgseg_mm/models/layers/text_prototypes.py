@@ -56,6 +56,7 @@ class TextPrototypes(nn.Module):
         super().__init__()
         self.loss_weight = loss_weight
         self.regions = regions
+        self.embed_dims = embed_dims
         self.text_dims = text_dims
         self.prototypes = NonLearnablePrototypes(
             num_prototypes,
@@ -90,9 +91,14 @@ class TextPrototypes(nn.Module):
 
         Raises:
             ValueError: If G is not the number of prototypes, or no multiple of the captions that
-                are to have prototypes of their own.
+                are to have prototypes of their own, or if the centres have another width.
         """
         _check_number(centres, self.prototypes)
+        if centres.shape[2] != self.embed_dims:
+            raise ValueError(
+                f'T-NPR maps centres of {self.embed_dims} channels, and those of the last grouping '
+                f'stage have {centres.shape[2]}; set text_prototypes.embed_dims={centres.shape[2]}'
+            )
         shares = None
         if self.regions and num_captions > 1:
             shares = torch.eye(num_captions, device=tokens.device)

@@ -65,7 +65,8 @@ class NPRLoss(LearnedTemperature):
             is read against the first candidate alone, and each direction applies the test of the
             other.
         nan_if_empty: Whether a direction that keeps no pair in the whole batch counts as NaN, as in
-            the release, instead of zero. Its gradient is zero in either case.
+            the release, instead of zero. Its gradient is zero in either case; where
+            :class:`FiniteLossHook` is in use, which ends a run at such a loss, leave it off.
         prototypes: Config of the prototypes to estimate from features where none are given, e.g.
             ``dict(type='NonLearnablePrototypes', num_prototypes=8, embed_dims=384)``.
     """

@@ -50,10 +50,10 @@ class OpenVocabSegmentor(BaseSegmentor):
             the hash of words, templates and text weights.
         test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` in pixels;
             ``window_divisor=N`` pads windows with zeros around to multiples of N (``'patch'``: of
-            the patch), and cuts the scores back; ``image_divisor=N`` resizes images before, so that
-            their sides are multiples of N and at least the window; with ``'whole'``,
-            ``resize='direct'`` takes scores from the patches straight to the original size, not to
-            the image's first.
+            the patch), and cuts the scores back; ``image_divisor=N`` (Trident's) resizes an
+            image with a side that is no multiple, so that both are, and none is below the window,
+            whose sides should be multiples, too; with ``'whole'``, ``resize='direct'`` takes scores
+            from the patches straight to the original size, not to the image's first.
             ``window_batch_size`` is the number of windows, of all images, that go through the
             encoder at a time, and bounds the memory: 8 by default with ``'slide'``, ``None`` (all)
             with ``'whole'``. ``seg_logits=True`` adds dense class scores to the results,

@@ -8,6 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from pair_zoo import LOAD_SAFELY, make, write, write_parquet
+from pgseg_mm.datasets.sampling.sample_key import READ_RECORD
 
 
 def test_parquet_is_read_by_columns(root, monkeypatch):
@@ -91,6 +92,22 @@ def test_an_image_that_is_broken_in_parquet_is_named(root):
     name = write_parquet(root, image=[b'x'], caption=['a'])
     with pytest.raises(ValueError, match=r'a?.parquet#row 1 \(row 1 of .* cannot be read'):
         make(root, name, pipeline=LOAD_SAFELY, skip_broken=False)[0]
+
+
+def test_a_damaged_row_group_is_counted_and_its_rows_replaced(root):
+    content = (root / 'images' / PICTURE).read_bytes()
+    table = pyarrow.table(dict(image=[content] * 40, caption=['a'] * 40))
+    path = root / 'a.parquet'
+    pyarrow.parquet.write_table(table, path, row_group_size=10, compression='zstd')
+    chunk = pyarrow.parquet.read_metadata(path).row_group(2).column(0)
+    start, damaged = chunk.dictionary_page_offset or chunk.data_page_offset, path.read_bytes()
+    path.write_bytes(damaged[:start] + b'\xff' * 40 + damaged[start + 40 :])
+    dataset = make(root, 'a.parquet', pipeline=LOAD_SAFELY)
+    found = dataset[25]
+    assert found['caption'] == 'a'
+    assert found[READ_RECORD].skipped[dataset.source]['broken image'] >= 1
+    with pytest.raises(ValueError, match='row 26 .* is in a row group that cannot be read: '):
+        make(root, 'a.parquet', pipeline=LOAD_SAFELY, skip_broken=False)[25]
 
 
 def test_captions_of_numbers_are_empty_or_refused_in_parquet(root):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmseg.registry import DATASETS
 
+from pgseg_mm.datasets.pairs.shards import expand_shards
 from shard_zoo import jpeg, sound, write_damaged_shards, write_shards, write_tar
 from web_pairs import BATCH, PIPELINE, keys, make, read, records
 
@@ -51,6 +52,24 @@ def test_every_sound_sample_comes_once_a_pass_and_all_others_are_counted(
     assert set(seen) == good
     if block == 1:
         assert counts == expected
+
+
+@pytest.mark.parametrize(('before', 'after', 'stop'), [(3, 4, 9), (3, 5, 9), (4, 6, 8), (4, 4, 8)])
+def test_with_another_batch_size_no_sample_comes_twice(tmp_path, before, after, stop):
+    pattern = write_shards(tmp_path, shards=4, samples=15)
+    first = read(make(pattern), stop, workers=2, batch=before)
+    states = {record.worker: record.state for record in records(first)}
+    resumed = dict(epoch=0, begin=stop, first_worker=stop // before % 2)
+    rest = read(make(pattern), 30, 2, 0, stop, states, after, resumed)
+    assert len(set(keys(first) + keys(rest))) == stop + 30
+    # of other epochs all batches begin at their beginning
+    dataset = make(pattern)
+    again = read(dataset, 24, workers=2, epoch=1, batch=after, resumed=resumed)
+    workers = [record.worker for record in records(again)[::after]]
+    assert workers == [0, 1, 0, 1, 0, 1][: len(workers)]
+    if before == after:
+        whole = keys(read(make(pattern), stop + 30, workers=2))
+        assert keys(first) + keys(rest) == whole
 
 
 def test_order_follows_seed_and_epoch_and_nothing_else(tmp_path):
@@ -158,6 +177,61 @@ def test_wildcards_and_lists_name_shards(tmp_path):
     assert make([dict(shards=by_hand)]).sources[0].shards == by_hand
     with pytest.raises(ValueError, match='named twice'):
         make([dict(shards=[f'{tmp_path}/*.tar', by_hand[0]])])
+
+
+def test_patterns_are_taken_as_they_are_but_for_braces_and_variables(tmp_path, monkeypatch):
+    for name in ('back\\slash', 'a::b', 'x{0,1}'):
+        path = write_shards(tmp_path / name, shards=1, samples=1).replace('{00000..00000}', '00000')
+        assert expand_shards(path) == [path]
+    monkeypatch.setenv('SHARDS', str(tmp_path / 'a::b'))
+    assert expand_shards('${SHARDS}/*.tar') == [f'{tmp_path}/a::b/00000.tar']
+    for command in ('pipe:cat ${SHARDS}/0.tar', r'pipe:cat my\ data/0.tar', 'pipe:rsync h::m/a -'):
+        assert expand_shards(command) == [command]
+    assert expand_shards('pipe:cat {0..1}.tar') == ['pipe:cat 0.tar', 'pipe:cat 1.tar']
+
+
+@pytest.mark.parametrize('name', [None, 'mine'])
+def test_a_run_goes_on_where_its_folder_has_moved(tmp_path, name):
+    named = {} if name is None else {'name': name}
+
+    def source(folder):
+        return [dict(shards=f'{tmp_path}/{folder}/*.tar', **named)]
+
+    write_shards(tmp_path / 'one', shards=2, samples=12)
+    whole = read(make(source('one')), 24)
+    state = records(whole)[11].state
+    (tmp_path / 'one').rename(tmp_path / 'other')
+    rest = read(make(source('other')), 12, start=12, states={0: state})
+    assert keys(rest) == keys(whole)[12:]
+    with pytest.raises(ValueError, match='shards, weights, seed or shuffling differ'):
+        read(make(source('other'), seed=1), 12, start=12, states={0: state})
+
+
+def test_states_of_earlier_versions_name_their_folder(tmp_path):
+    sources = [dict(shards=write_shards(tmp_path, shards=2, samples=12))]
+    whole = read(make(sources), 24)
+    dataset = make(sources)
+    new, old = dataset._setups()
+    assert new != old
+    state = {**records(whole)[11].state, 'setup': old}
+    assert keys(read(dataset, 12, start=12, states={0: state})) == keys(whole)[12:]
+
+
+@pytest.mark.parametrize('where', ['samples_per_epoch', 'samples'])
+def test_numbers_of_samples_are_whole(tmp_path, where):
+    pattern = write_shards(tmp_path, shards=1, samples=2)
+
+    def length(number):
+        if where == 'samples':
+            return len(make([dict(shards=pattern, samples=number)], samples_per_epoch=None))
+        return len(make(pattern, samples_per_epoch=number))
+
+    assert length(4e6) == 4_000_000
+    for number in (2.5, '3', True, float('inf'), float('nan')):
+        with pytest.raises(ValueError, match=f'{where}.* expected a whole number'):
+            length(number)
+    with pytest.raises(ValueError, match='expected at least 1'):
+        length(0)
 
 
 def test_pipes_are_read_to_their_end_and_resumed(tmp_path):

@@ -121,6 +121,20 @@ def test_loads_a_position_embedding_of_another_image_size():
     torch.testing.assert_close(large.eval()(images)[0], small.eval()(images)[0])
 
 
+def test_as_many_positions_in_another_shape_are_told(log):
+    square, wide = tiny(), tiny(img_size=(16, 64))
+    tiny().load_state_dict(square.state_dict())
+    assert 'positions' not in log.text
+    wide.load_state_dict(square.state_dict())
+    assert 'taken as 2 x 8 patches' in log.text and 'trained with 4 x 4' in log.text
+
+
+def test_batch_norms_that_a_framework_converts_keep_their_statistics_too():
+    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(tiny(norm_eval=True)).train()
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.SyncBatchNorm)]
+    assert norms and not any(norm.training for norm in norms)
+
+
 def test_depth_of_every_parameter():
     """For a rate that decays from layer to layer, as mmpretrain's constructor asks for it."""
     model = tiny(depths=(2, 1, 3))

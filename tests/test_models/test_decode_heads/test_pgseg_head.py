@@ -183,3 +183,12 @@ def test_refuses_to_classify_without_classes():
 def test_refuses_impossible_settings(kwargs):
     with pytest.raises(ValueError, match='must be'):
         head(**kwargs)
+
+
+@pytest.mark.parametrize('naming', ['affinity', 'logits', 'mixture'])
+def test_a_model_in_half_precision_has_logits_of_patches(naming):
+    tokens, assignment = torch.randn(2, 3, 4), torch.rand(2, 3, 4)
+    module = head(class_embeds=torch.eye(4), naming=naming)
+    expected = module(features(tokens, assignment))
+    half = module.bfloat16()(features(tokens.bfloat16(), assignment.bfloat16()))
+    torch.testing.assert_close(half.float(), expected, atol=0.3, rtol=0.1)

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from mmengine.logging import MMLogger
 from safetensors.torch import save_file
 from torch import nn
 
@@ -12,15 +11,6 @@ KEY = 'a' * 64
 @pytest.fixture
 def cache(tmp_path) -> EmbeddingCache:
     return EmbeddingCache(tmp_path / 'made' / 'when needed')
-
-
-@pytest.fixture
-def log(caplog):
-    """What mmengine's logger says."""
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])

@@ -49,6 +49,8 @@ def test_equals_dense_scores(size, window, stride, output, monkeypatch):
     resized = F.interpolate(dense[None], size=output, mode='bilinear', align_corners=False)[0]
     torch.testing.assert_close(stitched.logits(output), resized)
     assert torch.equal(stitched.class_map(output), resized.argmax(0))
+    best = resized.max(dim=0)
+    torch.testing.assert_close(stitched.scores_of(best.indices), best.values)
 
 
 def test_single_noisy_pixels_equal_dense_scores():

@@ -120,3 +120,8 @@ def test_release_teaches_the_groups_nothing(captions, centres):
     loss(None, *pairs).backward()
     assert centres.grad is None and not list(module.parameters())
     assert loss.logit_scale.grad.abs() > 0
+
+
+def test_centres_of_another_width_say_what_to_set(captions, centres):
+    with pytest.raises(ValueError, match='have 6; set text_prototypes.embed_dims=6'):
+        TextPrototypes(4, 10, hidden_channels=7)(centres, **captions)

@@ -274,9 +274,11 @@ def test_an_image_without_room_for_a_patch_is_stretched_to_one(size):
     assert torch.equal(out.pred_sem_seg.data[0], nearest)
 
 
-def test_mean_scores_of_classes_on_request():
+@pytest.mark.parametrize('size', [(40, 56), (20, 20), (90, 70)])
+def test_mean_scores_of_classes_on_request(size):
     model = tiny_model(vocabulary=CLASSES, test_cfg=dict(SLIDE, class_scores=True))
-    (out,) = model.predict(torch.rand(1, 3, 40, 56))
+    meta = dict(ori_shape=size)
+    (out,) = model.predict(torch.rand(1, 3, 40, 56), [SegDataSample(metainfo=meta)])
     labels, dense = out.pred_sem_seg.data[0], out.seg_logits.data
     for label, score in enumerate(out.class_scores):
         won = labels == label

@@ -46,7 +46,11 @@ def run(
 
 @pytest.mark.parametrize(
     'prompts, size',
-    [('MultiLabelContrastiveLoss', None), ('LateInteractionLoss', None), ('LateInteractionLoss', 3)],
+    [
+        ('MultiLabelContrastiveLoss', None),
+        ('LateInteractionLoss', None),
+        ('LateInteractionLoss', 3),
+    ],
 )
 @pytest.mark.parametrize('augments', [None, PASTES, MOSAICS], ids=['whole', 'pastes', 'mosaics'])
 def test_two_ranks_have_the_losses_and_gradients_of_the_joined_batch(
