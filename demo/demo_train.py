@@ -178,7 +178,6 @@ def train(run: Run, command: str) -> dict[str, Any]:
     tested_at = time.perf_counter()
     print(f'[{run.name}] trained: {in_words(trained)}', flush=True)
 
-    files = draw_run(run, runner)
     summary = {
         'settings': run.settings(),
         'metrics': {'untrained': hook.untrained, 'trained': trained},
@@ -189,13 +188,16 @@ def train(run: Run, command: str) -> dict[str, Any]:
             'untrained_evaluation': round(hook.untrained_seconds, 1),
             'training_with_validation': round(trained_at - hook.start, 1),
             'trained_evaluation': round(tested_at - trained_at, 1),
-            'total': round(time.perf_counter() - start, 1),
         },
-        'files': {name: _relative(path, run.out) for name, path in files.items()},
+        'files': {},
         'machine': describe_machine(),
         'command': command,
         'attribution': ATTRIBUTION,
     }
+    write_json(run.summary_file, summary, indent=2)  # whatever becomes of the pictures
+    files = draw_run(run, runner)
+    summary['files'] = {name: _relative(path, run.out) for name, path in files.items()}
+    summary['seconds']['total'] = round(time.perf_counter() - start, 1)
     write_json(run.summary_file, summary, indent=2)
     return summary
 

@@ -2,7 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 from mmengine.config import Config
@@ -17,12 +19,14 @@ from pgseg_mm.apis.model_choice import (
     read_chosen_config,
 )
 from pgseg_mm.apis.naming_choice import add_naming
-from pgseg_mm.cli.arguments import add_model_options, find_device
+from pgseg_mm.apis.results import OtherClassesError
+from pgseg_mm.cli.arguments import add_model_options, find_device, print_any_text
 from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.errors import RunError
 from pgseg_mm.messages import shown
 
 MAX_SHOWN_CLASSES = 6
+OUT_DIR = Path('outputs')
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -52,9 +56,8 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     add(
         '--out-dir',
         type=Path,
-        default=Path('outputs'),
         help='folder for pictures (vis), masks (pred) and areas.csv, unless --out-file is given '
-        '(%(default)s)',
+        f'({OUT_DIR}; {OUT_DIR}-2 and so on where results of other classes lie there)',
     )
     add(
         '--background',
@@ -94,9 +97,45 @@ def result_line(result: Segmentation) -> str:
     return f'{shown(result.name)}: {", ".join(words + rest)}'
 
 
+def is_same_file(one: Path, other: str) -> bool:
+    """Whether two paths lead to one file."""
+    return one.exists() and Path(other).exists() and one.samefile(other)
+
+
 def can_be_written(path: Path) -> bool:
     """Whether a picture can be written to a file of this suffix."""
     return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
+
+
+def begin(
+    inferencer: PGSegInferencer, args: argparse.Namespace
+) -> tuple[Path | None, Iterator[Segmentation]]:
+    """The folder that results are written to, and the results as they are made."""
+    stream = partial(
+        inferencer.stream,
+        args.img,
+        args.texts,
+        args.vocabulary,
+        background=args.background,
+        threshold=args.threshold,
+        batch_size=args.batch_size,
+        groups=args.groups,
+        naming=args.naming,
+        pamr=args.pamr,
+        pictures=args.out_file is not None,
+        progress=True,
+    )
+    if args.out_file is not None:
+        return None, stream()
+    if args.out_dir is not None:
+        return args.out_dir, stream(out_dir=args.out_dir)
+    for number in count(1):
+        folder = OUT_DIR if number == 1 else OUT_DIR.with_name(f'{OUT_DIR.name}-{number}')
+        try:
+            return folder, stream(out_dir=folder)
+        except OtherClassesError:
+            continue  # of an earlier try, and stays
+    raise AssertionError('numbers have no end')
 
 
 def segment_files(args: argparse.Namespace, cfg: Config) -> int:
@@ -118,20 +157,8 @@ def segment_files(args: argparse.Namespace, cfg: Config) -> int:
         allow_partial=args.allow_partial,
     )
     done = failed = 0
-    for result in inferencer.stream(
-        args.img,
-        args.texts,
-        args.vocabulary,
-        background=args.background,
-        threshold=args.threshold,
-        batch_size=args.batch_size,
-        groups=args.groups,
-        naming=args.naming,
-        pamr=args.pamr,
-        pictures=args.out_file is not None,
-        out_dir=None if args.out_file else args.out_dir,
-        progress=True,
-    ):
+    folder, results = begin(inferencer, args)
+    for result in results:
         done += 1
         if result.error is not None:
             failed += 1
@@ -140,8 +167,10 @@ def segment_files(args: argparse.Namespace, cfg: Config) -> int:
             Image.fromarray(result.picture).save(args.out_file)
         tqdm.write(result_line(result))
     if done > failed:
-        folders = f'{args.out_dir / "vis"}, masks in {args.out_dir / "pred"}'
-        print(f'Picture in {args.out_file}' if args.out_file else f'Pictures in {folders}')
+        if folder is None:
+            print(f'Picture in {shown(args.out_file)}')
+        else:
+            print(f'Pictures in {shown(folder / "vis")}, masks in {shown(folder / "pred")}')
     return failed
 
 
@@ -152,6 +181,7 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
         argv: Arguments; those of the process by default.
         command: As for :func:`build_parser`.
     """
+    print_any_text()
     parser = build_parser(command)
     args = parser.parse_args(argv)
     if isinstance(args.img, list) and len(args.img) == 1:
@@ -162,6 +192,8 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
         parser.error('--out-file is for a single image; use --out-dir for several')
     if args.out_file is not None and not can_be_written(args.out_file):
         parser.error(f'--out-file must end in .png, .jpg or the like, got {args.out_file}')
+    if args.out_file is not None and is_same_file(args.out_file, args.img):
+        parser.error(f'--out-file {args.out_file} is the image itself; name another file')
     try:
         failed = segment_files(args, cfg)
     except (OSError, RunError, TypeError, ValueError) as error:

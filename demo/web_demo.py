@@ -20,9 +20,10 @@ from pgseg_mm.apis.model_choice import (
     add_pamr,
     read_chosen_config,
 )
-from pgseg_mm.apis.naming_choice import add_naming
+from pgseg_mm.apis.naming_choice import add_naming, set_naming_rule
 from pgseg_mm.background import is_background
 from pgseg_mm.cli.arguments import add_model_options, find_device, require_port
+from pgseg_mm.cli.config_files import ConfigError
 from pgseg_mm.errors import RunError
 from pgseg_mm.visualization.colours import Colours, class_colours, separate
 from pgseg_mm.visualization.panels import fit_size
@@ -107,6 +108,8 @@ def segment(
         raise gr.Error('Upload an image first.', title='No image', print_exception=False)
     try:
         classes = read_words(words)
+        named = [word for word in classes if not is_background(word)]
+        background = background or len(named) < len(classes)
         image = shrink(inferencer.read(uploads.read(path), Path(path).name))
         result = inferencer(
             image,
@@ -122,7 +125,7 @@ def segment(
     except OSError as error:  # of this machine, of which a stranger need not know
         logging.getLogger('pgseg_mm.web').error('An image could not be segmented: %s', error)
         raise gr.Error('The server cannot do that now.', print_exception=False) from error
-    if len(classes) == 1:
+    if len(named) == 1 and not background:
         gr.Warning('One word alone takes every pixel: scores compare words. Add others.')
     return draw_answer(image[..., ::-1], result)
 
@@ -332,8 +335,12 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
     args = parser.parse_args(argv)
     require_port(parser, args.host, args.port)
     cfg = read_chosen_config(parser, args)
-    if args.naming is not None:
-        cfg.model.decode_head.naming = args.naming
+    try:
+        if set_naming_rule(cfg, args.naming):  # what is published is for the other rule
+            cfg.model.decode_head.background_threshold = None
+            cfg.background_thresholds = {}
+    except ConfigError as error:
+        parser.error(str(error))
     if args.pamr is not None:
         cfg.model.test_cfg = {**(cfg.model.get('test_cfg') or {}), 'pamr': args.pamr}
     args.device = find_device(parser, args.device)

@@ -171,6 +171,8 @@ def test_web_demo(place, monkeypatch):
         assert segments.ndim == 3 and first_stage is last_stage is None
         assert all(word in legend for word in WORDS)
     assert not np.array_equal(answers[0][0], answers[1][0])
+    *_, legend = web_demo.segment(plain, Uploads(), 'a.png', 'dog . background', False, 0.5)
+    assert '>background<' in legend.replace('</span>', '>')
     with web_demo.gr.Blocks():
         assert not web_demo.place_answer(plain.model.makes_groups).first_stage.parent.visible
 

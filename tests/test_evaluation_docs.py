@@ -107,6 +107,14 @@ def test_label_maps_of_ones_own_are_evaluated(place, monkeypatch, capsys):
     without = ['model.decode_head.background_threshold=None', 'experiment_name=word']
     run_tool(monkeypatch, tool, *small(arguments), *without)
     assert 'class 0 is called background, and is looked for by that word' in capsys.readouterr().out
+    assert '`vocabulary=None`' in part and '`background_threshold=None`' in part
+    Path('mine.py').write_text(
+        block.replace("'data/mine/words.txt'", 'None').replace('0.9', 'None')
+    )
+    (folder / 'classes.txt').write_text('\n'.join(['cat', *classes[1:]]))
+    run_tool(monkeypatch, tool, *small(arguments), 'experiment_name=none')
+    assert re.search(r'\| +cat +\|', capsys.readouterr().out)
+    assert Config.fromfile('mine.py').benchmark is None
 
 
 def test_thresholds_are_searched(place, monkeypatch, capsys):

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pgseg_mm.messages import shown
+
 MAX_NAME_BYTES = 240
 """Bytes of a file's name without its suffix; most file systems take 255 with it."""
 
@@ -79,23 +81,37 @@ def summarise(number: int, failures: Sequence[Segmentation]) -> str:
     return '\n  '.join([first, *(str(failure.error) for failure in failures)])
 
 
+class OtherClassesError(FileExistsError):
+    """A folder has results of other classes, whose masks would mean something else."""
+
+
 class ResultWriter:
     """Writes masks and pictures, named as their images are, into a folder.
 
     ``pred/NAME.png`` is a mask of class indices, of 16 bits for more than 256 classes;
     ``vis/NAME.png`` a picture; ``classes.txt`` has a class a line, in the order of the indices;
-    ``areas.csv`` has the share of each image that each of its classes takes.
+    ``areas.csv`` has the share of each image that each of its classes takes. The next run of the
+    same classes may write to the same folder; ``areas.csv`` is of the last one.
 
     Args:
         folder: Folder to write to; it is made if need be.
         classes: Names of the classes.
+
+    Raises:
+        OtherClassesError: The folder has results of other classes.
     """
 
     def __init__(self, folder: str | PathLike[str], classes: tuple[str, ...]) -> None:
         self.folder = Path(folder)
+        listed, lines = self.folder / 'classes.txt', '\n'.join(classes) + '\n'
+        if listed.is_file() and listed.read_bytes() != lines.encode():
+            raise OtherClassesError(
+                f'{shown(folder)} has results of other classes (classes.txt), whose masks would '
+                'mean something else; give another folder, or remove it'
+            )
         for name in ('pred', 'vis'):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        (self.folder / 'classes.txt').write_text('\n'.join(classes) + '\n', encoding='utf-8')
+        listed.write_bytes(lines.encode())
         self._used: set[str] = set()
         self._add_areas('w', [('image', 'class', 'share')])
 

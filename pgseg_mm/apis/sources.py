@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
 from itertools import islice
@@ -18,7 +19,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from pgseg_mm.files.image_files import upright
-from pgseg_mm.messages import shown
+from pgseg_mm.messages import first_line, shown
 
 SUFFIXES = (*IMG_EXTENSIONS, '.avif', '.gif', '.jfif')
 """Files of a folder that are taken for images."""
@@ -140,16 +141,20 @@ def as_image(image: Any, name: str, max_pixels: int) -> Any:
             raise ValueError(
                 f'{name} has {image.width} x {image.height} pixels, more than {max_pixels}.'
             )
-        return _from_pil(image)
+        try:
+            return _from_pil(image)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow decodes it now, and each format fails in its own ways
+            raise ValueError(f'{name} cannot be decoded: {first_line(error)}') from error
     if isinstance(image, Tensor):
         return _from_tensor(image, name)
-    content = image.read() if _is_file(image) else None
-    if isinstance(content, (bytes, str)):
-        if isinstance(content, str):
-            raise TypeError(
-                f"{name} is a file of text; open it in binary mode, as open(path, 'rb')."
-            )
+    is_text = isinstance(image, io.TextIOBase)
+    content = image.read() if _is_file(image) and not is_text else None
+    if isinstance(content, bytes):
         return content
+    if is_text or isinstance(content, str):
+        raise TypeError(f"{name} is a file of text; open it in binary mode, as open(path, 'rb').")
     raise TypeError(f'{name} must be {EXPECTED}, got {type(image).__name__}.')
 
 
@@ -196,7 +201,8 @@ def folder_images(folder: str | PathLike[str]) -> list[str]:
     Raises:
         FileNotFoundError: There is no image in it.
     """
-    files = sorted(path for path in Path(folder).iterdir() if path.is_file())
+    # links that lead nowhere are read, and fail like other images
+    files = sorted(p for p in Path(folder).iterdir() if p.is_file() or not p.exists())
     images = [str(path) for path in files if path.suffix.lower() in SUFFIXES]
     others = [shown(path.name) for path in files if path.suffix.lower() not in SUFFIXES]
     if not images:

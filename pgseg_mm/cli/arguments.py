@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import socket
+import sys
 from pathlib import Path
 
 import torch
@@ -152,3 +154,9 @@ def find_device(parser: argparse.ArgumentParser, device: str | None) -> str | No
         there = 'cpu' if kind == 'cpu' else f'cpu or {kind}'
         parser.error(f'--device {device} cannot be used here ({reason}); use {there}')
     return device
+
+
+def print_any_text() -> None:
+    """Have letters that the terminal cannot print be escaped, and not end the program."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from mmengine.config import Config
 
 from .parts import type_name
-from .protocols import ProtocolSettings, side
+from .protocols import ProtocolSettings, settings_of
 
 HEAD_SCORES = {'PGSegHead': 'probability', 'DenseCLIPHead': 'cosine'}
 """What the scores of a head are, where that is known; those of ``naming='affinity'`` are others."""
-SETTINGS_OF_MODEL = {
-    'window': 'test_cfg.crop_size',
-    'stride': 'test_cfg.stride',
-    'templates': 'templates',
-    'background_threshold': 'decode_head.background_threshold',
-    'background_score': 'test_cfg.decision.background_score',
-    'logit_scale': 'test_cfg.decision.logit_scale',
-    'prob_threshold': 'test_cfg.decision.prob_threshold',
-    'area_threshold': 'test_cfg.decision.area_threshold',
-    'pamr': 'test_cfg.pamr',
-}
-"""Where the model of a config has what a protocol sets."""
 
 
 def scores_of(cfg: Config) -> str | None:
@@ -66,8 +55,9 @@ def note_overrides(cfg: Config, options: Mapping[str, Any] | None) -> None:
         cfg: The config, changed in place.
         options: Settings by their dotted names, as ``--cfg-options`` has them.
     """
-    if cfg.get('applied_protocol') is None:
+    applied = cfg.get('applied_protocol')
+    if applied is None or not options:
         return
-    for name, place in SETTINGS_OF_MODEL.items():
-        if options and f'model.{place}' in options:
-            cfg.applied_protocol[name] = side(options[f'model.{place}'])
+    found = asdict(settings_of(cfg, applied['protocol'], tuple(applied.get('notes', ()))))
+    found['scores'] = applied.get('scores')  # of the protocol's own method
+    cfg.applied_protocol = {key: value for key, value in found.items() if value}

@@ -335,9 +335,8 @@ def settings_of(cfg: Config, protocol: str, notes: tuple[str, ...] = ()) -> Prot
         protocol: Name of its protocol.
         notes: What to note beside.
     """
-    (resize,) = (
-        step for step in cfg.test_dataloader.dataset.pipeline if type_name(step) in RESIZES
-    )
+    resizes = [s for s in cfg.test_dataloader.dataset.pipeline if type_name(s) in RESIZES]
+    scale = resizes[0].scale if len(resizes) == 1 else None
     test_cfg = cfg.model.get('test_cfg') or {}
     windows = test_cfg if test_cfg.get('mode') == 'slide' else {}
     decision = test_cfg.get('decision') or {}
@@ -348,8 +347,8 @@ def settings_of(cfg: Config, protocol: str, notes: tuple[str, ...] = ()) -> Prot
     return ProtocolSettings(
         protocol=protocol,
         benchmark=cfg.benchmark.name,
-        short_side=min(resize.scale),
-        long_side=max(resize.scale),
+        short_side=scale and min(scale),
+        long_side=scale and max(scale),
         window=side(windows.get('crop_size')),
         stride=side(windows.get('stride')),
         window_divisor=test_cfg.get('window_divisor'),

@@ -27,10 +27,10 @@ has it. HEIC is none of them: Pillow has no decoder of its own."""
 BACKEND_FORMATS = {
     'cv2': ('JPEG', 'MPO', 'PNG'),
     'turbojpeg': ('JPEG', 'MPO'),
-    'tifffile': ('TIFF',),
 }
-"""What decoders other than Pillow are given. OpenCV has more, but only of these it is known that it
-and Pillow, by which the size is checked, see the same size."""
+"""What decoders other than Pillow are given. tifffile gets nothing: mmcv hands on what it reads,
+whatever its order of colours, depth and pages. OpenCV has more, but only of these it is known that
+it and Pillow, by which the size is checked, see the same size."""
 START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
 NEXT_MARKER = re.compile(rb'\xff[^\x00\xff\xd0-\xd7]')
 """A marker that ends a scan: in its data 0xFF stands before a zero or the number of a restart."""
@@ -174,7 +174,7 @@ def decode_image(
         where: What to call it in messages.
         flag: ``'color'``, ``'grayscale'``, ``'unchanged'``, ``'color_ignore_orientation'`` or
             ``'grayscale_ignore_orientation'``.
-        backend: ``'cv2'``, ``'pillow'``, ``'turbojpeg'`` or ``'tifffile'``.
+        backend: ``'cv2'``, ``'pillow'``, ``'turbojpeg'`` or ``'tifffile'``, which is Pillow.
         max_pixels: Width times height at most, ``MAX_IMAGE_PIXELS`` by default.
         header: What :func:`read_header` returned for it and ``max_pixels``, if it was read before.
 

@@ -15,8 +15,14 @@ PROMPT_TEMPLATES: dict[str, tuple[str, ...]] = {
     'simple': ('a photo of a {}.',),
     'subset7': _as_text(SIMPLE_IMAGENET_TEMPLATES),
     'openai80': _as_text(OPENAI_IMAGENET_TEMPLATES),
-    'tcl': (
-        *_as_text(SIMPLE_IMAGENET_TEMPLATES),
+    'tcl': (  # those seven, but for one word of the second, and two more
+        'itap of a {}.',
+        'a bad photo of a {}.',
+        'a origami {}.',
+        'a photo of the large {}.',
+        'a {} in a video game.',
+        'art of the {}.',
+        'a photo of the small {}.',
         'a photo of many {}.',
         'a photo of {}s.',
     ),

@@ -115,9 +115,10 @@ def _draw_curves(axis: Axes, title: str, curves: dict[str, Curve]) -> None:
 
 
 def _loss_name(name: str) -> str:
-    """``loss_npr_0`` as 'NPR, stage 1'."""
+    """``loss_npr_0`` as 'NPR, stage 1', ``loss_npr_text`` as 'NPR, text'."""
     if name.startswith('loss_npr_'):
-        return f'NPR, stage {int(name.removeprefix("loss_npr_")) + 1}'
+        part = name.removeprefix('loss_npr_')
+        return f'NPR, stage {int(part) + 1}' if part.isdecimal() else f'NPR, {part}'
     return LOSS_NAMES.get(name, name.removeprefix('loss_'))
 
 

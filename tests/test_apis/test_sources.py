@@ -11,6 +11,7 @@ from PIL import Image
 from model_zoo import lively_model, tiny_model_cfg
 from pgseg_mm.apis import PGSegInferencer
 from pgseg_mm.apis.sources import in_batches
+from pgseg_mm.files.image_files import decode_image
 from pgseg_mm.text.words import make_vocabulary
 
 WORDS = ['dog', 'red car', 'grass']
@@ -181,3 +182,51 @@ def test_batches_are_read_as_they_are_taken():
 def test_batches_of_no_number(size):
     with pytest.raises(TypeError, match='must be a whole number'):
         in_batches(['a.png'], size)
+
+
+def test_a_damaged_pil_image_fails_alone(inferencer, bgr):
+    file = io.BytesIO()
+    Image.fromarray(bgr).save(file, 'PNG')
+    damaged = Image.open(io.BytesIO(file.getvalue()[:200]))
+    first, second = inferencer([damaged, bgr], WORDS, progress=False)
+    assert '0 cannot be decoded: ' in first.error and second.error is None
+    with pytest.raises(ValueError, match='cannot be decoded'):
+        inferencer(Image.open(io.BytesIO(file.getvalue()[:200])), WORDS)
+
+
+def test_a_file_of_text_says_how_to_open_it(inferencer, bgr, tmp_path):
+    path = tmp_path / 'a.jpg'
+    Image.fromarray(bgr).save(path)
+    with path.open(encoding='utf-8') as file, pytest.raises(TypeError, match='in binary mode'):
+        inferencer.read(file)
+
+
+def test_links_that_lead_nowhere_are_images_that_fail(inferencer, bgr, tmp_path):
+    Image.fromarray(bgr).save(tmp_path / 'a.png')
+    (tmp_path / 'b.png').symlink_to(tmp_path / 'not mounted' / 'b.png')
+    first, second = inferencer(tmp_path, WORDS, progress=False)
+    assert first.error is None and 'b.png' in second.error
+
+
+def test_results_of_other_classes_are_not_mixed(inferencer, bgr, tmp_path):
+    inferencer(bgr, WORDS, out_dir=tmp_path)
+    inferencer([bgr, bgr], WORDS, out_dir=tmp_path, progress=False)
+    before = (tmp_path / 'areas.csv').read_bytes()
+    with pytest.raises(FileExistsError, match='has results of other classes'):
+        inferencer(bgr, ['cat', 'grass'], out_dir=tmp_path)
+    assert (tmp_path / 'areas.csv').read_bytes() == before
+
+
+@pytest.mark.parametrize('backend', ['tifffile', 'cv2', 'pillow'])
+@pytest.mark.parametrize('kind', ['rgb', 'grey', 'rgba', 'pages', '16 bit'])
+def test_tiff_is_read_alike_by_all_backends(bgr, backend, kind):
+    image = Image.fromarray(np.ascontiguousarray(bgr[..., ::-1]))
+    file, more = io.BytesIO(), {}
+    if kind == 'pages':
+        more = dict(save_all=True, append_images=[image.rotate(180)])
+    image = image.convert({'grey': 'L', 'rgba': 'RGBA', '16 bit': 'I;16'}.get(kind, 'RGB'))
+    image.save(file, 'TIFF', **more)
+    found = decode_image(file.getvalue(), backend=backend)
+    assert found.shape == bgr.shape and found.dtype == np.uint8
+    if kind in ('rgb', 'rgba', 'pages'):
+        np.testing.assert_array_equal(found, bgr)

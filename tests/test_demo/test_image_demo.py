@@ -3,6 +3,7 @@
 import argparse
 import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -74,11 +75,11 @@ def test_vocabulary_background_and_settings(place, monkeypatch):
     assert run(monkeypatch, 'a.png', *options) == 0
     assert Path('outputs/classes.txt').read_text().startswith('background\naeroplane')
     assert run(monkeypatch, 'a.png', '--vocabulary', 'voc21', '--no-background') == 0
-    assert Path('outputs/classes.txt').read_text().startswith('aeroplane')
+    assert Path('outputs-2/classes.txt').read_text().startswith('aeroplane')
     assert run(monkeypatch, 'a.png', '--texts', 'dog . cat', '--naming', 'mixture', '--pamr') == 0
     options = ['--texts', 'dog . cat', '--background', '--cfg-options', 'model.templates=openai80']
     assert run(monkeypatch, 'a.png', *options) == 0
-    assert Path('outputs/classes.txt').read_text() == 'background\ndog\ncat\n'
+    assert Path('outputs-4/classes.txt').read_text() == 'background\ndog\ncat\n'
 
 
 def test_a_folder_is_gone_through_and_its_failures_are_reported(place, monkeypatch, capsys):
@@ -130,3 +131,31 @@ def test_a_folder_with_odd_names_is_gone_through(place, monkeypatch, capsys):
     assert 'failed: pictures/caf\\xe8.png cannot be read as an image' in said.out
     assert 'Traceback' not in said.err + said.out
     assert len(list(Path('out/pred').iterdir())) == 4
+
+
+def test_tries_with_other_words_go_to_folders_of_their_own(place, monkeypatch, capsys):
+    for words in ('dog . cat', 'tree', 'dog . cat', 'tree'):
+        assert run(monkeypatch, 'a.png', '--texts', words) == 0
+    assert 'Pictures in outputs-2/vis' in capsys.readouterr().out
+    assert sorted(path.name for path in place.glob('outputs*')) == ['outputs', 'outputs-2']
+    assert Path('outputs/classes.txt').read_text() == 'dog\ncat\n'
+    assert run(monkeypatch, 'a.png', '--texts', 'a . b', '--out-dir', 'outputs') == 2
+    assert 'outputs has results of other classes' in capsys.readouterr().err
+
+
+def test_the_image_itself_is_not_written_over(place, monkeypatch, capsys):
+    before = Path('a.png').read_bytes()
+    Path('link.png').symlink_to('a.png')
+    for name in ('a.png', './a.png', 'link.png'):
+        assert run(monkeypatch, 'a.png', '--texts', 'dog', '--out-file', name) == 2
+    assert 'is the image itself' in capsys.readouterr().err and Path('a.png').read_bytes() == before
+
+
+@pytest.mark.parametrize(('encoding', 'folder'), [('utf-8', b'o\xe9'), ('latin-1', b'out')])
+def test_names_that_a_terminal_cannot_print_are_escaped(place, encoding, folder):
+    command = [sys.executable, ROOT / 'demo/image_demo.py', 'a.png', 'tiny.py', 'tiny.pth']
+    words = ['--texts', '\u0434\u043e\u043c . grass', '--out-dir', os.fsdecode(folder)]
+    env = {**os.environ, 'PYTHONIOENCODING': encoding, 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run([*command, *words], env=env, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert b'Pictures in ' in done.stdout

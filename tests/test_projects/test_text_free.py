@@ -285,3 +285,32 @@ def test_an_impossible_size_is_refused(tool, checkpoint, capsys, size):
     assert leaving.value.code == 2
     assert 'error: --size' in capsys.readouterr().err
     assert not Path('model.onnx').exists()
+
+
+@pytest.mark.parametrize('before', [0.5, None])
+def test_onnx_names_its_channels_whatever_the_embeddings_were_made_for(tool, checkpoint, before):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    threshold = 'model.decode_head.background_threshold'
+    arguments = (FULL, checkpoint, '--classes', 'background', 'dog', 'grass', '--out', 'embeds.npz')
+    if before is None:
+        arguments = (FULL, checkpoint, '--classes', 'dog', 'grass', '--out', 'embeds.npz')
+    options = [*MODEL, *SHORT, f'{threshold}={before}']
+    tool('misc/embed_vocabulary.py', *arguments, options=options)
+    after = None if before else 0.5
+    arguments = (FULL, checkpoint, '--class-embeds', 'embeds.npz', '--size', 32, 32)
+    tool('deployment/pgseg2onnx.py', *arguments, options=[*MODEL, *SHORT, f'{threshold}={after}'])
+    session = onnxruntime.InferenceSession('model.onnx', providers=['CPUExecutionProvider'])
+    found = json.loads(session.get_modelmeta().custom_metadata_map['classes'])
+    assert found == (['dog', 'grass'] if after is None else ['background', 'dog', 'grass'])
+    assert session.get_outputs()[0].shape[1] == len(found)
+
+
+def test_onnx_of_other_names_than_embeddings_is_refused(refused, tool, checkpoint):
+    options = [*MODEL, *SHORT, 'model.decode_head.background_threshold=None']
+    arguments = (FULL, checkpoint, '--classes', 'dog', 'grass', '--out', 'embeds.npz')
+    tool('misc/embed_vocabulary.py', *arguments, options=options)
+    content = dict(np.load('embeds.npz'))
+    np.savez('embeds.npz', **{**content, 'classes': np.array(['dog', 'cat', 'grass'])})
+    arguments = (FULL, checkpoint, '--class-embeds', 'embeds.npz')
+    said = refused('deployment/pgseg2onnx.py', *arguments, options=options)
+    assert 'names 3 classes, and the model has 2' in said

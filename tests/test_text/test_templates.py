@@ -8,6 +8,8 @@ def test_named_sets_hold_as_many_templates_as_they_say():
     assert len(get_templates('subset7')) == 7
     assert len(get_templates('openai80')) == 80
     assert len(get_templates('tcl')) == 9
+    differing = set(get_templates('tcl')) - set(get_templates('subset7'))
+    assert differing == {'a bad photo of a {}.', 'a photo of many {}.', 'a photo of {}s.'}
 
 
 @pytest.mark.parametrize('name', sorted(PROMPT_TEMPLATES))

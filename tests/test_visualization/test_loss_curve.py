@@ -38,6 +38,11 @@ def test_losses_and_validation_are_drawn(tmp_path):
         assert image.width == 800
 
 
+def test_the_loss_of_words_is_named(tmp_path):
+    write_log(tmp_path, [*TRAIN, {'loss': 4.0, 'loss_npr_text': 0.1, 'step': 30}])
+    assert curves(draw_loss_curve(tmp_path).axes[0])['NPR, text'] == [[30, 0.1]]
+
+
 def test_validations_of_runs_by_epochs_are_at_their_iterations(tmp_path):
     lines = [TRAIN[0], {'mIoU': 10.0, 'step': 1}, TRAIN[1], {'mIoU': 12.0, 'step': 2}]
     write_log(tmp_path, lines)

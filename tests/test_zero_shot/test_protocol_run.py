@@ -186,7 +186,10 @@ def test_a_config_with_a_protocol_among_its_bases(config, options, tmp_path, mon
     configs = []
     monkeypatch.setattr(Runner, 'dump_config', lambda runner: configs.append(runner.cfg))
     changed = 'model.test_cfg.decision.prob_threshold=0.3'
-    small = [*options, 'model.templates=simple', changed]
+    size = 'test_dataloader.dataset.pipeline.1.scale=(900,300)'
+    words = 'custom_hooks.0.vocabulary=voc21'
+    own = ['model.templates=simple', 'model.normalize_prompts=False', changed, size, words]
+    small = [*options, *own]
     run_test_tool(config, 'none', tmp_path / 'work', '--allow-partial', options=small)
     assert 'trident on voc21: how Trident rounds' in capsys.readouterr().out
     (cfg,) = configs
@@ -194,8 +197,11 @@ def test_a_config_with_a_protocol_among_its_bases(config, options, tmp_path, mon
     assert cfg.model.test_cfg.crop_size == (336, 336) and cfg.model.test_cfg.window_divisor == 56
     assert cfg.model.test_cfg.image_divisor == 'patch'
     assert cfg.test_pipeline[1].scale == (2048, 448)
-    assert cfg.applied_protocol.templates == 'simple'
-    assert cfg.applied_protocol.prob_threshold == 0.3
+    applied = cfg.applied_protocol
+    assert applied.templates == 'simple' and applied.prob_threshold == 0.3
+    assert (applied.short_side, applied.long_side, applied.words) == (300, 900, 'voc21')
+    assert 'normalize_prompts' not in applied and applied.scores == 'cosine' and applied.notes
+    assert applied.image_divisor == 'patch' and applied.window == 336
     assert cfg.model.test_cfg.decision.prob_threshold == 0.3
 
 

@@ -79,12 +79,15 @@ SPELLED = [
     ('groupvit', 'context60', {1: 'airplane'}),
     ('groupvit', 'coco_object', {5: 'airplane'}),
     ('pgseg', 'coco_object', {5: 'aeroplane'}),
+    ('pgseg', 'lvis', {384: 'domestic_ass'}),
+    ('pgseg', 'imagenet_s919', {3: 'great_white_shark'}),
     ('sclip', 'cityscapes', {6: 'trafficlight', 11: 'person'}),
     ('tcl', 'cityscapes', {6: 'traffic light'}),
     ('sclip', 'context60', {1: 'aeroplane', 59: 'wood'}),
     ('trident', 'ade20k', {75: 'swivelchair'}),
     ('tcl', 'ade20k', {7: 'bed', 75: 'swivel chair'}),
 ]
+SUBSET = PROMPT_TEMPLATES['subset7']
 CLIP_NORM = ([122.771, 116.746, 104.094], [68.501, 66.632, 70.323])
 IMAGENET_NORM = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 OF_CLIP = ('sclip', 'naclip', 'clearclip', 'proxyclip', 'trident', 'tcl')
@@ -250,11 +253,9 @@ def test_words_of_sclip():
 
 
 def test_templates_of_tcl():
-    assert set(PROMPT_TEMPLATES['tcl']) == {
-        *PROMPT_TEMPLATES['subset7'],
-        'a photo of many {}.',
-        'a photo of {}s.',
-    }
+    seven = [template.replace('bad photo of the', 'bad photo of a') for template in SUBSET]
+    assert [*PROMPT_TEMPLATES['tcl']] == [*seven, 'a photo of many {}.', 'a photo of {}s.']
+    assert 'a bad photo of the {}.' in SUBSET
 
 
 @pytest.mark.parametrize(('protocol', 'benchmark'), UNKNOWN)

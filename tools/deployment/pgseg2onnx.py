@@ -28,6 +28,7 @@ from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from pgseg_mm.apis.model import build_with_weights
+from pgseg_mm.background import BACKGROUND, has_background
 from pgseg_mm.cli.arguments import add_model_options, check_output
 from pgseg_mm.cli.checkpoint_sources import SOURCES_OR_NONE
 from pgseg_mm.cli.run_configs import read_model_config
@@ -173,8 +174,26 @@ def onnx_metadata(cfg: ConfigDict, class_embeds: Any, head: nn.Module) -> dict[s
     if str(class_embeds).endswith('.npz'):
         named = read_npz(class_embeds, ('classes',))
         if 'classes' in named:
-            meta['classes'] = named['classes'].tolist()
+            meta['classes'] = channel_names(named['classes'].tolist(), head)
     return {key: json.dumps(value) for key, value in meta.items()}
+
+
+def channel_names(names: list[str], head: Any) -> list[str]:
+    """Names of the channels. A background that has no embedding is the first of them if the head
+    has one, and none otherwise, whatever a file lists.
+
+    Raises:
+        ValueError: If their number is another one.
+    """
+    others = names[1:] if has_background(names) else names
+    choices = [[BACKGROUND, *others]] if head.with_background else [names, others]
+    found = next((choice for choice in choices if len(choice) == head.num_classes), None)
+    if found is None:
+        raise ValueError(
+            f'the file of embeddings names {len(names)} classes, and the model has '
+            f'{head.num_classes}; make it anew by tools/misc/embed_vocabulary.py'
+        )
+    return found
 
 
 def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -225,10 +244,10 @@ def main() -> None:
         model = build_with_weights(cfg, args.checkpoint, args.trust, args.allow_partial)
         size = tuple(args.size or default_size(cfg.model, model.backbone))
         check_input_size(size, getattr(model.backbone, 'patch_size', 1))
+        metadata = onnx_metadata(cfg.model, class_embeds, model.decode_head)
     except (CheckpointError, FileNotFoundError, RunError, ValueError) as error:
         parser.exit(2, f'{parser.prog}: error: {error}\n')
     module = ExportedModel(model, args.argmax).eval()
-    metadata = onnx_metadata(cfg.model, class_embeds, model.decode_head)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     sizes = [size, (size[1] + 5, size[0] // 2 + 11)] if args.dynamic else [size]
     # under its name only once it is right; a large model is several files

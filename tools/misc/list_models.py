@@ -13,6 +13,7 @@ from prettytable import PrettyTable
 from pgseg_mm.checkpoints import hub
 from pgseg_mm.checkpoints.hugging_face import CONFIG_NAME
 from pgseg_mm.checkpoints.published import PublishedModel, published_models
+from pgseg_mm.cli.arguments import print_any_text
 
 BENCHMARKS = ('Pascal VOC 2012', 'Pascal Context', 'COCO-Object')
 """Those that all published models are evaluated on."""
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
         argv: Arguments; those of the process by default.
         command: Name of the command that this is.
     """
+    print_any_text()
     build_parser(command).parse_args(argv)
     models = published_models().values()
     print(tabulate(models))
