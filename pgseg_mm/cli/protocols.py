@@ -336,7 +336,9 @@ def settings_of(cfg: Config, protocol: str, notes: tuple[str, ...] = ()) -> Prot
         notes: What to note beside.
     """
     resizes = [s for s in cfg.test_dataloader.dataset.pipeline if type_name(s) in RESIZES]
-    scale = resizes[0].scale if len(resizes) == 1 else None
+    scale: Any = resizes[0].scale if len(resizes) == 1 else None
+    short_side: Any = scale and min(scale)
+    long_side: Any = scale and max(scale)
     test_cfg = cfg.model.get('test_cfg') or {}
     windows = test_cfg if test_cfg.get('mode') == 'slide' else {}
     decision = test_cfg.get('decision') or {}
@@ -347,8 +349,8 @@ def settings_of(cfg: Config, protocol: str, notes: tuple[str, ...] = ()) -> Prot
     return ProtocolSettings(
         protocol=protocol,
         benchmark=cfg.benchmark.name,
-        short_side=scale and min(scale),
-        long_side=scale and max(scale),
+        short_side=short_side,
+        long_side=long_side,
         window=side(windows.get('crop_size')),
         stride=side(windows.get('stride')),
         window_divisor=test_cfg.get('window_divisor'),
