@@ -52,6 +52,8 @@ HAS = (
 CLASSES = 100
 """Classes of the largest world of the ablation."""
 MAX_MIB = 20
+CONTENT = {'wheels', 'checkout.tar.gz', 'run.sh'}
+"""Of a bundle, whole or not."""
 SHELL = """\
 #!/usr/bin/env bash
 # Install the wheels beside this file into a folder and run the GPU check, or the ablation, there:
@@ -185,7 +187,7 @@ def main() -> int:
     if not re.fullmatch(r'3\.\d+', args.python):
         parser.error(f'--python must be a version such as 3.12, got {args.python}')
     if args.out.exists():
-        if not (args.out / 'run.sh').is_file() or not (args.out / 'wheels').is_dir():
+        if not args.out.is_dir() or {path.name for path in args.out.iterdir()} - CONTENT:
             parser.error(f'--out {args.out} is there and no bundle; give a folder to be made')
         shutil.rmtree(args.out)
     (args.out / 'wheels').mkdir(parents=True)

@@ -81,7 +81,9 @@ class Run:
         if not self.summary_file.is_file():
             return None
         summary = read_state(self.summary_file, 'the run is done again')
-        return summary if summary and summary.get('settings') == self.settings() else None
+        if not summary or summary.get('settings') != self.settings() or not summary.get('files'):
+            return None  # without files it came to an end before its pictures
+        return summary
 
 
 class QuietRunner(Runner):
@@ -188,6 +190,7 @@ def train(run: Run, command: str) -> dict[str, Any]:
             'untrained_evaluation': round(hook.untrained_seconds, 1),
             'training_with_validation': round(trained_at - hook.start, 1),
             'trained_evaluation': round(tested_at - trained_at, 1),
+            'total': round(time.perf_counter() - start, 1),
         },
         'files': {},
         'machine': describe_machine(),

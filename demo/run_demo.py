@@ -141,7 +141,11 @@ def run_in_process(run: Run, jobs: int) -> dict[str, Any] | None:
 
 
 def _as_words(options: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(key, str(value)) for key, value in options.items()]
+    def word(value: Any) -> str:
+        kept = not isinstance(value, str) or SettingsAction._parse_iterable(value) == value
+        return str(value) if kept else repr(value)
+
+    return [(key, word(value)) for key, value in options.items()]
 
 
 def run_all(runs: list[Run], jobs: int, resume: bool) -> list[dict[str, Any]]:

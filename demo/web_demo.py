@@ -125,7 +125,7 @@ def segment(
     except OSError as error:  # of this machine, of which a stranger need not know
         logging.getLogger('pgseg_mm.web').error('An image could not be segmented: %s', error)
         raise gr.Error('The server cannot do that now.', print_exception=False) from error
-    if len(named) == 1 and not background:
+    if len(named) == 1 and (inferencer.model.makes_groups or not background):
         gr.Warning('One word alone takes every pixel: scores compare words. Add others.')
     return draw_answer(image[..., ::-1], result)
 

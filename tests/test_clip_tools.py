@@ -173,6 +173,10 @@ def test_web_demo(place, monkeypatch):
     assert not np.array_equal(answers[0][0], answers[1][0])
     *_, legend = web_demo.segment(plain, Uploads(), 'a.png', 'dog . background', False, 0.5)
     assert '>background<' in legend.replace('</span>', '>')
+    warned = []
+    monkeypatch.setattr(web_demo.gr, 'Warning', warned.append)
+    web_demo.segment(plain, Uploads(), 'a.png', 'dog', False, 0.5)
+    assert len(warned) == 1
     with web_demo.gr.Blocks():
         assert not web_demo.place_answer(plain.model.makes_groups).first_stage.parent.visible
 

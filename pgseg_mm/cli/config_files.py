@@ -45,16 +45,20 @@ class SettingsAction(DictAction):
     @staticmethod
     def _parse_iterable(val: str) -> Any:
         """Read a value; mmengine would leave out its blanks and split it at all of its commas."""
+        val = val.strip()
         if not NOT_MMENGINES.search(val):
             return DictAction._parse_iterable(val)
         try:
-            found = ast.literal_eval(val.strip())
-            return list(found) if isinstance(found, tuple) and val.strip()[0] != '(' else found
+            found = ast.literal_eval(val)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            pass
+            found = ...
+        if isinstance(found, tuple) and val[0] != '(':
+            return list(found)
+        if found is None or isinstance(found, (list, tuple, dict, str, int, float)):
+            return found
         rest = BRACES.sub('', val)
         if not re.search(r'[\[\](),\'"]', rest):
-            return val.strip()
+            return val
         if rest == val and not re.search(r'[^\s,(\[]\s+[^\s,)\]]', val):  # "[a, b]"
             return DictAction._parse_iterable(re.sub(r'\s+', '', val))
         raise ValueError(f'{val} has blanks or commas within a word')

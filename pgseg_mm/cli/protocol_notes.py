@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from .config_files import override
 from .parts import type_name
 from .protocols import ProtocolSettings, settings_of
 
@@ -48,16 +49,23 @@ def notes_on(cfg: Config, settings: ProtocolSettings) -> tuple[str, ...]:
     )
 
 
-def note_overrides(cfg: Config, options: Mapping[str, Any] | None) -> None:
-    """Have ``applied_protocol`` say what the user has set in a protocol's place.
+def override_noted(cfg: Config, options: Mapping[str, Any] | None) -> None:
+    """Change settings of a config, and have ``applied_protocol`` say what of them is set in a
+    protocol's place.
 
     Args:
         cfg: The config, changed in place.
         options: Settings by their dotted names, as ``--cfg-options`` has them.
+
+    Raises:
+        ConfigError: As :func:`.config_files.override`.
     """
     applied = cfg.get('applied_protocol')
     if applied is None or not options:
+        override(cfg, options)
         return
-    found = asdict(settings_of(cfg, applied['protocol'], tuple(applied.get('notes', ()))))
-    found['scores'] = applied.get('scores')  # of the protocol's own method
-    cfg.applied_protocol = {key: value for key, value in found.items() if value}
+    before = asdict(settings_of(cfg, applied['protocol']))
+    override(cfg, options)
+    for name, value in asdict(settings_of(cfg, applied['protocol'])).items():
+        if value != before[name]:
+            cfg.applied_protocol[name] = value

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
+from mmengine.utils import to_2tuple
 
 from pgseg_mm.messages import quoted, shown
 
@@ -335,22 +336,25 @@ def settings_of(cfg: Config, protocol: str, notes: tuple[str, ...] = ()) -> Prot
         protocol: Name of its protocol.
         notes: What to note beside.
     """
-    resizes = [s for s in cfg.test_dataloader.dataset.pipeline if type_name(s) in RESIZES]
-    scale: Any = resizes[0].scale if len(resizes) == 1 else None
-    short_side: Any = scale and min(scale)
-    long_side: Any = scale and max(scale)
+    loader: Any = cfg.get('test_dataloader') or {}
+    steps = leaf_datasets(loader.get('dataset') or {})[0].get('pipeline') or []
+    resizes = [step for step in steps if type_name(step) in RESIZES]
+    scale: Any = resizes[0].get('scale') if len(resizes) == 1 else None
+    sides: tuple[Any, Any] = (None, None) if scale is None else _sorted_pair(scale)
+    benchmark: Any = cfg.get('benchmark') or {}
     test_cfg = cfg.model.get('test_cfg') or {}
     windows = test_cfg if test_cfg.get('mode') == 'slide' else {}
     decision = test_cfg.get('decision') or {}
     preprocessor = cfg.model.get('data_preprocessor') or {}
     mean, std = (tuple(preprocessor.get(key) or ()) or None for key in ('mean', 'std'))
-    words = [hook.get('vocabulary') for hook in cfg.custom_hooks if type_name(hook) == HOOK]
+    hooks: Any = cfg.get('custom_hooks') or []
+    words = [hook.get('vocabulary') for hook in hooks if type_name(hook) == HOOK]
     constant = decision.get('background_score')
     return ProtocolSettings(
         protocol=protocol,
-        benchmark=cfg.benchmark.name,
-        short_side=short_side,
-        long_side=long_side,
+        benchmark=benchmark.get('name'),
+        short_side=sides[0],
+        long_side=sides[1],
         window=side(windows.get('crop_size')),
         stride=side(windows.get('stride')),
         window_divisor=test_cfg.get('window_divisor'),
@@ -368,6 +372,12 @@ def settings_of(cfg: Config, protocol: str, notes: tuple[str, ...] = ()) -> Prot
         pamr=test_cfg.get('pamr') or None,
         notes=notes,
     )
+
+
+def _sorted_pair(scale: Any) -> tuple[Any, Any]:
+    """The shorter and the longer of two sides, or one number for both."""
+    pair = to_2tuple(scale)
+    return min(pair), max(pair)
 
 
 def side(size: Any) -> Any:

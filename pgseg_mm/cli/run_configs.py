@@ -17,7 +17,7 @@ from pgseg_mm.serialization.locating import check_source
 from .arguments import require_file
 from .checkpoint_sources import NO_CHECKPOINT, require_checkpoint
 from .config_files import ConfigError, override, read_config_file
-from .protocol_notes import note_overrides
+from .protocol_notes import override_noted
 
 MMENGINE_HOOKS = (
     'runtime_info',
@@ -146,8 +146,7 @@ def load_config(
     elif cfg.get('launcher') is None:
         cfg.launcher = 'none'
     _check_options(args.cfg_options)
-    override(cfg, args.cfg_options)
-    note_overrides(cfg, args.cfg_options)
+    override_noted(cfg, args.cfg_options)
     for name in SWITCHED_OFF:
         if name in cfg and cfg[name] is None:
             cfg.pop(name)

@@ -225,3 +225,8 @@ def test_a_bundle_takes_the_place_of_a_bundle_alone(tmp_path, monkeypatch, capsy
         gpu_bundle.main()
     assert left.value.code == 2 and kept.is_file()
     assert 'is there and no bundle' in capsys.readouterr().err
+    monkeypatch.setattr(gpu_bundle, 'missing', lambda *_: sys.exit('made anew'))
+    (tmp_path / 'broken off' / 'wheels').mkdir(parents=True)
+    monkeypatch.setattr(sys, 'argv', ['gpu_bundle', '--out', str(tmp_path / 'broken off')])
+    with pytest.raises(SystemExit, match='made anew'):
+        gpu_bundle.main()

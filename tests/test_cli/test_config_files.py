@@ -108,6 +108,9 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, monkeypatch, capsys, too
         ('[a, b]', ['a', 'b']),
         ('[1, 2]', [1, 2]),
         ('1, 2', [1, 2]),
+        ('false ', False),
+        (' 1e-3', 0.001),
+        ('{0,1}', '{0,1}'),
         # as mmengine has them
         ('1,2', [1, 2]),
         ('(a,[b,c])', ('a', ['b', 'c'])),

@@ -255,3 +255,17 @@ def test_settings_that_are_documented_fit_their_config(demo, words, tmp_path):
     path = module.existing_config(args.config)
     cfg = module.make_config(path, tmp_path, tmp_path, 0, 64, None, args.cfg_options)
     assert MODELS.build(cfg.model).decode_head.loss_multi_label is None  # as in their figures
+
+
+def test_settings_reach_the_processes_of_several_runs_as_they_are(demo):
+    given = {
+        'a': '3',
+        'b': ['x y', '{}'],
+        'c': 'a, b',
+        'd': 0.5,
+        'e': 'true',
+        'f': None,
+        'g': (1, 2),
+    }
+    words = ['='.join(pair) for pair in demo._as_words(given)]
+    assert demo.parse_args(['--cfg-options', *words]).cfg_options == given

@@ -200,7 +200,7 @@ def test_a_config_with_a_protocol_among_its_bases(config, options, tmp_path, mon
     applied = cfg.applied_protocol
     assert applied.templates == 'simple' and applied.prob_threshold == 0.3
     assert (applied.short_side, applied.long_side, applied.words) == (300, 900, 'voc21')
-    assert 'normalize_prompts' not in applied and applied.scores == 'cosine' and applied.notes
+    assert applied.normalize_prompts is False and applied.scores == 'cosine' and applied.notes
     assert applied.image_divisor == 'patch' and applied.window == 336
     assert cfg.model.test_cfg.decision.prob_threshold == 0.3
 

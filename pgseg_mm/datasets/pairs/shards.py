@@ -79,7 +79,7 @@ def expand_shards(patterns: str | Sequence[str]) -> list[str]:
     for pattern in patterns:
         if pattern.startswith(PIPE):
             shards.extend(_expand_braces(pattern))
-        elif Path(pattern).is_file():
+        elif os.path.isfile(pattern):  # False of what is too long for a name, too
             shards.append(pattern)
         else:
             names = _expand_braces(os.path.expandvars(pattern))

@@ -67,6 +67,7 @@ class ResumableSampler(Sampler[SampleKey]):
         self.num_samples = rounds
         self.epoch = 0
         self._begin = (0, 0)
+        self._is_told = False
 
     def __len__(self) -> int:
         """Samples of this rank in a whole epoch."""
@@ -87,16 +88,19 @@ class ResumableSampler(Sampler[SampleKey]):
         """
         self.set_epoch(epoch)
         self._begin = (epoch, consumed)
+        self._is_told = True
 
     def skip(self, num_samples: int) -> None:
         """Let the next pass begin behind ``num_samples`` samples of each rank.
 
         They count from the beginning of the epoch, or of the run if passes never end: the contract
-        of the continuation's ``IterBasedTrainLoop``.
+        of the continuation's ``IterBasedTrainLoop``, which counts with the present size of a batch.
+        Without effect where :meth:`begin_at` has said how many there were.
         """
         if num_samples < 0:
             raise ValueError(f'num_samples must not be negative, got {num_samples}')
-        self.begin_at(self.epoch, num_samples * self.world_size)
+        if not self._is_told:
+            self._begin = (self.epoch, num_samples * self.world_size)
 
     @property
     def num_skipped(self) -> int:

@@ -124,6 +124,8 @@ def join_bands(height: int, bands: Iterable[tuple[slice, Sequence[Tensor]]]) -> 
 def mean_of_winners(best: Best, num_columns: int) -> Tensor:
     """Mean score of each column over the pixels that it wins, (K,); 0 where it wins none."""
     labels, values = best.columns.flatten(), best.values.flatten()
-    sums = torch.stack([values, torch.ones_like(values)])
-    total, won = sums.new_zeros(2, num_columns).index_add_(1, labels, sums)
-    return total / won.clamp(min=1)
+    # sums over millions of pixels: float32 would lose the last ones
+    exact = values.dtype if values.device.type == 'mps' else torch.float64
+    total = values.new_zeros(num_columns, dtype=exact).index_add_(0, labels, values.to(exact))
+    won = torch.bincount(labels, minlength=num_columns)
+    return (total / won.clamp(min=1)).to(values.dtype)

@@ -183,6 +183,9 @@ def test_patterns_are_taken_as_they_are_but_for_braces_and_variables(tmp_path, m
     for name in ('back\\slash', 'a::b', 'x{0,1}'):
         path = write_shards(tmp_path / name, shards=1, samples=1).replace('{00000..00000}', '00000')
         assert expand_shards(path) == [path]
+    write_shards(tmp_path / 'many', shards=60, samples=1)
+    numbers = ','.join(f'{number:05d}' for number in range(60))
+    assert len(expand_shards(f'{tmp_path}/many/{{{numbers}}}.tar')) == 60
     monkeypatch.setenv('SHARDS', str(tmp_path / 'a::b'))
     assert expand_shards('${SHARDS}/*.tar') == [f'{tmp_path}/a::b/00000.tar']
     for command in ('pipe:cat ${SHARDS}/0.tar', r'pipe:cat my\ data/0.tar', 'pipe:rsync h::m/a -'):

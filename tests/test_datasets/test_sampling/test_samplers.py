@@ -94,6 +94,9 @@ def test_it_goes_on_where_it_stood(monkeypatch, infinite, world_size):
         skipping.set_epoch(2)
         skipping.skip(3)
         assert read(skipping, 2) == expected
+        skipping.begin_at(0 if infinite else 2, 3 * world_size)
+        skipping.skip(1)  # of a loop that counts with another size of a batch
+        assert read(skipping, 2) == expected
 
 
 def test_the_next_epoch_is_whole_and_an_epoch_that_is_over_is_empty(monkeypatch):

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from pgseg_mm.models.inference import stitching
-from pgseg_mm.models.inference.pixel_classes import mean_logits
+from pgseg_mm.models.inference.pixel_classes import classify_pixels, mean_logits
 from pgseg_mm.models.inference.sliding_window import sliding_windows
 from pgseg_mm.models.inference.stitching import StitchedScores, mean_class_map, stitch
 
@@ -123,3 +123,13 @@ def test_a_class_of_one_view_only_may_win():
 def test_flip_mirrors_pixels(direction, expected):
     scores = StitchedScores(torch.eye(4), torch.tensor([[0, 1], [2, 3]]))
     assert scores.flip(direction).class_map((2, 2)).tolist() == expected
+
+
+@pytest.mark.parametrize('size', [(600, 800), (3000, 4000)])
+def test_mean_scores_of_many_pixels_are_exact(size):
+    scores = StitchedScores(torch.tensor([[0.3, 0.1], [0.1, 0.7]]), torch.tensor([[0, 1]] * 2))
+    _, means = classify_pixels([scores], size, class_scores=True)
+    dense = scores.logits((1, size[1]))[:, 0].double()
+    best = dense.max(dim=0)
+    expected = [best.values[best.indices == number].mean() for number in (0, 1)]
+    torch.testing.assert_close(means.double(), torch.stack(expected), atol=1e-6, rtol=1e-5)
