@@ -10,7 +10,7 @@ from mmseg.registry import TRANSFORMS
 
 from benchmark_zoo import ROOT
 from pgseg_mm.cli.config_files import ConfigError
-from pgseg_mm.cli.protocol_notes import notes_on, override_noted, scores_of
+from pgseg_mm.cli.protocol_notes import notes_on, scores_of
 from pgseg_mm.cli.protocols import (
     apply_protocol,
     as_protocol,
@@ -390,19 +390,3 @@ def test_what_cannot_take_a_protocol_is_refused(plain, tmp_path):
     cfg.model = dict(type='EncoderDecoder', decode_head={})
     with pytest.raises(ConfigError, match='got a EncoderDecoder'):
         apply_protocol(cfg, settings)
-
-
-@pytest.mark.parametrize('kind', ['plain', 'wrapped', 'one number', 'no hooks'])
-def test_other_settings_leave_what_was_applied(config, kind):
-    cfg = config('sclip', 'voc21')
-    before = copy.deepcopy(cfg.applied_protocol)
-    (resize,) = (s for s in cfg.test_dataloader.dataset.pipeline if s['type'].endswith('Resize'))
-    if kind == 'wrapped':
-        inner = cfg.test_dataloader.dataset
-        cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[inner])
-    elif kind == 'one number':
-        resize.scale = 448
-    elif kind == 'no hooks':
-        cfg.custom_hooks = None
-    override_noted(cfg, {'work_dir': 'x', 'model.test_cfg.stride': 7})
-    assert cfg.applied_protocol == {**before, 'stride': 7}
