@@ -105,6 +105,7 @@ def read_config_file(path: str | PathLike[str]) -> Config:
     for folder in Path(path).resolve().parents:
         if folder.name == 'projects':
             import_from(str(folder.parent))
+            break  # not also what the clone itself lies in, such as ~/projects
     with _escaped_folders():
         try:
             return Config.fromfile(path)

@@ -141,7 +141,7 @@ def test_settings_of_other_kinds_work():
 
 
 def test_a_config_of_a_project_can_import_its_modules_wherever_it_is_read(tmp_path):
-    project = tmp_path / 'house' / 'projects' / 'one_of_mine'
+    project = tmp_path / 'projects' / 'house' / 'projects' / 'one_of_mine'
     project.mkdir(parents=True)
     (project / 'parts.py').write_text('NUMBER = 3\n')
     text = "custom_imports = dict(imports=['projects.one_of_mine.parts'])\nnumber = 3\n"
@@ -149,9 +149,11 @@ def test_a_config_of_a_project_can_import_its_modules_wherever_it_is_read(tmp_pa
     code = (
         'from pgseg_mm.cli.config_files import read_config_file\n'
         f'print(read_config_file({str(project / "config.py")!r}).number)\n'
-        'from projects.one_of_mine.parts import NUMBER\nprint(NUMBER)'
+        'from projects.one_of_mine.parts import NUMBER\nprint(NUMBER)\n'
+        f'import sys; assert {str(tmp_path)!r} not in sys.path[1:]'
     )
     done = subprocess.run(
         [sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.stdout.split()[-2:] == ['3', '3'], done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-2:] == ['3', '3']
