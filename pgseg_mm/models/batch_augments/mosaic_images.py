@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from ..layers.host_copies import copy_to_device
 from ..layers.regions import RegionLayout
 from ..layers.whole_numbers import check_whole
 
@@ -55,7 +56,7 @@ class MosaicImages(nn.Module):
         mosaics = math.ceil(max(round(number / self.scale**2), number) / tiles)
         rounds = math.ceil(mosaics * tiles / number)
         order = torch.cat([torch.randperm(number, generator=generator) for _ in range(rounds)])
-        captions = order[: mosaics * tiles].view(mosaics, tiles).to(images.device)
+        captions = copy_to_device(order[: mosaics * tiles].view(mosaics, tiles), images.device)
         height, width = (round(side * self.scale) for side in images.shape[-2:])
         if self.scale < 1:
             images = F.interpolate(images, (height, width), mode='bilinear', antialias=True)

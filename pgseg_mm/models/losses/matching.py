@@ -8,6 +8,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ..layers.host_copies import copy_to_device
+
 MAX_THREADS = 8
 """Threads that solve assignments, at most."""
 
@@ -22,9 +24,7 @@ class PendingMatch:
     def result(self) -> Tensor:
         """Wait for the match: (B, G), the prototype of each group."""
         match = torch.from_numpy(np.concatenate([chunk.result() for chunk in self._chunks]))
-        if self._device.type == 'cuda':
-            match = match.pin_memory()  # a copy of pageable memory would wait for the GPU
-        return match.to(self._device, non_blocking=True)
+        return copy_to_device(match, self._device)
 
 
 @torch.no_grad()

@@ -173,3 +173,20 @@ def test_refuses_what_cannot_be_pasted():
         augment(flat_images(2), seeded())
     with pytest.raises(ValueError, match='has only one; take a larger batch_size'):
         PasteImages()(flat_images(1), seeded())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    'augment', [PasteImages(), MosaicImages(), MosaicImages(scale=0.5)], ids=repr
+)
+def test_joining_does_not_wait_for_the_gpu(augment):
+    images = flat_images(8).cuda()
+    expected, layout = augment(flat_images(8), seeded())
+    augment(images, seeded())  # what is made on first use
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        found, found_layout = augment(images, seeded())
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    torch.testing.assert_close(found.cpu(), expected)
+    assert torch.equal(found_layout.captions.cpu(), layout.captions)
