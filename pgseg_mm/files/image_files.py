@@ -51,8 +51,6 @@ TURNS = {
 """How an image is turned, by its orientation in EXIF."""
 QUARTER_TURNS = [TURNS[orientation] for orientation in (5, 6, 7, 8)]
 """Those by which width and height change places."""
-CANVAS = (124, 117, 104)
-"""What is behind a grey image with transparency, as in mmcv."""
 
 
 class UnreadableImage(OSError):
@@ -306,10 +304,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         if values.dtype.itemsize > 2 and not 0 <= values.min() <= values.max() < 2**16:
             raise ValueError('its numbers have more than 16 bits')
         image = Image.fromarray((values >> 8).astype(np.uint8))
-    if image.mode == 'LA':
-        canvas = Image.new('RGB', image.size, CANVAS)
-        canvas.paste(image.convert('RGB'), mask=image.getchannel('A'))
-        return canvas
     return image if image.mode == 'RGB' else image.convert('RGB')
 
 

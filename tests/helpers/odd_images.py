@@ -16,6 +16,7 @@ SOUND = {
     'grey.png': (30, 40),
     'bilevel.png': (30, 40),
     'grey_alpha.png': (30, 40),
+    'grey_alpha.tif': (30, 40),
     'rgba.png': (30, 40),
     'palette.png': (30, 40),
     'grey16.png': (30, 40),
@@ -48,6 +49,11 @@ def picture(height: int = 30, width: int = 40) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def half_transparent(image: Image.Image) -> Image.Image:
+    image.putalpha(128)
+    return image
+
+
 def encode(image: Image.Image, kind: str, **options) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
@@ -78,8 +84,9 @@ def odd_image(name: str) -> bytes:
         'tall.png': lambda: encode(picture(10000, 20), 'PNG'),
         'grey.png': lambda: encode(image.convert('L'), 'PNG'),
         'bilevel.png': lambda: encode(image.convert('1'), 'PNG'),
-        'grey_alpha.png': lambda: encode(image.convert('LA'), 'PNG'),
-        'rgba.png': lambda: encode(image.convert('RGBA'), 'PNG'),
+        'grey_alpha.png': lambda: encode(half_transparent(image.convert('L')), 'PNG'),
+        'grey_alpha.tif': lambda: encode(half_transparent(image.convert('L')), 'TIFF'),
+        'rgba.png': lambda: encode(half_transparent(image), 'PNG'),
         'palette.png': lambda: encode(image.quantize(8), 'PNG'),
         'grey16.png': lambda: encode16('.png', grey=True),
         'rgb16.png': lambda: encode16('.png'),

@@ -78,7 +78,7 @@ def test_colours_are_those_of_the_picture(inferencer, folder, name, tolerance):
     assert np.abs(np.subtract(found, expected)).max() <= tolerance
 
 
-@pytest.mark.parametrize('name', ['grey.png', 'grey16.png', 'grey_alpha.png'])
+@pytest.mark.parametrize('name', ['grey.png', 'grey16.png', 'grey_alpha.png', 'grey_alpha.tif'])
 def test_greys_are_those_of_the_picture(inferencer, folder, name):
     grey = np.asarray(picture().convert('L'))
     np.testing.assert_array_equal(inferencer.read(folder / name), np.stack([grey] * 3, axis=-1))
