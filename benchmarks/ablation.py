@@ -26,6 +26,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from demo.demo_data import ensure_scenes
 from pgseg_mm.cli.arguments import check_output
 from pgseg_mm.cli.config_files import ConfigError, SettingsAction
@@ -114,7 +116,13 @@ def _check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
 
 
 def run_context() -> Any:
-    """Where the processes of the runs come from: a fork each, so that torch is imported once."""
+    """Where the processes of the runs come from.
+
+    A fork each, so that torch is imported once; but a fork of a process that has looked for a GPU,
+    as mmengine does when it is imported, cannot use it.
+    """
+    if torch.cuda.is_available():
+        return get_context('spawn')
     context = get_context('forkserver')
     context.set_forkserver_preload(['benchmarks.ablation_run'])
     return context

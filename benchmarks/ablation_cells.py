@@ -22,7 +22,14 @@ EVALUATION = 1
 DECISIVE = ('model', 'optim_wrapper', 'param_scheduler', 'train_dataloader', 'train_cfg')
 """Parts of a config that decide the outcome, and which alone may be overridden: others are in no
 run's key."""
-INDIFFERENT = ('num_workers', 'persistent_workers', 'prefetch_factor', 'pin_memory', 'fused')
+INDIFFERENT = (
+    'num_workers',
+    'persistent_workers',
+    'prefetch_factor',
+    'pin_memory',
+    'non_blocking',
+    'fused',
+)
 NEW_SEED = 1
 """The converter's seed for the scenes that no choice was made on; that of the others is 0."""
 CURVE_POINTS = 4

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
-from tqdm import tqdm
 
 from pgseg_mm.cli.provenance import describe
 from pgseg_mm.datasets import (
@@ -42,6 +42,7 @@ from pgseg_mm.datasets import (
 )
 
 from .outputs import make_parser, origin, parse, write_results
+from .parallel import in_processes
 
 PLAIN_LOADER = 'webdataset, Pillow and torchvision'
 OURS_SHARDS = 'WebImageTextDataset'
@@ -66,19 +67,8 @@ CROP = dict(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
 
 def make_pairs(folder: Path, number: int, size: tuple[int, int], shards: int) -> None:
     """Write pairs as files with a list, and the same ones as shards."""
-    rng = np.random.default_rng(0)
-    width, height = size
-    y, x = np.mgrid[:height, :width]
     (folder / 'images').mkdir(parents=True)
-    rows = []
-    for index in tqdm(range(number), desc='making pairs', disable=not sys.stderr.isatty()):
-        slopes = rng.uniform(0, 0.5, (2, 3))
-        pixels = x[..., None] * slopes[0] + y[..., None] * slopes[1] + rng.normal(0, 12, 3)
-        noise = rng.normal(0, 12, (height, width, 1))
-        image = Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8))
-        image.save(folder / 'images' / f'{index:06d}.jpg', quality=85)
-        caption = ' '.join(rng.choice(WORDS.split(), size=10))
-        rows.append({'image': f'{index:06d}.jpg', 'caption': caption})
+    rows = in_processes(partial(_make_pair, folder / 'images', size), number)
     (folder / 'pairs.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
     for shard, part in enumerate(np.array_split(np.arange(number), shards)):
         with webdataset.TarWriter(str(folder / f'{shard:05d}.tar')) as writer:
@@ -86,6 +76,19 @@ def make_pairs(folder: Path, number: int, size: tuple[int, int], shards: int) ->
                 image = (folder / 'images' / rows[index]['image']).read_bytes()
                 sample = {'jpg': image, 'txt': rows[index]['caption']}
                 writer.write({'__key__': f'{index:06d}', **sample})
+
+
+def _make_pair(folder: Path, size: tuple[int, int], index: int) -> dict[str, str]:
+    rng = np.random.default_rng(index)
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    slopes = rng.uniform(0, 0.5, (2, 3))
+    pixels = x[..., None] * slopes[0] + y[..., None] * slopes[1] + rng.normal(0, 12, 3)
+    noise = rng.normal(0, 12, (height, width, 1))
+    image = Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8))
+    name = f'{index:06d}.jpg'
+    image.save(folder / name, quality=85)
+    return {'image': name, 'caption': ' '.join(rng.choice(WORDS.split(), size=10))}
 
 
 def pipeline(backend: str) -> list[dict[str, Any]]:

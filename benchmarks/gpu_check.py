@@ -164,7 +164,8 @@ class Check:
             Whether nothing has failed.
         """
         end = time.monotonic() + 60 * self.minutes
-        warming = self._start_compiling() if 'step' in [entry.name for entry in stages] else None
+        before_step = 'step' in [entry.name for entry in stages[1:]]
+        warming = self._start_compiling() if before_step else None
         try:
             for index, entry in enumerate(stages):
                 if warming is not None and entry.name == 'step':

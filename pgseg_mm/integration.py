@@ -239,9 +239,11 @@ def _end_with_parent() -> None:
 
 
 def allow_graphs(number: int) -> None:
-    """Let torch compile so many graphs of one piece of code before it gives up.
+    """Let torch compile so many graphs of one piece of code before it gives up, each as a whole.
 
-    Blocks of a model share their code, and torch's own limit is meant for one module alone.
+    Blocks of a model share their code, and torch's own limit is meant for one module alone. Torch
+    would cut graphs at the buckets of DistributedDataParallel, which are larger than a block, and
+    refuses to cut one with checkpoints in it.
 
     Args:
         number: The limit of torch's compiler.
@@ -249,6 +251,7 @@ def allow_graphs(number: int) -> None:
     import torch
 
     torch._dynamo.config.recompile_limit = number
+    torch._dynamo.config.optimize_ddp = False
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from prepared_interpreter import interpreter
 from prepared_processes import ROOT, RunningPython, run_python, run_ranks
@@ -113,3 +114,20 @@ def test_signals_go_through_to_the_prepared_process(tmp_path, number):
             return
         time.sleep(0.1)
     pytest.fail('the process lives on')
+
+
+def test_where_there_is_a_gpu_each_is_a_fresh_interpreter(monkeypatch, tmp_path):
+    """A fork of a process that has looked for GPUs cannot use one."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    asked = '"numpy" in sys.modules, os.getcwd(), os.environ["WORD"]'
+    code = f'import os, sys\nprint({asked})\nsys.exit(3)'
+    done = run_python(['-c', code], cwd=tmp_path, env={**os.environ, 'WORD': 'w'})
+    assert (done.returncode, done.stdout) == (3, f'False {tmp_path} w\n')
+    out = tmp_path / 'out'
+    running = RunningPython(['-c', 'import time; time.sleep(60)'], out, out)
+    assert running.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.wait(timeout=0.1)
+    running.kill()
+    assert multiprocessing.connection.wait([running.sentinel], timeout=20)
+    assert running.wait(20) == -signal.SIGKILL

@@ -19,7 +19,7 @@ from pgseg_mm.datasets import WebImageTextDataset
 from ..data_loading import SHUFFLE, make_pairs, our_loader, pipeline
 from .stage import PGSEG, TINY, Piece, Stage
 
-WORKERS = (4, 8, 16)
+WORKERS = (4, 16)
 NUM_SHARDS = 16
 BF16 = "dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(enabled=False))"
 TRAINING_CONFIG = """
@@ -62,7 +62,7 @@ def loader_speed(stage: Stage, folder: Path, number: int, workers: int) -> float
     for _ in range(max(2 * workers, 1)):
         next(batches)
     read, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < stage.size(6, 1):
+    while time.perf_counter() - begin < stage.size(4, 1):
         read += len(next(batches)['inputs'])
     return read / (time.perf_counter() - begin)
 

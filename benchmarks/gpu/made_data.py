@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from ..parallel import in_processes
 
 COLORS = ('red', 'green', 'blue', 'white')
 
@@ -26,7 +26,7 @@ def make_scenes(folder: Path, number: int, size: tuple[int, int], num_classes: i
     """
     for part in ('images/val', 'annotations/val'):
         (folder / part).mkdir(parents=True)
-    _in_processes(partial(_make_scene, folder, size, num_classes), number)
+    in_processes(partial(_make_scene, folder, size, num_classes), number)
     rows = [
         {'image': f'{i}.png', 'caption': f'a {COLORS[i % 4]} thing, number {i}'}
         for i in range(number)
@@ -52,13 +52,3 @@ def _make_scene(folder: Path, size: tuple[int, int], num_classes: int, index: in
         image[area] = image[area] // 4 + rng.integers(0, 200, 3, dtype=np.uint8)
     Image.fromarray(image).save(folder / 'images/val' / f'{index}.png', compress_level=1)
     Image.fromarray(labels).save(folder / 'annotations/val' / f'{index}.png', compress_level=1)
-
-
-def _in_processes(function: partial, number: int) -> None:
-    """Call a function with 0, 1, 2, ...; in processes where that is worth it."""
-    if number < 64:
-        for index in range(number):
-            function(index)
-        return
-    with ProcessPoolExecutor(mp_context=get_context('fork')) as pool:
-        list(pool.map(function, range(number), chunksize=8))

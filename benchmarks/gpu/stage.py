@@ -113,6 +113,8 @@ class Stage:
             found = piece()
         except OutOfTime:
             found = Piece('not begun: the stage has no time left', passed=None)
+        except subprocess.TimeoutExpired:
+            found = Piece('not ended: the stage has no time left', passed=None)
         except Exception as error:
             traceback.print_exc()
             found = Piece(f'{type(error).__name__}: {error}'[:SHOWN_OUTPUT], passed=False)

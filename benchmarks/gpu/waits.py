@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 import warnings
 from collections import Counter
@@ -36,13 +37,15 @@ class WatchHook(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self.device = device
         self.places: Counter[tuple[str, str]] = Counter()
         self.steps = 0
 
     def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         self.steps += runner.iter > 0
-        torch.cuda.set_sync_debug_mode('warn')
+        if self.device == 'cuda':
+            torch.cuda.set_sync_debug_mode('warn')
 
     def note(self, message: Warning | str, *args: Any, **kwargs: Any) -> None:
         """Stands in for :func:`warnings.showwarning`."""
@@ -64,7 +67,8 @@ def place_of(stack: traceback.StackSummary) -> tuple[str, str]:
 def waits(stage: Stage, folder: Path, wrapper: str, **precision: Any) -> Piece:
     """Where a training step of the Runner waits for the GPU."""
     if stage.device == 'cpu':
-        return Piece('on the CPU nothing waits', passed=None)
+        wrapper, precision = 'OptimWrapper', {}
+    sys.path.append(str(folder))  # the config imports a module from there
     cfg = Config.fromfile(write_scenes_config(folder, wrapper, **precision))
     cfg.work_dir = str(folder / 'work')
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
@@ -73,7 +77,7 @@ def waits(stage: Stage, folder: Path, wrapper: str, **precision: Any) -> Piece:
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1000, save_last=False)
     cfg.train_cfg = dict(type='ResumableIterLoop', max_iters=8)
     cfg.log_level = 'WARNING'
-    watch = WatchHook()
+    watch = WatchHook(stage.device)
     runner = Runner.from_cfg(cfg)
     runner.register_hook(watch)
     with warnings.catch_warnings():
@@ -82,7 +86,10 @@ def waits(stage: Stage, folder: Path, wrapper: str, **precision: Any) -> Piece:
         try:
             runner.train()
         finally:
-            torch.cuda.set_sync_debug_mode('default')
+            if stage.device == 'cuda':
+                torch.cuda.set_sync_debug_mode('default')
+    if stage.device == 'cpu':
+        return Piece(f'on the CPU nothing waits; {watch.steps + 1} steps taken', passed=None)
     rows = [
         {'place': place, 'times a step': f'{count / watch.steps:.1f}', 'why': why or 'NOT NAMED'}
         for (place, why), count in watch.places.most_common()

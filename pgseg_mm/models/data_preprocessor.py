@@ -30,7 +30,8 @@ class PGSegDataPreProcessor(BaseDataPreprocessor):
             the shapes of successive batches seldom differ.
         prompts_apart: Whether prompts beside the captions are handed on apart and cut behind the
             longest of them, which a text encoder reads in less time; losses differ by rounding.
-        non_blocking: Whether to copy pinned memory to the device asynchronously.
+        non_blocking: Whether to copy pinned memory (``train_dataloader.pin_memory=True``) to the
+            GPU without waiting for what it has yet to do.
         batch_augments: Arguments of :class:`RandomBatchAugment`, which joins images in training,
             such as ``dict(augments=[dict(type='PasteImages')], probs=[0.5])``. The loss must be one
             of regions, such as :class:`RegionTextContrast`.
@@ -98,12 +99,20 @@ class PGSegDataPreProcessor(BaseDataPreprocessor):
         self._check_images(data['inputs'], data.get('data_samples'), training)
         if 'tokens' in data:
             data.update(self._stack_tokens(data['tokens']))
-        data = self.cast_data(data)
+        data = self._move(data, training)
         data['inputs'] = self._normalise(data['inputs'])
         data.setdefault('data_samples', None)
         if training and self.batch_augments is not None:
             data['inputs'], data['regions'] = self.batch_augments(data['inputs'])
         return data
+
+    def _move(self, data: dict[str, Any], training: bool) -> dict[str, Any]:
+        samples = data.get('data_samples')
+        if not training or not samples or any(sample.keys() for sample in samples):
+            return self.cast_data(data)
+        # moved, each of a thousand samples would be copied, though it has no tensor
+        rest = {name: value for name, value in data.items() if name != 'data_samples'}
+        return {**self.cast_data(rest), 'data_samples': samples}
 
     def _check_images(
         self,

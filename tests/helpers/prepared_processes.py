@@ -3,10 +3,12 @@
 A fresh interpreter takes 8 seconds of a core to import them. Here one interpreter per pytest
 process does so, and each run is a fork of it: with memory, signals, an exit status and registries
 of its own, but without the wait. Whether a script finds what it imports is for a real interpreter
-to tell.
+to tell. Where there is a GPU each run is a fresh interpreter: a fork of a process that has looked
+for GPUs, as mmengine does when it is imported, cannot use one.
 """
 
 import atexit
+import contextlib
 import ctypes
 import os
 import runpy
@@ -20,6 +22,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from plain_configs import unformatted
 
@@ -49,6 +52,32 @@ prepared = PreparedContext()
 prepared.set_forkserver_preload(list(PRELOADED))
 
 
+class FreshProcess:
+    """A fresh interpreter, with what :class:`RunningPython` needs of a process."""
+
+    def __init__(
+        self, words: list[str], cwd: str, env: dict[str, str], stdout: str, stderr: str
+    ) -> None:
+        self._words, self._cwd, self._env, self._files = words, cwd, env, (stdout, stderr)
+
+    def start(self) -> None:
+        out, err = (open(path, 'ab') for path in self._files)  # noqa: SIM115, closed below
+        with out, err:
+            self._popen = subprocess.Popen(
+                [sys.executable, *self._words], cwd=self._cwd, env=self._env, stdout=out, stderr=err
+            )
+        self.pid = self._popen.pid
+        self.sentinel = os.pidfd_open(self.pid) if hasattr(os, 'pidfd_open') else -1
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._popen.poll()
+
+    def join(self, timeout: float | None = None) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(timeout)
+
+
 class RunningPython:
     """What ``subprocess.Popen([sys.executable, *command])`` gives, as far as tests need it.
 
@@ -71,8 +100,11 @@ class RunningPython:
         self.args = [str(word) for word in command]
         environment = dict(os.environ if env is None else env)
         files = str(stdout), str(stderr)
-        self._process = prepared.Process(
-            target=_run, args=(self.args, str(cwd or Path.cwd()), environment, *files)
+        told = (self.args, str(cwd or Path.cwd()), environment, *files)
+        self._process = (
+            FreshProcess(*told)
+            if torch.cuda.is_available()
+            else prepared.Process(target=_run, args=told)
         )
         self._process.start()
 

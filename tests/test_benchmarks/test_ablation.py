@@ -28,6 +28,7 @@ from benchmarks.ablation_cells import Cell, World  # noqa: E402
 from benchmarks.ablation_rows import CONTROLS, MAIN, NPR_ROWS, ROWS, about  # noqa: E402
 from demo import demo_data  # noqa: E402
 
+RUN_CONTEXT = ablation.run_context
 needs_scenes = pytest.mark.skipif(bool(MISSING), reason=f'not installed: {", ".join(MISSING)}')
 WORLD = World.of(10, num_train=16, num_new=8)
 SMALL = [
@@ -120,7 +121,7 @@ def test_the_page_has_holes(finished, folders):
     assert command(folders, *arguments) == 0
     page = (finished / 'a.md').read_text()
     # pastes was not asked for, but has results
-    assert '**5 of 9 runs of the main rows are missing.**' in page
+    assert '**5 of 9 runs of the main rows are missing**' in page
     assert command(folders, *arguments, '--stages', 1, 2) == 0
     two = (finished / 'a.md').read_text().partition('two grouping stages, 2 iterations\n\n')[2]
     assert two.startswith('6 of 6 runs of the main rows are missing.\n\n## ')
@@ -183,7 +184,7 @@ def test_a_run_that_fails_is_named(data, folders, tmp_path, capsys):
     assert ablation.main([*broken, '--rows', 'pastes']) == 1
     assert 'failed: pastes, 10 classes, 1 stage, seed 0' in capsys.readouterr().err
     assert any('num_heads' in log.read_text() for log in (tmp_path / 'logs').iterdir())
-    assert '**1 of 1 runs of the main rows are missing.**' in (tmp_path / 'a.md').read_text()
+    assert '**1 of 1 runs of the main rows are missing**' in (tmp_path / 'a.md').read_text()
 
 
 def test_a_run_ends_with_its_command(tmp_path, monkeypatch):
@@ -305,3 +306,9 @@ def test_the_bundle_has_the_graphics_of_the_classes(tmp_path):
 def test_new_scenes_are_of_another_seed():
     assert demo_data.Scenes().arguments(Path('x'))[-2:] == ['--seed=0', '--overwrite']
     assert '--seed=1' in WORLD.new.arguments(Path('x'))
+
+
+@pytest.mark.parametrize('gpu, method', [(True, 'spawn'), (False, 'forkserver')])
+def test_runs_can_use_a_gpu_that_the_command_has_looked_for(gpu, method, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    assert RUN_CONTEXT().get_start_method() == method

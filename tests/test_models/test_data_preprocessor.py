@@ -1,6 +1,7 @@
 import pytest
 import torch
 from mmengine.dataset import default_collate, pseudo_collate
+from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
@@ -174,3 +175,19 @@ def test_a_batch_is_moved_to_the_models_device(preprocessor):
 
     assert batch['inputs'].is_cuda
     assert batch['tokens'].is_cuda
+
+
+def test_samples_without_labels_are_not_copied_in_training(preprocessor):
+    """Of a thousand pairs that took longer than a copy of their pixels."""
+    batch = pseudo_collate([sample(), sample()])
+    moved = preprocessor(batch, training=True)['data_samples']
+    assert all(one is other for one, other in zip(moved, batch['data_samples'], strict=True))
+
+
+def test_labels_are_moved_in_training(preprocessor):
+    batch = pseudo_collate([sample(), sample()])
+    labels = torch.zeros(1, 4, 6, dtype=torch.long)
+    batch['data_samples'][1].gt_sem_seg = PixelData(data=labels)
+    preprocessor.to('meta')
+    moved = preprocessor(batch, training=True)['data_samples']
+    assert moved[1].gt_sem_seg.data.is_meta and moved[1].caption == 'a cat'

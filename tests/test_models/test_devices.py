@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorDeviceMismatchError,
     FakeTensorMode,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.ablation_cells import Cell, World
 from benchmarks.ablation_rows import ROWS
@@ -24,6 +25,29 @@ from pgseg_mm.models.batch_augments import PasteImages, RandomBatchAugment
 from pgseg_mm.models.losses import npr_loss
 
 GPU = torch.device('cuda', 0)
+
+
+class NoHostCopies(TorchDispatchMode):
+    """Refuses copies of pageable host memory, which wait for all that the GPU has yet to do."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        target = args[0].device if args and isinstance(args[0], torch.Tensor) else None
+        if func is torch.ops.aten._to_copy.default:
+            pinned = kwargs.get('non_blocking')  # of copy_to_device
+            copied = target.type == 'cpu' and kwargs.get('device', target) == GPU and not pinned
+        elif func in (torch.ops.aten.copy_.default, torch.ops.aten.index_put_.default):
+            values = args[1] if func is torch.ops.aten.copy_.default else args[2]
+            copied = target == GPU and values.device.type == 'cpu'
+        else:
+            copied = False
+        if copied:
+            raise HostCopyError(f'{func} copies from the host')
+        return func(*args, **kwargs)
+
+
+class HostCopyError(Exception):
+    pass
 
 
 class FakeMatch:
@@ -83,7 +107,7 @@ def train(model: nn.Module) -> list[torch.Tensor]:
 def test_a_training_step_is_on_one_device_and_waits_for_no_value(row, monkeypatch):
     model = build(row)
     joined = model.data_preprocessor.batch_augments
-    with FakeTensorMode():
+    with FakeTensorMode(), NoHostCopies():
         move(model)
         for index in range(len(joined.augments) if joined else 1):
             monkeypatch.setattr(
@@ -93,21 +117,29 @@ def test_a_training_step_is_on_one_device_and_waits_for_no_value(row, monkeypatc
             assert losses and all(loss.device == GPU and loss.ndim == 0 for loss in losses)
 
 
+def with_a_number(groups: torch.Tensor) -> torch.Tensor:
+    groups = groups.clone()
+    groups[torch.arange(len(groups), device=GPU)] = 1.0
+    return groups
+
+
 @pytest.mark.parametrize(
     'fault, error',
     [
         (lambda groups: groups + torch.zeros(groups.shape[-1]), FakeTensorDeviceMismatchError),
         (lambda groups: groups * groups.detach().sum().item(), DataDependentOutputException),
         (lambda groups: groups[groups > 0], DynamicOutputShapeException),
+        (lambda groups: groups + torch.ones(1).to(GPU), HostCopyError),
+        (with_a_number, HostCopyError),
     ],
-    ids=['device', 'value', 'shape'],
+    ids=['device', 'value', 'shape', 'copy', 'number'],
 )
 def test_faults_are_found(fault, error):
     model = build('pgseg')
     model.decode_head.image_projector.register_forward_pre_hook(
         lambda module, inputs: (fault(inputs[0]),)
     )
-    with FakeTensorMode():
+    with FakeTensorMode(), NoHostCopies():
         move(model)
         with pytest.raises(error):
             train(model)

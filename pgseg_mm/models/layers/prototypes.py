@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .cluster_starts import farthest_tokens, kmeans_plus_plus
 from .clustering import BALANCES, PrototypeOutput, check_clustering, soft_clusters, token_logits
 from .dist import all_reduce_sum, in_backward, step_seed
+from .host_copies import copy_to_device
 from .precision import at_least_float32
 
 STARTS = ('mu', 'farthest', 'kmeans++')
@@ -213,7 +214,8 @@ class NonLearnablePrototypes(nn.Module):
         seed = (step_seed() or 0) if self.training else 0
         # the same step's batch augments draw from the seed itself
         generator = torch.Generator().manual_seed(seed ^ CLUSTER_STREAM)
-        return torch.rand(number, generator=generator).to(x)
+        numbers = torch.rand(number, generator=generator)
+        return copy_to_device(numbers, x.device).to(x.dtype)
 
     def _follow(self, prototypes: Tensor) -> None:
         """Move ``mu`` towards the prototypes of a batch, now or with those of other batches."""

@@ -6,6 +6,7 @@ from mmengine.dist import get_rank, get_world_size
 from torch import Tensor, nn
 
 from .dist import gather_with_grad, in_backward
+from .precision import at_least_float32
 
 
 class SyncBatchNorm(nn.BatchNorm1d):
@@ -42,8 +43,9 @@ class SyncBatchNorm(nn.BatchNorm1d):
         if get_world_size() == 1:
             return self._norm_alone(x)
         mean, var = self._global_statistics(x)
-        normed = (x - mean.to(x.dtype)) * torch.rsqrt(var + self.eps).to(x.dtype)
-        return normed * self.weight.to(x.dtype) + self.bias.to(x.dtype)
+        # in float32, as F.batch_norm does it within
+        normed = (at_least_float32(x) - mean) * torch.rsqrt(var + self.eps)
+        return (normed * self.weight + self.bias).to(x.dtype)
 
     def _norm_alone(self, x: Tensor) -> Tensor:
         # copies: the backward pass, and checkpointing, want to see the statistics as they were
@@ -57,7 +59,8 @@ class SyncBatchNorm(nn.BatchNorm1d):
         var, mean = torch.var_mean(x.float(), dim=0, correction=0)
         ranks = get_world_size()
         counts = mean.new_zeros(ranks)
-        counts[get_rank()] = x.shape[0]
+        rank = get_rank()
+        counts[rank : rank + 1] = x.shape[0]  # fills; at an index it would be copied from the host
         stats = gather_with_grad(torch.cat([mean, var, counts])[None])
         means, variances = stats[:, : x.shape[1]], stats[:, x.shape[1] : 2 * x.shape[1]]
         counts = stats[:, 2 * x.shape[1] :].sum(0).detach()

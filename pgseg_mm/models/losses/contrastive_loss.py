@@ -84,7 +84,8 @@ def _contrast_pairs(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     rows = torch.arange(len(images), device=images.device)
     target = rows + get_rank() * len(images)
     shared = all_texts.new_zeros(len(images), *all_texts.shape[:2])
-    shared[rows, target] = 1 / texts.shape[1]
+    # a tensor of the device: a number would be copied from the host, and wait for the device
+    shared[rows, target] = shared.new_full((), 1 / texts.shape[1])
     image_to_text = F.cross_entropy(scale * images @ all_texts.flatten(0, 1).T, shared.flatten(1))
     text_to_image = F.cross_entropy(
         scale * texts.flatten(0, 1) @ all_images.T, target.repeat_interleave(texts.shape[1])
@@ -120,7 +121,7 @@ def contrast_scores(
     num_regions, num_rows = len(captions), len(text_to_region) // per_text
     rows = torch.arange(num_regions, device=captions.device)
     belongs = region_to_text.new_zeros(num_rows, num_regions)
-    belongs[captions, rows] = 1
+    belongs[captions, rows] = belongs.new_ones(())  # of the device, as above
     # regions and texts of other ranks never belong together
     to_texts = torch.zeros_like(region_to_text).unflatten(1, (-1, per_text))
     first = get_rank() * num_rows

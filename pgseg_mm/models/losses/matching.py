@@ -45,8 +45,8 @@ def start_matching(similarity: Tensor, maximize: bool = True) -> PendingMatch:
     costs = similarity.detach().float().to('cpu', non_blocking=True)
     ready = None
     if similarity.is_cuda:
-        ready = torch.cuda.Event()
-        ready.record()
+        ready = torch.cuda.Event(blocking=True)  # threads that wait for it leave the cores alone
+        ready.record(torch.cuda.current_stream(similarity.device))
     pool, threads = _thread_pool(os.getpid())
     chunks = np.array_split(costs.numpy(), min(threads, len(costs)))
     futures = [pool.submit(_solve, chunk, ready, maximize) for chunk in chunks]
@@ -74,8 +74,14 @@ def _solve(costs: np.ndarray, ready: torch.cuda.Event | None, maximize: bool) ->
     return np.stack([linear_sum_assignment(cost, maximize=maximize)[1] for cost in costs])
 
 
+def _usable_cores() -> int:
+    if hasattr(os, 'sched_getaffinity'):  # a job may be given some of the machine's
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @lru_cache(maxsize=1)
 def _thread_pool(process: int) -> tuple[ThreadPoolExecutor, int]:
     """Threads of one process; a forked child does not inherit those of its parent."""
-    threads = min(os.cpu_count() or 1, MAX_THREADS)
+    threads = min(_usable_cores(), MAX_THREADS)
     return ThreadPoolExecutor(threads, thread_name_prefix='matching'), threads
