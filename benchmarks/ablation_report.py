@@ -47,14 +47,18 @@ Variants of NPR and controls are trained where `--rows` names them, and so is
 [a row of your own](#a-row-of-your-own). On a GPU more runs fit side by side; a machine without a
 network gets it by `make gpu-bundle` ([gpu.md](gpu.md)).
 
-**Own** is the mean IoU in percent by the row's own
-[naming rule](../method.md#42-groups-to-classes), which is the task. **Oracle** names
-each group by its pixels, so that only grouping counts; **present** takes the best of the classes
-that are in the image. Means over seeds ± standard deviation; Δ is the mean difference to `pgseg`
-with the same seed ± its standard error, with both named by the row's rule (the table below has
-`pgseg` by each). A cell without a figure has no run yet; a figure of fewer
-seeds than asked for has their number in brackets. NPR begins at half of the training, as in the
-config, unless a row says otherwise."""
+What follows from these tables is in [tiny_model.md](../tiny_model.md). All figures but the groups
+used are mean IoU in percent. **Own** is the ordinary prediction, by the
+[naming rule](../method.md#42-groups-to-classes) of the row: this is the score that counts.
+**Oracle** gives each group the majority class of its ground-truth pixels, so that only grouping
+counts; **present** chooses only among the classes that are in the image. **Objects** and
+**textures** are own, over these classes alone; **groups used** are those that win at least one
+patch.
+
+Means over seeds ± standard deviation; Δ is the mean difference to `pgseg` with the same seed ± its
+standard error, with both named by the row's rule (the table below has `pgseg` by each). A cell
+without a figure has no run yet; a figure of fewer seeds than asked for has their number in
+brackets. NPR begins at half of the training, as in the config, unless a row says otherwise."""
 VARIANTS_INTRODUCTION = """Over pastes, beside training without the loss, which Δ is the
 difference to, and without prototypes at all. **Halfway** is that difference in own mean IoU at half
 of the training, where the loss begins unless the row says otherwise. What is there already is not
@@ -216,7 +220,7 @@ def report(
     tables = tables_of(cells, known)
     lines = [INTRODUCTION.replace('HOURS', _hours(tables)), '']
     if missing := _missing(cells, known):
-        lines += [f'**{missing} are missing.**', '']
+        lines += [f'**{missing} are missing**; the tables below say which.', '']
     for table in tables:
         lines += [f'## {table.title[0].upper()}{table.title[1:]}', '']
         shown = Table([cell for cell in table.cells if cell.row not in NPR_ROWS], known)
