@@ -24,7 +24,8 @@ In a run whose config has the hook:
   :func:`outlive_signals`: a run that is told to end writes a checkpoint first (StopSignalHook).
 - :func:`allow_graphs`: torch compiles a model of many parts (CompileHook).
 
-For as long as a context lasts: :func:`environment`, :func:`without_warnings`, :func:`silenced`.
+For as long as a context lasts: :func:`plain_yaml`, :func:`environment`,
+:func:`without_warnings`, :func:`silenced`.
 
 Elsewhere, because that is what a module is for: random numbers in
 ``datasets.sampling.random_state``, the process group of a job on CPUs in ``cli.processes``. Own
@@ -252,6 +253,20 @@ def allow_graphs(number: int) -> None:
 
     torch._dynamo.config.recompile_limit = number
     torch._dynamo.config.optimize_ddp = False
+
+
+@contextmanager
+def plain_yaml() -> Iterator[None]:
+    """Have mmengine read YAML without running code that it may ask for; tuples are read."""
+    import yaml
+    from mmengine.fileio.handlers import yaml_handler
+
+    kept = yaml_handler.Loader
+    yaml_handler.Loader = yaml.FullLoader
+    try:
+        yield
+    finally:
+        yaml_handler.Loader = kept
 
 
 @contextmanager

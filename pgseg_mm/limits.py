@@ -37,6 +37,10 @@ CONFIG_ENTRIES = 100_000
 CONFIG_TEXT_CHARACTERS = 2**20
 """Characters of the config's text in a checkpoint, which is parsed and never run."""
 
+EMPTY_ENTRIES = 2**20
+"""Entries of an array of a NumPy file, beyond one for each byte of it: sides beside one of length 0
+cost nothing in the file, and much where the array becomes a list."""
+
 MAX_UNPACKED_ARRAYS = 10**9
 """Bytes of the arrays of an .npz file, beyond twice those of the file."""
 
@@ -59,6 +63,10 @@ SHARE_OF_PIXELS = {'WEBP': 0.5, 'AVIF': 0.5}
 MAX_PAIR_PIXELS = 2**26
 """Pixels of an image of a training pair at most: 8192 x 8192."""
 
+MAX_JPEG_SCANS = 100
+"""Scans of a JPEG image. A progressive one has some ten, each of which costs the decoder the whole
+image, however few bytes it has."""
+
 MAX_IMAGE_BYTES = 2**30
 """Bytes of an image's file at most; no more is read of a longer one, or of an endless device."""
 
@@ -70,6 +78,11 @@ for a whole tile, however small the image."""
 
 MAX_TEXT_LETTERS = 2**16
 """Letters of a caption or prompt at most that are tokenised; what is behind them is cut."""
+
+MAX_TEMPLATES = 1000
+"""Prompt templates of a set; CLIP's have 80."""
+MAX_TEMPLATE_LETTERS = 1000
+"""Letters of a prompt template."""
 
 MAX_NOUN_LETTERS = 2**13
 """Letters of a caption at most in which nouns or names are looked for."""

@@ -6,15 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from pgseg_mm.cli.checkpoint_sources import SOURCES
 from pgseg_mm.serialization.loading import (
     Checkpoint,
     CheckpointError,
     load_checkpoint,
-    write_atomically,
 )
+from pgseg_mm.serialization.saving import save_atomically
 
 from .architecture import PUBLISHED, Architecture, model_of_config
 from .conversion import Conversion
@@ -211,7 +209,7 @@ def to_release(args: argparse.Namespace) -> tuple[Conversion, Callable[[Path], N
     architecture = _architecture(args, checkpoint)
     conversion = mm_to_release(checkpoint.state_dict, architecture, inert, order)
     content = {'model': conversion.state_dict}
-    return conversion, lambda path: write_atomically(path, lambda p: torch.save(content, p))
+    return conversion, lambda path: save_atomically(path, content)
 
 
 def to_hugging_face(args: argparse.Namespace) -> tuple[Conversion, Callable[[Path], None]]:

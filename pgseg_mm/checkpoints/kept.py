@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 from pgseg_mm.messages import first_line
 from pgseg_mm.serialization.atomic_files import write_json
 from pgseg_mm.serialization.loading import CheckpointError
+from pgseg_mm.serialization.locating import expanded
 
 READ_BYTES = 2**20
 MAX_RECORD_BYTES = 2**16
@@ -29,7 +30,7 @@ class CacheError(CheckpointError):
 def cache_folder() -> Path:
     """Where checkpoints are kept: below ``PGSEG_CACHE``, or ``~/.cache/pgseg_mm``."""
     root = os.environ.get('PGSEG_CACHE') or '~/.cache/pgseg_mm'
-    return Path(root).expanduser() / 'checkpoints'
+    return expanded(root) / 'checkpoints'
 
 
 def kept(name: str, make: Callable[[Path], None]) -> Path:

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from pgseg_mm.serialization.loading import Checkpoint, CheckpointError, write_atomically
+from pgseg_mm.serialization.loading import Checkpoint, CheckpointError
+from pgseg_mm.serialization.saving import save_atomically
 
 from ..version import __version__
 from .architecture import Architecture, check_hard, infer_architecture
@@ -41,7 +41,7 @@ def save_mm(path: str | Path, conversion: Conversion, source: str, keys: list[st
     }
     cfg = published_config(conversion.architecture).pretty_text
     content = {'state_dict': conversion.state_dict, 'meta': {'cfg': cfg, META_KEY: origin}}
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    save_atomically(path, content)
 
 
 def origin_of(checkpoint: Checkpoint) -> tuple[dict[str, Tensor] | None, list[str]]:

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from pgseg_mm.messages import first_of, shown
-from pgseg_mm.serialization.loading import CheckpointError, write_atomically
-from pgseg_mm.serialization.locating import HUB, REMOTE, is_address
+from pgseg_mm.serialization.loading import CheckpointError
+from pgseg_mm.serialization.locating import HUB, REMOTE, expanded, is_address
 from pgseg_mm.serialization.runner_checkpoints import cached_path, fetch_checkpoint
+from pgseg_mm.serialization.saving import save_atomically
 
 from . import hub
 from .conversion import Conversion
@@ -92,21 +93,22 @@ def fetch(source: str | os.PathLike[str]) -> Path:
         CheckpointError: If it cannot be had.
     """
     text = str(source)
-    path = Path(text).expanduser()
-    if path.is_file() or _is_model_folder(path):
+    path = expanded(text)
+    if os.path.isfile(path) or _is_model_folder(path):
         return path
     if text.startswith(HUB):
         return hub.download(hub.parse_name(text))
     if text.startswith(REMOTE):
         on_hub = hub_source(text)
         return hub.download(hub.parse_name(on_hub)) if on_hub else _downloaded(file_address(text))
-    if is_address(text) or path.is_dir() or not _is_name(text):
+    if is_address(text) or os.path.isdir(path) or not _is_name(text):
         return path
     return _published(text)
 
 
 def _is_model_folder(path: Path) -> bool:
-    return path.is_dir() and ((path / CONFIG_NAME).is_file() or find_weights(path) is not None)
+    has_config = os.path.isfile(path / CONFIG_NAME)
+    return has_config or os.path.isdir(path) and find_weights(path) is not None
 
 
 def _is_name(text: str) -> bool:
@@ -199,7 +201,7 @@ def convert_folder(folder: Path, source: str, path: Path) -> None:
     if any(name.startswith(OWN) for name in entries):
         meta = own_meta(folder, config) if is_own_format(folder) else {}
         content = {'state_dict': entries, 'meta': meta}
-        write_atomically(path, lambda temporary: torch.save(content, temporary))
+        save_atomically(path, content)
         return
     if is_own_format(folder):
         raise CheckpointError(f'{source} has no entries of this project, such as {OWN}...')

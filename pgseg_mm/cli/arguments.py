@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import socket
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from mmengine.device import get_device
 
 from pgseg_mm.errors import PreflightError
+from pgseg_mm.messages import shown
 
 from .config_files import SettingsAction
 from .folders import check_writable_file
@@ -86,8 +88,8 @@ def require_file(parser: argparse.ArgumentParser, name: str, path: str) -> None:
         name: Word for the file in the message, such as ``config``.
         path: Path of the file.
     """
-    if not Path(path).is_file():
-        parser.error(f'{name} file not found: {path}')
+    if not os.path.isfile(path):  # also where the name is too long to be one
+        parser.error(f'{name} file not found: {shown(path)}')
 
 
 def require_port(parser: argparse.ArgumentParser, host: str, port: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
-from pgseg_mm.integration import environment, import_from
+from pgseg_mm.integration import environment, import_from, plain_yaml
 from pgseg_mm.messages import first_line, quoted, shown
 
 FOLDERS = ('PGSEG_DATA_ROOT', 'PGSEG_CACHE')
@@ -106,7 +106,7 @@ def read_config_file(path: str | PathLike[str]) -> Config:
         if folder.name == 'projects':
             import_from(str(folder.parent))
             break  # not also what the clone itself lies in, such as ~/projects
-    with _escaped_folders():
+    with plain_folders(), plain_yaml():
         try:
             return Config.fromfile(path)
         except Exception as error:  # a config is a program, and fails in any way
@@ -150,7 +150,7 @@ def _line_of(error: Exception, path: str | PathLike[str]) -> str:
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == str(path) or frame.filename.startswith('<')
+        if frame.filename in (str(path), '<string>')
     ]
     return f' (line {lines[-1]})' if lines else ''
 
@@ -169,7 +169,8 @@ def follow_settings(cfg: Config) -> None:
 
 
 @contextmanager
-def _escaped_folders() -> Iterator[None]:
+def plain_folders() -> Iterator[None]:
+    """Have mmengine put the folders of :data:`FOLDERS` into configs whatever they are called."""
     # once for the text of the config, and once for the template that it is put in by
     escaped = {
         name: NOT_PLAIN.sub(lambda sign: rf'\\x{ord(sign.group()):02x}', os.environ[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -121,7 +122,7 @@ def read_protocol(name: str) -> Protocol:
         ConfigError: If there is none, or it is faulty.
     """
     files = [folder / f'{name}.py' for folder in PROTOCOL_FOLDERS] if '/' not in name else []
-    path = next((file for file in (*files, Path(name)) if file.is_file()), None)
+    path = next((file for file in (*files, Path(name)) if os.path.isfile(file)), None)
     if path is None:
         raise ConfigError(
             f'there is no protocol {quoted(name)}; choose one of {", ".join(protocol_names())}, or '
@@ -172,6 +173,8 @@ def _check_settings(name: str, benchmark: str, values: Mapping[str, Any]) -> Non
     needed = [field.name for field in own if field.default is MISSING]
     if lacking := [key for key in needed if values.get(key) is None]:
         raise ConfigError(f'{place} lacks {", ".join(lacking)}')
+    if not isinstance(values.get('pamr') or {}, Mapping):
+        raise ConfigError(f'{place} has pamr={values["pamr"]!r}; expected its settings, as a dict')
     if (values.get('window') is None) != (values.get('stride') is None):
         raise ConfigError(f'{place} must have both window and stride, or neither for whole images')
     if (values.get('mean') is None) != (values.get('std') is None):

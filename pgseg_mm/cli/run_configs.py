@@ -11,12 +11,12 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 
 from pgseg_mm.integration import announce_local_rank
-from pgseg_mm.messages import quoted
+from pgseg_mm.messages import described, first_line, quoted
 from pgseg_mm.serialization.locating import check_source
 
 from .arguments import require_file
 from .checkpoint_sources import NO_CHECKPOINT, require_checkpoint
-from .config_files import ConfigError, override, read_config_file
+from .config_files import ConfigError, override, plain_folders, read_config_file
 from .protocol_notes import override_noted
 
 MMENGINE_HOOKS = (
@@ -63,9 +63,12 @@ def find_config(parser: argparse.ArgumentParser, config: str) -> str:
         require_file(parser, 'config', config)
         return config
     try:
-        return get_config(config).filename
-    except (AssertionError, FileNotFoundError, ValueError) as error:
-        parser.error(f'installed config not found: {config} ({error})')
+        with plain_folders():
+            return get_config(config).filename
+    except (AssertionError, ImportError, FileNotFoundError, ValueError) as error:
+        parser.error(f'installed config not found: {config} ({first_line(error)})')
+    except Exception as error:  # a config is a program, and fails in any way
+        parser.error(f'config {config} cannot be read: {type(error).__name__}: {first_line(error)}')
 
 
 def read_model_config(
@@ -154,6 +157,8 @@ def load_config(
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    elif not isinstance(cfg.work_dir, str):
+        raise ConfigError(f'work_dir is a folder, got {described(cfg.work_dir)}')
     return cfg
 
 
@@ -221,6 +226,8 @@ def require_weights(cfg: Config) -> None:
         CheckpointError: If it cannot be downloaded or converted.
     """
     if cfg.get('load_from'):
+        if not isinstance(cfg.load_from, str):
+            raise ConfigError(f'load_from is a checkpoint, got {described(cfg.load_from)}')
         check_source(cfg.load_from, 'load_from')
 
 
@@ -230,10 +237,11 @@ def encoders_without_weights(cfg: Config) -> list[str]:
     Args:
         cfg: The config.
     """
-    if 'text_encoder' not in cfg.model:
+    model = cfg.get('model') or {}
+    if 'text_encoder' not in model:
         return []
-    encoders = [name for name in ('backbone', 'text_encoder') if name in cfg.model]
-    return [name for name in encoders if not cfg.model[name].get('pretrained')]
+    encoders = [name for name in ('backbone', 'text_encoder') if name in model]
+    return [name for name in encoders if not model[name].get('pretrained')]
 
 
 def require_own_weights(cfg: Config, allow_partial: bool = False) -> None:

@@ -149,7 +149,9 @@ def open_image(
     if not isinstance(source, bytes):
         where = where or fspath(source)
         source = read_image_file(source)
-    with _opened(source, where or 'The image', max_pixels) as image:
+    where = where or 'The image'
+    _refuse_many_scans(source, where)
+    with _opened(source, where, max_pixels) as image:
         image.load()
         return image.copy()
 
@@ -186,6 +188,7 @@ def decode_image(
     """
     if is_truncated_jpeg(content):
         raise UnreadableImage(where, 'is cut off: the end of the JPEG image is missing')
+    _refuse_many_scans(content, where)
     header = header or read_header(content, where, max_pixels)
     if header.format in BACKEND_FORMATS.get(backend, ()):
         try:
@@ -215,18 +218,33 @@ def is_truncated_jpeg(image: bytes) -> bool:
 
 def _has_end(image: bytes) -> bool:
     """Whether a JPEG image ends behind a scan, by its segments from the first on."""
-    place, in_scan, scanned = len(START_OF_IMAGE), False, False
+    markers = list(_markers(image))
+    return markers[-1:] == [END_OF_IMAGE] and START_OF_SCAN in markers
+
+
+def _markers(image: bytes) -> Iterator[bytes]:
+    """Markers of a JPEG image from its first segment to its end, or to where it is damaged."""
+    place, in_scan = len(START_OF_IMAGE), False
     for _ in range(MAX_SEGMENTS):
         found = NEXT_MARKER.search(image, place)
         # between segments there is nothing but filling, and within a scan anything
         if found is None or not in_scan and image[place : found.start()].strip(b'\xff'):
-            return False
+            return
+        yield found.group()
         if found.group() == END_OF_IMAGE:
-            return scanned
+            return
         in_scan = found.group() == START_OF_SCAN
-        scanned = scanned or in_scan
         place = found.end() + int.from_bytes(image[found.end() : found.end() + 2], 'big')
-    return False
+
+
+def _refuse_many_scans(image: bytes, where: str) -> None:
+    """Refuse a JPEG image of so many scans that decoding it would take minutes."""
+    if not image.startswith(START_OF_IMAGE) or image.count(START_OF_SCAN) <= limits.MAX_JPEG_SCANS:
+        return
+    # previews within, and the film behind a phone's picture, may look like scans
+    scans = sum(marker == START_OF_SCAN for marker in _markers(image))
+    if scans > limits.MAX_JPEG_SCANS:
+        raise UnreadableImage(where, f'has {scans} scans, more than {limits.MAX_JPEG_SCANS}')
 
 
 @contextmanager

@@ -23,7 +23,18 @@ ABANDONED_SECONDS = 24 * 3600
 """Age behind which a temporary file of another machine counts as left over."""
 FAILED_WRITING = ('write failed', 'failed writing', 'unexpected pos', 'iostream', 'I/O error')
 """What torch and safetensors say of a full disk."""
-HOST_NAME = re.sub(r'[^A-Za-z0-9_-]', '_', socket.gethostname())[:64]
+
+
+def _host_name() -> str:
+    """A name of this machine, and of what numbers its processes: containers may share the name."""
+    name = re.sub(r'[^A-Za-z0-9_-]', '_', socket.gethostname())[:64]
+    try:
+        return f'{name}-{re.sub(r"[^0-9]", "", os.readlink("/proc/self/ns/pid"))}'
+    except OSError:  # not on Linux
+        return name
+
+
+HOST_NAME = _host_name()
 """What temporary files are named after."""
 _TEMPORARY = re.compile(r'\..+\.~(?P<host>[\w-]+)~(?P<process>\d+)~[0-9a-f]{8}(\.\w+)?')
 _cleared: set[Path] = set()

@@ -8,7 +8,6 @@ import json
 import pickletools
 import re
 import string
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -37,7 +36,11 @@ OTHERS = (
 ZIP, PICKLE, TAR = b'PK\x03\x04', b'\x80', b'ustar'
 ONNX = re.compile(rb'\x08[\x01-\x14]\x12.\w')
 """A version of the format, and the name of the program that wrote it."""
-OLD_PARTS = {'pickle', 'storages', 'tensors'}
+TAR_BLOCK, TAR_SIZE, TAR_MAGIC, TAR_TYPE = 512, slice(124, 136), slice(257, 262), slice(156, 157)
+PLAIN_FILES = (b'0', b'\x00')
+MAX_MEMBERS = 8
+"""Of a tar archive, that are looked at."""
+OLD_PARTS = {b'pickle', b'storages', b'tensors'}
 """Members of the archives that PyTorch wrote before 0.2."""
 TEXT = frozenset(string.printable.encode())
 
@@ -78,18 +81,29 @@ def foreign_kind(path: str | Path) -> str | None:
             return f'is {kind}, not a checkpoint'
     if ONNX.match(head):
         return 'is an ONNX model, not a checkpoint'
-    if head[257:262] == TAR:
+    if head[TAR_MAGIC] == TAR:
         return _tar(path)
     return _text(head) or _no_pickle(head)
 
 
 def _tar(path: Path) -> str | None:
-    """What a tar archive is that is not of PyTorch before 0.2; its first members are looked at."""
-    try:
-        with tarfile.open(path, 'r:') as archive:
-            names = {member.name for member, _ in zip(archive, range(8), strict=False)}
-    except (OSError, ValueError, tarfile.TarError):
-        return 'is a tar archive that is damaged'
+    """What a tar archive is that is not of PyTorch before 0.2; its first members are looked at.
+
+    These have plain headers. tarfile would follow others as far as a file leads it.
+    """
+    names: set[bytes] = set()
+    with path.open('rb') as file:
+        for _ in range(MAX_MEMBERS):
+            header = file.read(TAR_BLOCK)
+            if not header.strip(b'\x00'):
+                break
+            size = re.fullmatch(rb'\s*([0-7]{1,11})[\s\x00]*', header[TAR_SIZE])
+            if len(header) < TAR_BLOCK or header[TAR_MAGIC] != TAR or size is None:
+                return 'is a tar archive that is damaged'
+            if header[TAR_TYPE] not in PLAIN_FILES:
+                break
+            names.add(header[:100].split(b'\x00')[0])
+            file.seek(-int(size[1], 8) % TAR_BLOCK + int(size[1], 8), io.SEEK_CUR)
     return None if names >= OLD_PARTS else 'is a tar archive; unpack it'
 
 

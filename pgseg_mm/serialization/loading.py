@@ -10,6 +10,7 @@ from pgseg_mm import limits
 
 from .atomic_files import write_atomically as write_atomically
 from .file_kinds import foreign_kind
+from .known_objects import make_known_objects
 from .locating import locate
 from .placeholders import ForeignObject
 from .torch_files import UnsupportedFormatError, read_torch_file
@@ -137,6 +138,13 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
                 extras = {str(k): v for k, v in content.items() if k != key}
                 content = content[key]
                 break
+    if not trust and isinstance(extras.get('meta'), dict):
+        try:
+            extras['meta'], _ = make_known_objects(extras['meta'])
+        except Exception as error:  # as of any broken or hostile file
+            raise CheckpointError(
+                f'{path} cannot be read as a PyTorch checkpoint: {describe_error(error)}'
+            ) from error
     return Checkpoint(check_state_dict(content, str(path)), extras, foreign)
 
 

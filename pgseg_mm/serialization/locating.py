@@ -6,6 +6,7 @@ this one has given (:func:`set_locator`; it is :func:`pgseg_mm.checkpoints.sourc
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -27,6 +28,11 @@ def set_locator(locator: Callable[[str], Path]) -> None:
     _locators[:] = [locator]
 
 
+def expanded(path: str | PathLike[str]) -> Path:
+    """A path in which ``~`` and ``~user`` stand for home folders, if there are such."""
+    return Path(os.path.expanduser(path))
+
+
 def locate(source: str | PathLike[str]) -> Path:
     """Path of a checkpoint, which may be downloaded and converted for it.
 
@@ -40,8 +46,8 @@ def locate(source: str | PathLike[str]) -> Path:
     Raises:
         CheckpointError: If it cannot be had.
     """
-    path = Path(source).expanduser()
-    if path.is_file() or not _locators:
+    path = expanded(source)
+    if os.path.isfile(path) or not _locators:
         return path
     return _locators[0](str(source))
 
@@ -62,5 +68,5 @@ def check_source(source: str | PathLike[str], what: str = 'checkpoint') -> None:
         FileNotFoundError: If there is no such file.
         CheckpointError: If it cannot be had.
     """
-    if not is_address(source) and not locate(source).is_file():
+    if not is_address(source) and not os.path.isfile(locate(source)):
         raise FileNotFoundError(f'{what} file not found: {source}')

@@ -18,6 +18,8 @@ from .torch_files import BoundedFile
 
 KINDS = 'biufSU'
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+"""Those of NumPy. Of others, zipfile unpacks all that it has read, however much that becomes."""
 SUFFIX = '.npy'
 
 
@@ -60,6 +62,9 @@ def read_npz(path: str | Path, wanted: Collection[str] | None = None) -> dict[st
             }
             if wanted is not None:
                 infos = {name: info for name, info in infos.items() if name in wanted}
+            others = {info.compress_type for info in infos.values()} - COMPRESSIONS
+            if others:
+                raise ValueError('its arrays are compressed otherwise than NumPy does it')
             total = sum(info.file_size for info in infos.values())
             allowed = limits.MAX_UNPACKING * file.size + limits.UNPACKING_ALLOWANCE
             if total > min(allowed, 2 * file.size + limits.MAX_UNPACKED_ARRAYS):
@@ -83,6 +88,8 @@ def _read(file: BinaryIO, size: int) -> NDArray[Any]:
     shape, _, dtype = HEADERS[version](file)
     if dtype.kind not in KINDS or dtype.hasobject:
         raise ValueError(f'an array of {dtype}; expected plain numbers or text')
+    if not dtype.itemsize or math.prod(side or 1 for side in shape) > size + limits.EMPTY_ENTRIES:
+        raise ValueError(f'an array of {dtype} and of shape {shape}, which has no content')
     declared = math.prod(shape) * dtype.itemsize
     if declared > size - file.tell():
         raise ValueError(f'an array of {declared} bytes is declared, and there are {size} in all')

@@ -25,8 +25,9 @@ from .known_objects import KNOWN_NAMES, make_known_objects
 from .loading import CheckpointError, describe_error, load_file_safely, refuse_foreign_file
 from .locating import HUB, REMOTE, locate
 
-HASH_IN_NAME = re.compile(r'-(?!20\d{6}\.)([0-9a-f]{8,64})\.\w+$')
-"""First digits of the SHA-256 at the end of a published file's name, which are no date."""
+HASH_IN_NAME = re.compile(r'-(?=\d*[a-f])([0-9a-f]{8,64})\.\w+$')
+"""First digits of the SHA-256 at the end of a published file's name; digits alone may be a date, or
+the number of an iteration."""
 LOGGED_BYTES = 20
 """Of a logged value and its count in a pickle, at most."""
 
@@ -103,7 +104,7 @@ def check_training_content(checkpoint: Any, path: Path) -> None:
 
     expect(isinstance(checkpoint, dict), f'it holds no mapping, but {_kind(checkpoint)}')
     for name in checkpoint:
-        expect(isinstance(name, str), f'it has an entry {str(name)[:80]!r}')
+        expect(isinstance(name, str), f'it has an entry that is {_kind(name)}')
     for name in ('state_dict', 'ema_state_dict', 'meta', 'message_hub', 'optimizer', 'data_state'):
         value = checkpoint.get(name)
         expect(value is None or isinstance(value, dict), f'its {name} is {_kind(value)}')
@@ -184,8 +185,8 @@ def check_readable(path: Path) -> int:
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, (int, float)):
-        return str(value)[:80]
+    if isinstance(value, float) or isinstance(value, int) and value.bit_length() < 256:
+        return str(value)
     return f'of type {type(value).__name__}'
 
 

@@ -9,6 +9,7 @@ what the file holds.
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import sys
 import zipfile
@@ -261,11 +262,19 @@ class _PickleStream:
 
 
 def _read_legacy(file: BoundedFile, restore: Restore | None) -> tuple[Any, InertUnpickler]:
+    # a place of its own in the file: where tensors are read, the pickles must not be read on
+    with open(file.name, 'rb', buffering=2**16) as pickles:
+        if not os.path.samestat(os.fstat(pickles.fileno()), os.fstat(file.fileno())):
+            raise ValueError('it was replaced while it was read')
+        return _read_pickles(file, pickles, restore)
+
+
+def _read_pickles(
+    file: BoundedFile, pickles: BinaryIO, restore: Restore | None
+) -> tuple[Any, InertUnpickler]:
     # the largest piece is a string of the pickle, which the stream bounds
-    buffered = io.BufferedReader(io.FileIO(file.fileno(), closefd=False), 2**16)
-    buffered.seek(0)
     limit = min(file.size, limits.CHECKPOINT_PICKLE_BYTES)
-    stream = _PickleStream(buffered, limit)
+    stream = _PickleStream(pickles, limit)
 
     def load(storages: Callable[[tuple], StoredTensor] | None = None) -> tuple[Any, InertUnpickler]:
         unpickler = InertUnpickler(stream, storages, limit)
@@ -278,7 +287,7 @@ def _read_legacy(file: BoundedFile, restore: Restore | None) -> tuple[Any, Inert
         sys.byteorder == 'little'
     ):
         raise ValueError('it was written by a machine of another byte order')
-    begin = buffered.tell()
+    begin = pickles.tell()
     total = 0
 
     def declare(key: str, length: int, buffer: memoryview | None) -> None:
@@ -290,7 +299,7 @@ def _read_legacy(file: BoundedFile, restore: Restore | None) -> tuple[Any, Inert
     declared = _Storages(declare, None)
     content, unpickler = load(declared)
     keys = load()[0]
-    places = _find_legacy_storages(file, buffered.tell(), keys, declared.lengths)
+    places = _find_legacy_storages(file, pickles.tell(), keys, declared.lengths)
     if restore is None:
         return content, unpickler
 
@@ -300,8 +309,8 @@ def _read_legacy(file: BoundedFile, restore: Restore | None) -> tuple[Any, Inert
             _fill(file, buffer)
 
     # what is in front says which storages there are, what is behind where they lie
-    buffered.seek(begin)
-    stream = _PickleStream(buffered, limit)
+    pickles.seek(begin)
+    stream = _PickleStream(pickles, limit)
     return load(_Storages(read, restore))
 
 

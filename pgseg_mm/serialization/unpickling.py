@@ -217,6 +217,18 @@ class InertUnpickler(pickle._Unpickler):
         # by its name, the codec would be imported
         self.append(codecs.raw_unicode_escape_decode(self.readline()[:-1])[0])
 
+    def _load_int(self) -> None:
+        self.load_int()  # type: ignore[attr-defined]
+        self._check_number()
+
+    def _load_long(self) -> None:
+        self.load_long()  # type: ignore[attr-defined]
+        self._check_number()
+
+    def _check_number(self) -> None:
+        if self.stack[-1].bit_length() > 8 * 255:
+            self._load_long4()
+
     def _load_long4(self) -> None:
         raise refused('a number of more than 255 bytes')
 
@@ -247,6 +259,8 @@ class InertUnpickler(pickle._Unpickler):
             pickle.DICT[0]: _load_dict,
             pickle.FROZENSET[0]: _load_frozenset,
             pickle.UNICODE[0]: _load_unicode,
+            pickle.INT[0]: _load_int,
+            pickle.LONG[0]: _load_long,
             pickle.LONG4[0]: _load_long4,
             pickle.BYTEARRAY8[0]: _load_bytearray8,
         }

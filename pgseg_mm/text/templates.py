@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from string import Formatter
 
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+
+from pgseg_mm import limits
+from pgseg_mm.messages import described
 
 
 def _as_text(templates: Sequence[Callable[[str], str]]) -> tuple[str, ...]:
@@ -51,6 +55,10 @@ def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
                 "or give a list of templates such as ['a photo of a {}.']."
             )
         return PROMPT_TEMPLATES[templates]
+    if len(templates) > limits.MAX_TEMPLATES:
+        raise ValueError(
+            f'There are {len(templates)} prompt templates; give {limits.MAX_TEMPLATES} at most.'
+        )
     if not templates:
         raise ValueError("No prompt template given; give at least one, such as 'a photo of a {}.'.")
     for index, template in enumerate(templates):
@@ -59,15 +67,22 @@ def get_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _check_template(index: int, template: str) -> None:
-    try:
-        filled = {template.format(word) for word in ('dog', 'cat')}
-    except (IndexError, KeyError, ValueError) as error:
+    if not isinstance(template, str) or len(template) > limits.MAX_TEMPLATE_LETTERS:
         raise ValueError(
-            f"Template {index}, {template!r}, must hold one '{{}}' for the class name and no other "
-            "braces; write '{{' or '}}' for a brace that is part of the text."
-        ) from error
-    if len(filled) == 1 or '{}' not in template:
+            f'Template {index} is {described(template)}; expected a text of '
+            f"{limits.MAX_TEMPLATE_LETTERS} letters at most, such as 'a photo of a {{}}.'."
+        )
+    try:
+        fields = [field for _, *field in Formatter().parse(template) if field[0] is not None]
+    except ValueError:
+        fields = [['braces that do not match']]
+    if not fields:
         raise ValueError(
             f"Template {index}, {template!r}, has no '{{}}'; "
             "write '{}' where the class name belongs."
+        )
+    if fields != [['', '', None]]:
+        raise ValueError(
+            f"Template {index}, {template!r}, must hold one '{{}}' for the class name and no other "
+            "braces; write '{{' or '}}' for a brace that is part of the text."
         )

@@ -113,7 +113,7 @@ class Vocabulary:
     @classmethod
     def from_list(cls, words: Sequence[Sequence[str]]) -> Vocabulary:
         """Restore a vocabulary from what :meth:`to_list` returned."""
-        restored = tuple(tuple(synonyms) for synonyms in words)
+        restored = tuple(_stripped(each, f'class {label}') for label, each in enumerate(words))
         return cls(restored, repeats=_has_repeats(restored))
 
     def to_list(self) -> list[list[str]]:

@@ -18,6 +18,8 @@ NUMBERED = re.compile(r'\s*(\d{1,9})(\s*[:\t,;|)]\s*|\.\s+|\s+)(?=.*[^\W\d_])')
 NUMBER = re.compile(r'[-+.\d]+(e[-+]?\d+)?')
 BULLET = re.compile(r'\s*[-*\u2022]\s')
 SEPARATORS = str.maketrans({';': ',', '\t': ','})
+QUOTED = re.compile(r'("(?:[^"]|"")*")|[;\t]')
+"""What is in quotes, or divides words beside a comma."""
 
 
 class WordFile(NamedTuple):
@@ -133,7 +135,7 @@ def _without_numbers(lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def _split(line: str, place: str) -> list[str]:
     if '"' in line:
-        line = line.replace(';', ',').replace('\t', ',')
+        line = QUOTED.sub(lambda part: part[1] or ',', line)
         try:
             [synonyms] = csv.reader([line], skipinitialspace=True, strict=True)
         except (csv.Error, ValueError) as error:
@@ -141,6 +143,11 @@ def _split(line: str, place: str) -> list[str]:
     else:
         synonyms = line.translate(SEPARATORS).split(',')
     words = [_checked(word, place) for word in synonyms]
+    opened = [number for number, word in enumerate(words) if word[:1] == "'"]
+    if opened and any(word[-1:] == "'" for word in words[opened[0] + 1 :]):
+        raise ValueError(
+            f'Single quotes in {place} enclose a comma: {shown(line)}; take double quotes, or none.'
+        )
     numbers = [word for word in words if NUMBER.fullmatch(word)]
     if numbers and len(numbers) < len(words):
         raise ValueError(

@@ -6,7 +6,7 @@ from os import PathLike
 from typing import Any
 
 from pgseg_mm.background import BACKGROUND, is_background
-from pgseg_mm.messages import MAX_QUOTED, quoted
+from pgseg_mm.messages import MAX_QUOTED, described, quoted
 
 from .vocabulary import Vocabulary
 
@@ -174,10 +174,22 @@ def vocabulary_of_meta(meta: Mapping[str, Any] | None) -> Vocabulary | None:
     Args:
         meta: What may have ``vocabulary``, the words of each class, or else ``classes``, their
             names.
+
+    Raises:
+        ValueError: It is no list of words.
     """
-    if meta and meta.get('vocabulary'):
-        return Vocabulary.from_list(meta['vocabulary'])
-    return Vocabulary.from_names(meta['classes']) if meta and meta.get('classes') else None
+    if words := _listed(meta, 'vocabulary'):
+        return Vocabulary.from_list(words)
+    names = _listed(meta, 'classes')
+    return Vocabulary.from_names(names) if names else None
+
+
+def _listed(meta: Mapping[str, Any] | None, key: str) -> list[Any]:
+    """What the meta information has under a key: a list, also where it is an array."""
+    found = (meta or {}).get(key)
+    if isinstance(found, (str, bytes)) or found is not None and not isinstance(found, Iterable):
+        raise ValueError(f'The {key} of the data set are {described(found)}; expected a list.')
+    return [] if found is None else list(found)
 
 
 def with_background(

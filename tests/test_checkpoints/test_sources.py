@@ -159,7 +159,7 @@ def test_addresses_with_a_hash_in_the_name(at_hub, tmp_path, monkeypatch):
     torch.save({'state_dict': {'a': torch.ones(3)}}, tmp_path / 'a.pth')
     content = (tmp_path / 'a.pth').read_bytes()
     prefix = hub.sha256_of(tmp_path / 'a.pth')[:8]
-    names = [f'a-{prefix}.pth', 'b-0123abcd.pth', 'c-20230101.pth', 'd.pth']
+    names = [f'a-{prefix}.pth', 'b-0123abcd.pth', 'c-20230101.pth', 'e-00100000.pth', 'd.pth']
     at_hub.models['tiny/files'] = Model(dict.fromkeys(names, content))
     root = f'{at_hub.url}/tiny/files/resolve/main'
     for name in (names[0], *names[2:]):

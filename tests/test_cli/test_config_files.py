@@ -63,6 +63,7 @@ def test_shipped_loaders_work_without_workers_by_a_setting():
         ('a.py', 'a = 1\nb = missing_name\n', r"NameError: name 'missing_name' is not defined"),
         ('a.json', '[1]', 'AttributeError'),
         ('a.yaml', 'a: [', 'ParserError'),
+        ('a.yaml', 'a: !!python/object/apply:os.system ["exit"]', 'ConstructorError'),
         ('a.pth', 'PK', 'does not end in any of .py'),
     ],
 )
@@ -157,3 +158,8 @@ def test_a_config_of_a_project_can_import_its_modules_wherever_it_is_read(tmp_pa
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-2:] == ['3', '3']
+
+
+def test_a_config_in_yaml_may_have_tuples(tmp_path):
+    (tmp_path / 'a.yaml').write_text('size: !!python/tuple [3, 4]')
+    assert read_config_file(tmp_path / 'a.yaml').size == (3, 4)

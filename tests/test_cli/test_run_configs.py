@@ -1,11 +1,13 @@
 import os
 import sys
+from argparse import ArgumentParser
 
 import pytest
 from mmengine.config import Config
 
 from launch_arguments import parse
 from pgseg_mm.cli import run_configs
+from pgseg_mm.cli.config_files import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +79,30 @@ def test_what_a_config_says_of_its_checks_stays(given, expected):
     cfg = Config({'default_hooks': given})
     run_configs.check_loading_of(cfg)
     assert cfg.default_hooks.to_dict() == expected
+
+
+@pytest.mark.parametrize('name', ['load_from', 'work_dir'])
+def test_a_number_is_no_path(config_file, name):
+    with pytest.raises(ConfigError, match=f'{name} is a .*, got 5 of type int'):
+        cfg = run_configs.load_config(parse(config_file, '--cfg-options', f'{name}=5'))
+        run_configs.require_weights(cfg)
+
+
+@pytest.mark.parametrize('source', ['~nobody-of-this-name/x.pth', 'x' * 300 + '.pth'])
+def test_weights_that_cannot_be_there(source):
+    with pytest.raises(FileNotFoundError, match='load_from file not found'):
+        run_configs.require_weights(Config({'load_from': source}))
+
+
+def test_a_config_without_a_model_has_no_encoders():
+    assert run_configs.encoders_without_weights(Config({'a': 1})) == []
+
+
+def test_an_installed_config_that_cannot_be_read(monkeypatch, capsys):
+    def fail(name):
+        raise SyntaxError('unterminated string literal')
+
+    monkeypatch.setattr(run_configs, 'get_config', fail)
+    with pytest.raises(SystemExit):
+        run_configs.find_config(ArgumentParser(), 'pgseg_mm::pgseg/x.py')
+    assert 'pgseg_mm::pgseg/x.py cannot be read: SyntaxError: unterm' in capsys.readouterr().err

@@ -20,6 +20,7 @@ from pgseg_mm.serialization.atomic_files import (
     write_atomically,
     write_json,
 )
+from pgseg_mm.serialization.saving import save_atomically
 
 
 def test_a_file_is_replaced_when_it_is_complete(tmp_path):
@@ -108,3 +109,20 @@ def test_a_damaged_result_is_named_and_made_again(tmp_path, content, monkeypatch
     (tmp_path / 'kept.json').write_bytes(content)
     assert read_state(tmp_path / 'kept.json', 'it is evaluated again') is None
     assert re.search(r'kept\.json is damaged .*: it is evaluated again', warnings[0])
+
+
+def test_files_of_another_container_are_those_of_another_machine(tmp_path, monkeypatch):
+    """Containers may have the host's name, and number their processes from one on."""
+    path = tmp_path / f'.x.pth.~{atomic_files.HOST_NAME}~999999999~0123abcd.pth'
+    monkeypatch.setattr(os, 'readlink', lambda path: 'pid:[1]')
+    monkeypatch.setattr(atomic_files, 'HOST_NAME', atomic_files._host_name())
+    path.touch()
+    assert clear_leftovers(tmp_path) == []
+
+
+def test_a_file_of_torch_tells_nothing_of_where_it_was_written(tmp_path):
+    for folder in ('a', 'b'):
+        save_atomically(tmp_path / folder / 'x.pth', {'a': torch.ones(3)})
+    one, other = ((tmp_path / folder / 'x.pth').read_bytes() for folder in ('a', 'b'))
+    assert one == other
+    assert atomic_files.HOST_NAME.encode() not in one

@@ -187,6 +187,23 @@ def test_bombs_are_refused_before_they_are_decoded(monkeypatch, content):
     assert raised.value.reason == TOO_LARGE
 
 
+def progressive(scans: int) -> bytes:
+    """A progressive JPEG whose last scan is there so many times more."""
+    whole = encode(picture(), 'JPEG', progressive=True)
+    last = whole.rindex(b'\xff\xda')
+    return whole[:-2] + whole[last:-2] * scans + whole[-2:]
+
+
+@pytest.mark.parametrize('read', [decode_image, open_image])
+def test_scans_without_end_are_refused(monkeypatch, read):
+    """A hundred bytes each, they cost the decoder the whole image."""
+    with pytest.raises(UnreadableImage, match='has 3[0-9][0-9] scans, more than 100'):
+        read(progressive(300), 'x.jpg')
+    assert read(progressive(20), 'x.jpg') is not None
+    film = encode(picture(), 'JPEG') + b'\xff\xda' * 500  # behind a phone's picture
+    assert read(film, 'x.jpg') is not None
+
+
 def test_the_limit_of_pixels_holds_everywhere(monkeypatch, tmp_path):
     monkeypatch.setattr(limits, 'MAX_IMAGE_PIXELS', 1199)
     path = tmp_path / 'a.png'

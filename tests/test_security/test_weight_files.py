@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import time
 import zipfile
 from pathlib import Path
 
@@ -83,6 +84,8 @@ def npz(embeds, compression=zipfile.ZIP_STORED):
         npy((1, 1), bytes(8), '|O'),
         npy((1, 1), bytes(8), [('a', '|O')]),
         npy((2**62, 2**62), bytes(8)),
+        npy((2 * 10**8,), b'', '<U0'),
+        npy((2 * 10**8, 0), b''),
         npy((1, 1), bytes(8)).replace(b'(1, 1)', b'(-1,1)'),
         b'\x93NUMPY\2\0\xff\xff\xff\x7f',
         b'\x93NUMPY',
@@ -98,6 +101,38 @@ def test_class_embeddings_are_as_long_as_declared(tmp_path, content):
     for path in sorted(tmp_path.iterdir()):
         with pytest.raises(CheckpointError, match=path.name):
             load_class_embeds(path)
+
+
+@pytest.mark.parametrize('compression', [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_arrays_are_compressed_as_numpy_does_it(tmp_path, compression):
+    """Of other ways zipfile unpacks all that it has read, whatever the directory declares."""
+    (tmp_path / 'x.npz').write_bytes(npz(npy((3, 2), bytes(24)), compression))
+    with pytest.raises(CheckpointError, match='compressed otherwise'):
+        load_class_embeds(tmp_path / 'x.npz')
+
+
+def tar_header(name: bytes, size: bytes, kind: bytes) -> bytes:
+    start = name.ljust(100, b'\0') + b'0000644\0' * 3 + size.rjust(11, b'0') + b'\0'
+    return (start.ljust(156, b' ') + kind).ljust(257, b'\0') + b'ustar\x0000'.ljust(255, b'\0')
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        tar_header(b'a', b'4000000', b'x') + b'9' * 2**20,
+        (tar_header(b'././@LongLink', b'2', b'L') + bytes(512)) * 3000,
+        tar_header(b'a', b'\x80'.ljust(11, b'\xff'), b'0'),
+        tar_header(b'a', b'-1', b'0'),
+        tar_header(b'a', b'77777777777', b'0')[:300],
+    ],
+    ids=['pax', 'links', 'size', 'negative', 'cut'],
+)
+def test_a_tar_archive_costs_nothing(tmp_path, content):
+    (tmp_path / 'x.pth').write_bytes(content)
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match='tar archive'):
+        load_file_safely(tmp_path / 'x.pth')
+    assert time.process_time() - start < 1
 
 
 def test_class_embeddings_unpack_to_a_gigabyte_at_most(tmp_path, monkeypatch):

@@ -136,6 +136,8 @@ REFUSED = {
     'a text persistent id': b'Pmodule\n.',
     'a module by persistent id': b'\x80\x02(X\x06\x00\x00\x00modulecevil\nType\nX\x01\x00\x00\x00fX'
     b'\x01\x00\x00\x00stQ.',
+    'a number as text': b'I0x' + b'f' * 2000 + b'\n.',
+    'a long number as text': b'L0x' + b'f' * 2000 + b'L\n.',
     'an extension code': b'\x80\x02\x82\x01.',
     'a codec': b'\x80\x02cevil\nType\n0c_codecs\nencode\n'
     b'X\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.',
@@ -268,3 +270,13 @@ def test_what_is_no_checkpoint_is_said_clearly(tmp_path):
     (tmp_path / 'cut.pth').write_bytes(complete[:2000])
     with pytest.raises(CheckpointError, match='cut.pth cannot be read'):
         load_checkpoint(tmp_path / 'cut.pth')
+
+
+@pytest.mark.parametrize('number', [300, 2000])
+def test_legacy_files_of_many_tensors(tmp_path, number):
+    """Their pickle takes more than is read of it at a time."""
+    content = {f'layers.{i}.attention.weight': torch.full((2, 3), float(i)) for i in range(number)}
+    path = save(content, tmp_path / 'many.pth', legacy=True)
+    loaded = load_file_safely(path).content
+    assert list(loaded) == list(content)
+    assert all(torch.equal(loaded[name], content[name]) for name in content)

@@ -36,7 +36,18 @@ def test_a_template_without_a_place_for_the_word_is_refused():
     assert get_templates(['a {{{}}}'])[0].format('dog') == 'a {dog}'
 
 
-@pytest.mark.parametrize('template', ['{} and {}', '{} in {place}', '{} {'])
+@pytest.mark.parametrize(
+    'template',
+    [
+        '{} and {}',
+        '{} in {place}',
+        '{} {',
+        'a {.x}',
+        'a {:>1500000000}',
+        'a {!r}',
+        'a {:{}}',
+    ],
+)
 def test_a_template_with_other_braces_is_refused(template):
     with pytest.raises(ValueError, match="must hold one '{}'"):
         get_templates([template])
@@ -45,3 +56,16 @@ def test_a_template_with_other_braces_is_refused(template):
 def test_no_template_at_all_is_refused():
     with pytest.raises(ValueError, match='No prompt template'):
         get_templates([])
+
+
+@pytest.mark.parametrize(
+    'template', [None, 3, 'a {} ' + 'x' * 10**4], ids=['none', 'number', 'long']
+)
+def test_what_is_no_template_is_refused(template):
+    with pytest.raises(ValueError, match='Template 1 is .*of type .*expected a text'):
+        get_templates(['a {}', template])
+
+
+def test_templates_have_a_limit():
+    with pytest.raises(ValueError, match='There are 2000 prompt templates; give 1000 at most'):
+        get_templates(['a {}'] * 2000)

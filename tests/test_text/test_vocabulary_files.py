@@ -59,6 +59,7 @@ def test_words_keep_what_belongs_to_them(read):
         ('0: dog\n2: cat', 'The number 2 in line 2 of .* is not the next label'),
         ('5\tdog\n6\tcat', 'The number 5 in line 1 of .* is not the next label'),
         ('Idx\tName\n1\twall', 'The field 1 in line 2 of .* is a number'),
+        ("'hot dog, sausage'\ncat", 'Single quotes in line 1 of .* enclose a comma'),
         ('- dog\n- cat', 'A bullet begins line 1 of .*: - dog'),
         ('dog\n* cat', 'A bullet begins line 2'),
         ('["dog", 3]', 'The entry 1 of .* is 3 of type int'),
@@ -96,3 +97,7 @@ def test_a_file_that_is_none_is_refused(tmp_path, monkeypatch):
     (tmp_path / 'words.txt').write_text('x' * 11)
     with pytest.raises(ValueError, match='words.txt has 11 bytes, more than 10'):
         Vocabulary.from_file(tmp_path / 'words.txt')
+
+
+def test_what_is_in_quotes_is_kept(read):
+    assert read('"a;b", "c\td"; e\tf\ndogs\'').words == (('a;b', 'c d', 'e', 'f'), ("dogs'",))

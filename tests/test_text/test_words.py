@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from pgseg_mm.apis import parse_words
@@ -151,3 +152,28 @@ def test_a_background_keeps_its_words_if_that_is_asked_for():
     assert with_background(vocabulary, False, keep_words=True).words == (('dog', 'puppy'),)
     added = with_background(make_vocabulary(['dog']), True, keep_words=True)
     assert added.words == (('background',), ('dog',))
+
+
+@pytest.mark.parametrize(
+    'meta, words',
+    [
+        ({'classes': np.array(['dog', 'cat'])}, [['dog'], ['cat']]),
+        ({'vocabulary': np.array([['dog', 'puppy']])}, [['dog', 'puppy']]),
+    ],
+)
+def test_meta_information_as_arrays(meta, words):
+    assert vocabulary_of_meta(meta).to_list() == words
+
+
+@pytest.mark.parametrize(
+    'meta, message',
+    [
+        ({'vocabulary': 5}, 'The vocabulary of the data set are 5 of type int'),
+        ({'vocabulary': ['dog', 'cat']}, "words of class 0 must be a list, got the string 'dog'"),
+        ({'classes': 'dog'}, "are 'dog' of type str; expected a list"),
+        ({'vocabulary': [[3]]}, 'A word of class 0 is 3 of type int'),
+    ],
+)
+def test_meta_information_that_names_no_words(meta, message):
+    with pytest.raises(ValueError, match=message):
+        vocabulary_of_meta(meta)

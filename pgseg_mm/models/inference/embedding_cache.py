@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pgseg_mm.serialization.loading import write_atomically
+from pgseg_mm.serialization.locating import expanded
 
 TENSOR = 'embeds'
 CHECKSUM = 'sha256'
@@ -38,7 +39,7 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = expanded(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(
                 f'class_embed_cache must be a folder, but {self.folder} is a file'
