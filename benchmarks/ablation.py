@@ -172,10 +172,12 @@ class Results:
     def _read_merged(file: Path, needed: bool = False) -> list[dict[str, Any]]:
         if not file.is_file():
             return []
-        content = read_state(file, 'what only it holds is done again')
-        if content is None and needed:
-            raise SystemExit(f'{file} holds no results; give --add what this command has written')
-        return (content or {'runs': []})['runs']
+        content = read_state(file, 'what only it holds is done again') or {}
+        runs = content.get('runs', [] if not needed else None)
+        known = isinstance(runs, list) and all('key' in run for run in runs)
+        if not known or content and 'runs' not in content:
+            raise SystemExit(f'{file} holds no results of this command; give another file')
+        return runs
 
 
 class Schedule:

@@ -40,6 +40,7 @@ from pgseg_mm.datasets import (
     SeededDataset,
     WebImageTextDataset,
 )
+from pgseg_mm.serialization.atomic_files import read_state, write_json, write_text
 
 from .outputs import make_parser, origin, parse, write_results
 from .parallel import in_processes
@@ -67,15 +68,16 @@ CROP = dict(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
 
 def make_pairs(folder: Path, number: int, size: tuple[int, int], shards: int) -> None:
     """Write pairs as files with a list, and the same ones as shards."""
-    (folder / 'images').mkdir(parents=True)
+    (folder / 'images').mkdir(parents=True, exist_ok=True)
     rows = in_processes(partial(_make_pair, folder / 'images', size), number)
-    (folder / 'pairs.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
     for shard, part in enumerate(np.array_split(np.arange(number), shards)):
         with webdataset.TarWriter(str(folder / f'{shard:05d}.tar')) as writer:
             for index in part:
                 image = (folder / 'images' / rows[index]['image']).read_bytes()
                 sample = {'jpg': image, 'txt': rows[index]['caption']}
                 writer.write({'__key__': f'{index:06d}', **sample})
+    # last, since it says that all the others are there
+    write_text(folder / 'pairs.jsonl', ''.join(json.dumps(row) + '\n' for row in rows))
 
 
 def _make_pair(folder: Path, size: tuple[int, int], index: int) -> dict[str, str]:
@@ -297,6 +299,19 @@ def parse_args() -> argparse.Namespace:
     return parse(parser)
 
 
+def ensure_pairs(args: argparse.Namespace, folder: Path) -> None:
+    """Make the pairs, or take those that are there if they are of the same settings."""
+    wanted = {name: getattr(args, name) for name in ('samples', 'shards')}
+    wanted['size'] = list(args.size)
+    note = folder / 'settings.json'
+    found = read_state(note, 'the pairs are made anew') if note.is_file() else None
+    if found is not None and found != wanted:
+        raise SystemExit(f'{folder} holds pairs of {found}, not of {wanted}; name another folder')
+    if found is None or not (folder / 'pairs.jsonl').is_file():
+        write_json(note, wanted)
+        make_pairs(folder, args.samples, tuple(args.size), args.shards)
+
+
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(1)
@@ -304,9 +319,8 @@ def main() -> None:
     init_default_scope('mmseg')
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.data or Path(temporary) / 'pairs'
-        if not (folder / 'pairs.jsonl').is_file():
-            make_pairs(folder, args.samples, tuple(args.size), args.shards)
-        number = len((folder / 'pairs.jsonl').read_text().splitlines())
+        ensure_pairs(args, folder)
+        number = args.samples
         result = measure(args, folder, number)
     result['settings'] = {
         'samples': number,

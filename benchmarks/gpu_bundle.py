@@ -146,10 +146,14 @@ def collect(folder: Path, packages: dict[str, str], python: str, platform: str) 
         if done.returncode:
             subprocess.run([*pip, 'wheel', '--wheel-dir', str(folder), *wanted], check=True)
     built = [path.name for path in folder.glob('*.whl')]
-    tags = tuple(f'-{tag}.whl' for tag in ('any', *platforms))
-    foreign = [name for name in built if not name.endswith(tags) and platform not in name]
+    foreign = [name for name in built if not _fits(name.rpartition('-')[2], platform)]
     if foreign:
         raise SystemExit(f'no wheel for that machine: {", ".join(foreign)}')
+
+
+def _fits(tag: str, platform: str) -> bool:
+    """Whether a wheel's platform is any, or all of a kind; one built here is for this machine."""
+    return tag == 'any.whl' or 'manylinux' in tag and platform in tag
 
 
 def add_project(folder: Path) -> None:

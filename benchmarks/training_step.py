@@ -182,6 +182,12 @@ def report(result: dict[str, Any]) -> str:
     return '\n'.join([*lines, '', *describe(result), ''])
 
 
+def check_page(page: Path) -> None:
+    """Leave with a message if a page that is there has no place for the tables."""
+    if page.is_file():
+        place('', page)
+
+
 def place(text: str, page: Path) -> str:
     """The page with the text between the two lines that mark its place; the text if it is new."""
     text = f'{BEGIN_MARK}\n\n{text}\n{END_MARK}\n'
@@ -247,6 +253,8 @@ def main() -> None:
     args = parse(parser)
     args.configs = [find_config(parser, config) for config in args.configs]
     check_rounds(parser, '--rounds', args.rounds)
+    if args.markdown is not None:
+        check_page(args.markdown)
     words = args.trimmed_tokens - 2
     if not 3 <= words <= args.tokens - 2:
         parser.error(

@@ -54,7 +54,7 @@ def make_config(
     cfg = read_config_file(path)
     if 'data_root' not in cfg:
         raise ValueError(f'{path} has no data_root, so its data set cannot be replaced')
-    if 'max_iters' not in cfg.train_cfg:
+    if 'max_iters' not in (cfg.get('train_cfg') or {}):
         raise ValueError(f'{path} does not train by iterations: train_cfg has no max_iters')
     cfg = Config(replace_folder(cfg.to_dict(), cfg.data_root, data.as_posix()))
     override(cfg, options)

@@ -8,6 +8,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pgseg_mm.serialization.atomic_files import read_state
+
 CONVERTER = Path(__file__).resolve().parents[1] / 'tools/dataset_converters/emoji_scenes.py'
 ATTRIBUTION = (
     'Objects: OpenMoji (openmoji.org), CC BY-SA 4.0, altered; textures: scikit-image, CC0. '
@@ -68,6 +70,6 @@ def _is_made(scenes: Scenes, data: Path) -> bool:
     if str(CONVERTER.parent) not in sys.path:
         sys.path.append(str(CONVERTER.parent))
     wanted, _ = importlib.import_module(CONVERTER.stem).parse_args(scenes.arguments(data))
-    found = json.loads(meta_file.read_text(encoding='utf-8'))
+    found = read_state(meta_file, 'the scenes are made anew')
     # through JSON, which has lists for tuples
-    return json.loads(json.dumps(asdict(wanted))).items() <= found.items()
+    return found is not None and json.loads(json.dumps(asdict(wanted))).items() <= found.items()

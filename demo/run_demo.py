@@ -23,6 +23,7 @@ from demo_data import ATTRIBUTION, Scenes, ensure_scenes
 from demo_train import METRIC_WORDS, Run, train
 
 from pgseg_mm.cli.config_files import SettingsAction
+from pgseg_mm.cli.processes import data_errors, refusals
 from pgseg_mm.serialization.atomic_files import write_text
 
 SIZE_OPTIONS = {
@@ -83,12 +84,19 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.max_iters is not None and args.max_iters < 2:
         parser.error(f'--max-iters must be at least 2, got {args.max_iters}')
     if args.seeds is None:
-        args.seeds = [(args.cfg_options or {}).get('randomness.seed') or 0]
+        seed = (args.cfg_options or {}).get('randomness.seed') or 0
+        if not isinstance(seed, int):
+            parser.error(f'--cfg-options randomness.seed must be a whole number, got {seed!r}')
+        args.seeds = [seed]
     if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
         parser.error(f'--seeds takes different numbers, not negative, got {args.seeds}')
+    if args.num_val < 1:
+        parser.error(f'--num-val must be at least 1, got {args.num_val}')
     try:
         existing_config(args.config)
-    except FileNotFoundError as error:
+        for run in plan_runs(args):
+            run.make_config()
+    except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     return args
 
@@ -194,7 +202,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = args.table
     if len(runs) == 1:
         summary = runs[0].finished() if args.resume else None
-        summaries = [summary or train(runs[0], command)]
+        with refusals(build_parser()), data_errors():
+            summaries = [summary or train(runs[0], command)]
         print('\n' + closing_words(summaries[0], args.out))
     else:
         summaries = run_all(runs, args.jobs, args.resume)

@@ -24,6 +24,7 @@ from pgseg_mm.apis.naming_choice import add_naming, set_naming_rule
 from pgseg_mm.background import is_background
 from pgseg_mm.cli.arguments import add_model_options, find_device, require_port
 from pgseg_mm.cli.config_files import ConfigError
+from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.errors import RunError
 from pgseg_mm.visualization.colours import Colours, class_colours, separate
 from pgseg_mm.visualization.panels import fit_size
@@ -80,7 +81,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     add('--device', help='such as cpu or cuda:0; an accelerator by default, if there is one')
     add(
         '--max-file-size',
-        type=float,
+        type=number_from(0.001, 10**6, kind=float),
         default=limits.MAX_WEB_FILE_BYTES / 1e6,
         metavar='MB',
         help='largest upload (%(default)g)',

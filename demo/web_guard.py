@@ -287,7 +287,7 @@ def own_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
     return [
         (key, value)
         for key, value in scope['headers']
-        if key not in left_out and key != b'content-length' or scope['path'] == UPLOAD
+        if key not in left_out and (key != b'content-length' or scope['path'] == UPLOAD)
     ]
 
 

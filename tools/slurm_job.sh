@@ -5,13 +5,17 @@ slurm_job() {
     local partition=$1 job=$2 tool=$3
     shift 3
     local gpus=${GPUS:-4}
+    if ! ((gpus > 0)); then
+        echo "$0: GPUS=$gpus is no number of GPUs" >&2
+        exit 2
+    fi
     local per_node=${GPUS_PER_NODE:-$((gpus < 4 ? gpus : 4))}
     local srun_args
     if ((gpus % per_node)); then
         echo "$0: GPUS=$gpus is no multiple of GPUS_PER_NODE=$per_node" >&2
         exit 2
     fi
-    read -ra srun_args <<<"${SRUN_ARGS:-}"
+    read -rd '' -a srun_args <<<"${SRUN_ARGS:-}" || true  # at blanks and line ends
 
     exec srun \
         --partition="$partition" \

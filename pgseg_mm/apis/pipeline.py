@@ -34,7 +34,8 @@ def make_pipeline(cfg: Config | ConfigDict, model: OpenVocabSegmentor) -> Pipeli
     """The transforms of a config's test set, without those that load label maps.
 
     Images are read by :class:`DecodeImage`. If nothing resizes them, they are brought to the size
-    that the model knows: the short side as long as a window, or as the images of the training.
+    that the model knows, if any: the short side as long as a window, or as the images of the
+    training, by the backbone's ``grid_size``.
 
     Args:
         cfg: Config with a ``test_dataloader`` or a ``test_pipeline``, or empty.
@@ -53,7 +54,7 @@ def make_pipeline(cfg: Config | ConfigDict, model: OpenVocabSegmentor) -> Pipeli
         elif not type_name(step).startswith('Load') and type_name(step) != 'PackSegInputs':
             prepare.append({**step, 'type': RESIZE} if type_name(step) == 'Resize' else step)
     if not any('Resize' in type_name(step) for step in prepare):
-        prepare.insert(0, _resize(model))
+        prepare[:0] = _resize(model)
     return Pipeline(
         Compose([TRANSFORMS.build({**load, 'type': 'DecodeImage', 'to_float32': False})]),
         Compose([TRANSFORMS.build(step) for step in [*prepare, {'type': 'PackSegInputs'}]]),
@@ -61,9 +62,12 @@ def make_pipeline(cfg: Config | ConfigDict, model: OpenVocabSegmentor) -> Pipeli
     )
 
 
-def _resize(model: OpenVocabSegmentor) -> dict[str, Any]:
+def _resize(model: OpenVocabSegmentor) -> list[dict[str, Any]]:
+    grid_size = getattr(model.backbone, 'grid_size', None)
     if model.test_cfg['mode'] == 'slide':
         side = min(to_2tuple(model.test_cfg['crop_size']))
+    elif grid_size is not None:
+        side = min(grid_size) * model.backbone.patch_size
     else:
-        side = min(model.backbone.grid_size) * model.backbone.patch_size
-    return {'type': RESIZE, 'scale': (round(side * ASPECT), side), 'keep_ratio': True}
+        return []
+    return [{'type': RESIZE, 'scale': (round(side * ASPECT), side), 'keep_ratio': True}]

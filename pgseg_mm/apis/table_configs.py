@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from pgseg_mm.cli.config_files import override, read_config_file
+from pgseg_mm.cli.config_files import ConfigError, override, read_config_file
 from pgseg_mm.cli.protocol_notes import notes_on, override_noted, scores_of
 from pgseg_mm.cli.protocols import (
     Protocol,
@@ -126,6 +126,8 @@ def configure(
     """
     config = read_config_file(args.config)
     override(config, _options(args, OWN_THRESHOLDS))
+    if not config.get('model'):
+        raise ConfigError(f'config {args.config} has no model to evaluate')
     benchmark = read_config_file(benchmarks[name])
     cfg = benchmark_config(config, benchmark)
     set_naming_rule(cfg, args.naming)

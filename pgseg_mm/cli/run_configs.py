@@ -88,7 +88,9 @@ def read_model_config(
     """
     args.config = find_config(parser, args.config)
     require_checkpoint(parser, args.checkpoint, or_none)
-    return read_with_settings(parser, args)
+    cfg = read_with_settings(parser, args)
+    require_model(parser, cfg)
+    return cfg
 
 
 def read_with_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:
@@ -109,6 +111,12 @@ def read_with_settings(parser: argparse.ArgumentParser, args: argparse.Namespace
     except ConfigError as error:
         parser.error(str(error))
     return cfg
+
+
+def require_model(parser: argparse.ArgumentParser, cfg: Config) -> None:
+    """Leave with the parser's usage message if a config has no model."""
+    if not cfg.get('model'):
+        parser.error('the config has no model; give one that has, such as those of configs/pgseg')
 
 
 def _check_options(options: dict[str, Any] | None) -> None:

@@ -280,9 +280,12 @@ def test_results_that_are_being_written_are_left_alone(tmp_path, capsys):
     partial.write_text('')
     (results.folder / '5678.json').write_text('{"key": "5678"}')
     assert [*results.read()] == ['5678'] and partial.is_file()
-    (tmp_path / 'damaged.json').write_text('{')
-    with pytest.raises(SystemExit, match='damaged.json holds no results'):
-        results.add([tmp_path / 'damaged.json'])
+    for content in ('{', '{"a": 1}', '{"runs": [{}]}'):
+        (tmp_path / 'other.json').write_text(content)
+        with pytest.raises(SystemExit, match='other.json holds no results'):
+            results.add([tmp_path / 'other.json'])
+    with pytest.raises(SystemExit, match='other.json holds no results'):
+        ablation.Results(tmp_path, tmp_path / 'other.json').read()
 
 
 @needs_scenes

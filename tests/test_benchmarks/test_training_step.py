@@ -75,6 +75,22 @@ def test_refuses_what_cannot_be_measured(config, monkeypatch, capsys, arguments,
     assert message in capsys.readouterr().err
 
 
+def test_a_page_without_a_place_is_refused_before_anything_is_measured(
+    config, tmp_path, monkeypatch
+):
+    (tmp_path / 'page.md').write_text('# A page')
+    with pytest.raises(SystemExit, match='page.md has no lines'):
+        run_benchmark(
+            monkeypatch,
+            'training_step',
+            config,
+            '--rounds',
+            9**9,
+            '--markdown',
+            tmp_path / 'page.md',
+        )
+
+
 def test_a_step_of_late_interaction_reads_prompts_beside_each_caption(config):
     option = Option('pastes, 2 prompts', joined=PASTES, prompts=2)
     settings = Settings(batch=4, words=5, threads=1, device='cpu', backend='eager')

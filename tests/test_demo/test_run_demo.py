@@ -196,6 +196,10 @@ def test_failed_run_ends_the_demo(demo, tmp_path, monkeypatch):
         (['--max-iters', '1'], '--max-iters must be at least 2'),
         (['--seeds', '1', '1'], '--seeds takes different numbers'),
         (['--config', 'absent.py'], 'no config absent.py'),
+        (['--config', 'configs/_base_/default_runtime.py'], 'has no data_root'),
+        (['--num-val', '0'], '--num-val must be at least 1, got 0'),
+        (['--cfg-options', 'randomness.seed=abc'], "must be a whole number, got 'abc'"),
+        (['--cfg-options', 'train_cfg.max_iters.x=3'], 'does not fit the config'),
     ],
 )
 def test_faulty_options_are_refused(demo, capsys, options, message):
@@ -269,3 +273,28 @@ def test_settings_reach_the_processes_of_several_runs_as_they_are(demo):
     }
     words = ['='.join(pair) for pair in demo._as_words(given)]
     assert demo.parse_args(['--cfg-options', *words]).cfg_options == given
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"num_train": 3}'])
+def test_scenes_whose_settings_are_damaged_are_made_anew(finished, tmp_path, content):
+    data = importlib.import_module('demo_data')
+    scenes = data.Scenes(num_train=32, num_val=6, num_classes=10)
+    folder = scenes.folder(tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'meta.json').write_text(content)
+    assert not data._is_made(scenes, tmp_path)
+
+
+def test_scenes_that_are_made_again_are_not_complete_before(monkeypatch, tmp_path):
+    """What says that they are complete goes first."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools' / 'dataset_converters'))
+    converter = importlib.import_module('emoji_scenes')
+
+    def interrupt(folder, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(converter.shutil, 'rmtree', interrupt)
+    (tmp_path / 'meta.json').write_text('{}')
+    with pytest.raises(KeyboardInterrupt):
+        converter.make_dataset(None, tmp_path, quiet=True)
+    assert not (tmp_path / 'meta.json').exists()

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -10,6 +11,7 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 
 from pages import blocks, read_page, section
+from pgseg_mm.apis import PGSegInferencer
 from pgseg_mm.models.layers.regions import RegionLayout
 from pgseg_mm.text import tokenize
 
@@ -77,3 +79,10 @@ def test_its_losses_are_for_any_queries_and_masks():
     assert len(losses) == 2 and losses[1] > losses[0] > 0
     given['loss'].backward()
     assert given['queries'].grad.abs().sum() > 0
+
+
+def test_the_inferencer_takes_it(model):
+    """It says nothing of the size of its images, which stay as they are."""
+    inferencer = PGSegInferencer(model.eval())
+    image = np.zeros((40, 56, 3), np.uint8)
+    assert inferencer(image, 'dog . cat')[0].mask.shape == (40, 56)

@@ -176,3 +176,13 @@ def test_every_input_of_the_page_has_a_check(demo):
 
     with pytest.raises(TypeError, match='no check for the input of a File'):
         demo('web_guard').check_for(gr.File(), None)
+
+
+@pytest.mark.parametrize('path', ['/gradio_api/upload', '/gradio_api/queue/join'])
+def test_what_only_a_proxy_may_say_is_left_out(demo, path):
+    names = [b'x-forwarded-host', b'x-gradio-server', b'forwarded', b'content-length', b'accept']
+    found = demo('web_guard').own_headers(
+        {'path': path, 'headers': [(name, b'1') for name in names]}
+    )
+    kept = [b'content-length'] * path.endswith('upload') + [b'accept']
+    assert [name for name, _ in found] == kept

@@ -164,6 +164,16 @@ def test_tools_say_what_is_missing(run, capsys, tmp_path):
     with pytest.raises(SystemExit):
         run(ANALYSIS / 'get_flops.py', TINY, '--shape', '1', '2', '3')
     assert '--shape takes one or two positive numbers' in capsys.readouterr().err
+    for words in ([ANALYSIS / 'get_flops.py'], [MISC / 'print_config.py', '--graph']):
+        with pytest.raises(SystemExit):
+            run(*words, ROOT / 'configs/_base_/default_runtime.py')
+        assert 'the config has no model' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(MISC / 'print_config.py', '--graph', TINY, '--cfg-options', 'model.type=Absent')
+    assert 'the model cannot be built' in capsys.readouterr().err
+    with pytest.raises(SystemExit, match='the data set cannot be built: .*Absent'):
+        given = ['--cfg-options', 'train_dataloader.dataset.type=Absent']
+        run(ANALYSIS / 'browse_dataset.py', TINY, '--not-show', '--output-dir', tmp_path, *given)
     with pytest.raises(SystemExit):
         run(MISC / 'print_config.py', 'absent.py')
     assert 'config file not found: absent.py' in capsys.readouterr().err

@@ -255,6 +255,7 @@ def changed(change) -> str:
         ('{', 'is not JSON'),
         ('[]', 'has no list "images"'),
         ('{"images": [], "annotations": [], "categories": []}', 'lists no image'),
+        (changed(lambda c: c['images'][1].update(id=1)), 'images have 2 ids; each needs one'),
         (changed(lambda c: c['categories'].append({'id': 1230})), 'give a file of version 1'),
         (changed(lambda c: c['categories'].pop()), 'is of category 300'),
         (changed(lambda c: c['categories'].append({})), 'has no number as its id'),

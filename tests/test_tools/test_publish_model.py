@@ -111,3 +111,8 @@ def test_refuses_what_should_not_be_published(checkpoint, tmp_path, refused):
     checkpoint.write_bytes(b'no checkpoint')
     assert 'cannot be read as a PyTorch checkpoint' in refused(checkpoint, out)
     assert not (tmp_path / 'out').exists()
+
+
+def test_the_whole_name_is_kept(checkpoint, tmp_path, publish):
+    publish(checkpoint, tmp_path / 'out' / 'pgseg-v1.5')
+    assert only_file(tmp_path / 'out').name.startswith('pgseg-v1.5-')

@@ -1,4 +1,5 @@
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 from pgseg_mm.datasets import ImageTextDataset
 from pgseg_mm.datasets.pairs import shards
 from pgseg_mm.datasets.pairs.shards import read_shard
+from pgseg_mm.serialization import atomic_files
 from prepared_processes import run_python
 from shard_zoo import write_damaged_shards, write_shards
 
@@ -200,12 +202,16 @@ def test_what_was_begun_is_gone_on_with_by_the_same_command_and_no_other(
     assert 0 < len(done) < 4
     other = run('pairs_to_shards.py', pairs, cut, '--shards', 3, '--image-root', tmp_path)
     assert other.returncode == 1 and 'holds shards already' in other.stderr
-    (cut / '.00003.tar.killed.tar').write_bytes(b'half a shard')
+    host, running = atomic_files.HOST_NAME, os.getpid()
+    (cut / f'.00003.tar.~{host}~999999999~0123abcd.tar').write_bytes(b'half a shard')
+    beside = cut / f'.00002.tar.~{host}~{running}~0123abcd.tar'  # of a process that runs
+    beside.touch()
     reads.extend([None] * 8)
     result = run('pairs_to_shards.py', pairs, cut, *options)
 
     assert result.stdout == expected.replace('whole', 'cut')
     files = {path.name: path.read_bytes() for path in whole.iterdir()}
+    beside.unlink()
     assert {path.name: path.read_bytes() for path in cut.iterdir()} == files
 
 

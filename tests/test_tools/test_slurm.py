@@ -94,5 +94,9 @@ def test_uneven_nodes_and_missing_arguments_are_refused(kind):
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert 'GPUS=6 is no multiple of GPUS_PER_NODE=4' in done.stderr
+    done = subprocess.run(
+        command, env={**env, 'GPUS': '0'}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and 'GPUS=0 is no number of GPUs' in done.stderr
     done = subprocess.run(command[:-1], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith('usage:')

@@ -22,6 +22,7 @@ from pgseg_mm.cli.processes import data_errors
 from pgseg_mm.cli.run_configs import find_config, read_with_settings
 from pgseg_mm.datasets.transforms.checked_loading import check_loading
 from pgseg_mm.errors import PreflightError
+from pgseg_mm.messages import first_line
 
 MIN_WIDTH = 448
 """Narrower images are enlarged by a whole factor, so that a caption fits beside them."""
@@ -110,8 +111,8 @@ def main() -> None:
     register_all_modules()
     try:
         dataset = DATASETS.build(cfg[f'{args.split}_dataloader'].dataset)
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f'error: {error}')
+    except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        sys.exit(f'error: the data set cannot be built: {first_line(error)}')
     visualizer = VISUALIZERS.build(
         dict(cfg.get('visualizer') or VISUALIZER, vis_backends=None, name='browse')
     )

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pgseg_mm.cli.arguments import add_settings
 from pgseg_mm.cli.processes import refusals
-from pgseg_mm.cli.run_configs import find_config, read_with_settings
+from pgseg_mm.cli.run_configs import find_config, read_with_settings, require_model
 from pgseg_mm.engine.preflight import telling
 
 
@@ -67,6 +67,7 @@ def main() -> None:
     args = parser.parse_args()
     args.config = find_config(parser, args.config)
     cfg = read_with_settings(parser, args)
+    require_model(parser, cfg)
     register_all_modules()
     shape = args.shape or to_2tuple(cfg.model.backbone.get('img_size', 224))
     if len(shape) > 2 or min(shape) < 1:
@@ -78,7 +79,7 @@ def main() -> None:
             cfg.model[part].pretrained = None  # weights do not matter here
 
     with refusals(parser), telling('the model cannot be built'):
-        model = MODELS.build(cfg.model).eval()
+        model = MODELS.build(cfg.model).eval().requires_grad_(False)
     parameters = parameter_count(model)
     with refusals(parser), telling(f'--shape {height} {width} cannot be counted'):
         image = torch.rand(1, 3, height, width)

@@ -27,6 +27,8 @@ from PIL import Image
 from tqdm import tqdm
 from wrong_pairs import shuffle
 
+from pgseg_mm.serialization.atomic_files import write_json
+
 TRAIN, VAL = 0, 1  # the split's place in the random seeds
 SPLIT_NAMES = ('train', 'val')
 SCENES_AT_A_TIME = 25  # that a process makes
@@ -131,9 +133,7 @@ def write_texts(settings: SceneSettings, out_dir: Path, captions: Sequence[str])
             'numpy': np.__version__,
         },
     }
-    (out_dir / 'meta.json').write_text(
-        json.dumps(meta, indent=2) + '\n', encoding='utf-8', newline='\n'
-    )
+    write_json(out_dir / 'meta.json', meta, indent=2)
 
 
 def make_dataset(
@@ -147,11 +147,11 @@ def make_dataset(
         workers: number of processes; 1 does all the work in this one.
         quiet: whether to leave out the progress bar.
     """
+    for name in OWN_FILES:  # first what says that the rest is complete
+        (out_dir / name).unlink(missing_ok=True)
     for name in OWN_FOLDERS:
         shutil.rmtree(out_dir / name, ignore_errors=True)
         (out_dir / name).mkdir(parents=True)
-    for name in OWN_FILES:
-        (out_dir / name).unlink(missing_ok=True)
     (out_dir / 'ATTRIBUTION.md').write_text(
         ATTRIBUTION_PAGE.format(version=openmoji_version()), encoding='utf-8', newline='\n'
     )

@@ -30,7 +30,7 @@ from pgseg_mm.datasets.pairs.skips import (
     run_pipeline,
 )
 from pgseg_mm.messages import shown
-from pgseg_mm.serialization.loading import write_atomically
+from pgseg_mm.serialization.atomic_files import clear_leftovers, write_atomically
 
 DECODING = Compose([DecodeImage()])
 MEMBER_OF_FORMAT = {'JPEG': 'jpg', 'MPO': 'jpg', 'TIFF': 'tif'}
@@ -119,8 +119,7 @@ class Progress:
         note = json.loads(self._note.read_text()) if self._note.is_file() else {}
         if note.get('plan') == self._plan:
             self._done = note['done']
-            for leftover in self._folder.glob('.*.tar.*'):
-                leftover.unlink()
+            clear_leftovers(self._folder)
         elif any(self._folder.glob('*.tar')):
             raise ValueError(
                 f'{shown(self._folder)} holds shards already; remove them or name another folder.'

@@ -83,6 +83,10 @@ def group_by_image(
     """
     try:
         images = {image['id']: _empty(image, name_of(image)) for image in content['images']}
+        if len(images) < len(content['images']):
+            raise AnnotationError(
+                f'{len(content["images"])} images have {len(images)} ids; each needs one of its own'
+            )
         _check_names(images.values())
         for annotation in content['annotations']:
             image = images.get(annotation['image_id'])

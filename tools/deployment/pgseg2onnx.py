@@ -19,6 +19,7 @@ import argparse
 import json
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.numpy_files import read_npz
 
 OPSET = 18
+EXTRA = ('onnx', 'onnxruntime', 'onnxscript')
 TOLERANCE = 1e-3
 MAX_INPUT_PIXELS = 2**24
 """Pixels of an image that is encoded as a whole; 2**24 are 65 thousand patches of 16 pixels."""
@@ -235,6 +237,8 @@ def main() -> None:
     if class_embeds is None:
         parser.error('no classes: give --class-embeds, as tools/misc/embed_vocabulary.py writes it')
     check_output(parser, args.out)
+    if absent := [name for name in EXTRA if find_spec(name) is None]:
+        parser.error(f'{", ".join(absent)} not installed; pip install "pgseg-mm[onnx]"')
     try:
         if args.size is not None:
             check_input_size(args.size, cfg.model.backbone.get('patch_size', 1))
@@ -264,8 +268,9 @@ def main() -> None:
                 )
         for file in Path(folder).iterdir():
             file.replace(args.out.with_name(file.name))
-    for rule in metadata.keys() & {'decision', 'pamr'}:
-        print(f'test_cfg.{rule} is not part of the file: apply it to the scores')
+    for rule in sorted(metadata.keys() & {'decision', 'pamr'}):
+        remedy = 'the classes are those without it' if args.argmax else 'apply it to the scores'
+        print(f'test_cfg.{rule} is not part of the file: {remedy}')
     if (cfg.model.get('test_cfg') or {}).get('decision') and has_synonyms(model.decode_head):
         print(
             'its softmax is over words here, and the file has the best word of each class alone: '

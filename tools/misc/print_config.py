@@ -6,7 +6,9 @@ from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
 
 from pgseg_mm.cli.arguments import add_settings
-from pgseg_mm.cli.run_configs import find_config, read_with_settings
+from pgseg_mm.cli.processes import refusals
+from pgseg_mm.cli.run_configs import find_config, read_with_settings, require_model
+from pgseg_mm.engine.preflight import telling
 
 
 def main() -> None:
@@ -19,8 +21,10 @@ def main() -> None:
     cfg = read_with_settings(parser, args)
     print(cfg.pretty_text)
     if args.graph:
+        require_model(parser, cfg)
         register_all_modules()
-        print(MODELS.build(cfg.model))
+        with refusals(parser), telling('the model cannot be built'):
+            print(MODELS.build(cfg.model))
 
 
 if __name__ == '__main__':

@@ -109,7 +109,8 @@ def publish(
             f'the meta information of {path} is not made of plain values, and others could not '
             f'load it safely: {str(error).splitlines()[0]}'
         ) from error
-    final = out.with_name(f'{out.stem}-{sha256(data).hexdigest()[:8]}.pth')
+    name = out.stem if out.suffix in ('.pth', '.pt') else out.name
+    final = out.with_name(f'{name}-{sha256(data).hexdigest()[:8]}.pth')
     write_atomically(final, lambda temporary: temporary.write_bytes(data))
     return final
 
@@ -138,6 +139,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     require_checkpoint(parser, args.checkpoint)
+    if args.out.is_dir():
+        parser.error(f'{args.out} is a folder; give a file in it, such as {args.out / "pgseg.pth"}')
     try:
         final = publish(
             args.checkpoint,
