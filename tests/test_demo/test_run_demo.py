@@ -276,11 +276,14 @@ def test_settings_reach_the_processes_of_several_runs_as_they_are(demo):
 
 
 @pytest.mark.parametrize('content', ['', '[]', '{"num_train": 3}'])
-def test_scenes_whose_settings_are_damaged_are_made_anew(finished, tmp_path, content):
+def test_scenes_whose_settings_are_damaged_are_made_anew(monkeypatch, tmp_path, content):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools' / 'dataset_converters'))
+    page = importlib.import_module('emoji_scenes').ATTRIBUTION_PAGE.format(version=1)
     data = importlib.import_module('demo_data')
     scenes = data.Scenes(num_train=32, num_val=6, num_classes=10)
     folder = scenes.folder(tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'ATTRIBUTION.md').write_text(page)
     (folder / 'meta.json').write_text(content)
     assert not data._is_made(scenes, tmp_path)
 
