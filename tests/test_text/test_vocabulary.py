@@ -137,3 +137,9 @@ def test_classes_may_share_a_word_where_that_is_asked_for():
 def test_names_of_the_package_are_listed_where_one_is_unknown():
     with pytest.raises(FileNotFoundError, match='ade20k.*imagenet1k.*voc21'):
         Vocabulary.from_file('no-such-words')
+
+
+def test_words_without_the_background_are_numbered_from_0():
+    vocabulary = Vocabulary((('background', 'wall'), ('dog', 'puppy'), ('cat',)))
+    assert vocabulary.labelled_words(True) == (('dog', 'puppy', 'cat'), (0, 0, 1))
+    assert vocabulary.labelled_words(False)[1] == (0, 0, 1, 1, 2)

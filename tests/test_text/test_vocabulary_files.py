@@ -101,3 +101,8 @@ def test_a_file_that_is_none_is_refused(tmp_path, monkeypatch):
 
 def test_what_is_in_quotes_is_kept(read):
     assert read('"a;b", "c\td"; e\tf\ndogs\'').words == (('a;b', 'c d', 'e', 'f'), ("dogs'",))
+
+
+def test_labels_begin_at_0_or_1(read):
+    with pytest.raises(ValueError, match='The number 2 in line 1 of .* is not the next label'):
+        read('2: dog\n3: cat')

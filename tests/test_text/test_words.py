@@ -177,3 +177,7 @@ def test_meta_information_as_arrays(meta, words):
 def test_meta_information_that_names_no_words(meta, message):
     with pytest.raises(ValueError, match=message):
         vocabulary_of_meta(meta)
+
+
+def test_a_line_end_among_many_blanks_separates_words():
+    assert parse_words('dog' + ' ' * 30 + '\n' + ' ' * 30 + 'cat') == ['dog', 'cat']

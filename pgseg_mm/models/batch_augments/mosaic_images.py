@@ -53,7 +53,7 @@ class MosaicImages(nn.Module):
             R = rows * columns regions, row by row.
         """
         number, tiles = len(images), self.rows * self.columns
-        mosaics = math.ceil(max(round(number / self.scale**2), number) / tiles)
+        mosaics = math.ceil(round(number / self.scale**2) / tiles)
         rounds = math.ceil(mosaics * tiles / number)
         order = torch.cat([torch.randperm(number, generator=generator) for _ in range(rounds)])
         captions = copy_to_device(order[: mosaics * tiles].view(mosaics, tiles), images.device)

@@ -4,6 +4,7 @@ import collections
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.logging import MessageHub
 from mmseg.registry import MODELS
 
@@ -190,3 +191,15 @@ def test_joining_does_not_wait_for_the_gpu(augment):
         torch.cuda.set_sync_debug_mode('default')
     torch.testing.assert_close(found.cpu(), expected)
     assert torch.equal(found_layout.captions.cpu(), layout.captions)
+
+
+def test_any_other_image_of_the_batch_may_be_pasted():
+    partners = [PasteImages()(flat_images(5), seeded(seed))[1].captions[0, 1] for seed in range(60)]
+    assert {int(partner) for partner in partners} == {1, 2, 3, 4}
+
+
+def test_tiles_are_shrunk_without_aliasing():
+    images = torch.rand(2, 3, 16, 24, generator=seeded())
+    mosaics, layout = MosaicImages(scale=0.5)(images, seeded())
+    small = F.interpolate(images, (8, 12), mode='bilinear', antialias=True)
+    torch.testing.assert_close(mosaics[0, :, :8, :12], small[layout.captions[0, 0]])

@@ -92,3 +92,9 @@ def test_a_module_is_described_by_its_types_and_settings_whatever_its_mode():
         nn.Sequential(nn.LayerNorm(4), nn.GELU('tanh')),
     ):
         assert describe_module(other) != describe_module(module)
+
+
+def test_embeddings_of_another_shape_are_not_taken(cache):
+    cache.save(KEY, torch.ones(2, 3))
+    assert cache.load(KEY, (2, 3)) is not None
+    assert cache.load(KEY, (3, 2)) is None

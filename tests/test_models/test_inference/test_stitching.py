@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from pgseg_mm.models.inference import stitching
 from pgseg_mm.models.inference.pixel_classes import classify_pixels, mean_logits
+from pgseg_mm.models.inference.score_pieces import better_of
 from pgseg_mm.models.inference.sliding_window import sliding_windows
 from pgseg_mm.models.inference.stitching import StitchedScores, mean_class_map, stitch
 
@@ -133,3 +134,21 @@ def test_mean_scores_of_many_pixels_are_exact(size):
     best = dense.max(dim=0)
     expected = [best.values[best.indices == number].mean() for number in (0, 1)]
     torch.testing.assert_close(means.double(), torch.stack(expected), atol=1e-6, rtol=1e-5)
+
+
+def test_one_of_several_backgrounds_goes_before_the_classes():
+    scores = StitchedScores(torch.arange(10.0).view(2, 5), torch.zeros(2, 2, dtype=torch.long))
+    assert scores.with_background(2, 3).table.tolist() == [[2, 3, 4], [7, 8, 9]]
+
+
+@pytest.mark.parametrize('direction, axes', [('horizontal', (-1,)), ('diagonal', (-2, -1))])
+def test_the_image_of_a_refinement_is_flipped_with_the_scores(direction, axes):
+    guide = torch.rand(3, 4, 5)
+    scores = StitchedScores(torch.eye(4), torch.tensor([[0, 1], [2, 3]]), guide)
+    assert torch.equal(scores.flip(direction).guide, guide.flip(axes))
+
+
+def test_the_first_of_equal_columns_is_the_best():
+    before = better_of(None, torch.tensor([1, 3]), torch.ones(2, 1, 2))
+    after = better_of(before, torch.tensor([5]), torch.tensor([[[1.0, 2.0]]]))
+    assert before.columns.tolist() == [[1, 1]] and after.columns.tolist() == [[1, 5]]

@@ -281,3 +281,17 @@ def test_refuses_regions_that_prototypes_do_not_divide_among():
         NonLearnablePrototypes(4, 8)(tokens(2, 20, 8), shares=shares)
     with pytest.raises(ValueError, match='for all images share them'):
         NonLearnablePrototypes(3, 8, shared=True)(tokens(2, 20, 8), shares=shares)
+
+
+def test_masked_tokens_are_no_mixture_of_shared_prototypes():
+    module, x = NonLearnablePrototypes(3, 6, shared=True).double().train(), tokens(2, 10, 6)
+    mask = torch.arange(10) < torch.tensor([[4], [7]])
+    reconstruction = module(x, mask).reconstruction
+    assert not reconstruction[~mask].any() and reconstruction[mask].any(dim=1).all()
+
+
+def test_clustering_does_not_draw_what_the_batch_augments_of_the_step_draw(step_seed):
+    step_seed(3)
+    module = NonLearnablePrototypes(3, 6, start='kmeans++').train()
+    augments = torch.rand(5, generator=torch.Generator().manual_seed(3))
+    assert not torch.equal(module._random_numbers(5, torch.ones(1)), augments)

@@ -182,3 +182,28 @@ def test_refuses_an_unknown_rejection():
 def test_refuses_a_negative_first_step():
     with pytest.raises(ValueError, match='begin'):
         npr(begin=-1)
+
+
+def test_schedule_can_follow_the_epochs():
+    hub = MessageHub.get_instance('npr-epochs')
+    hub.update_info('iter', 500)
+    loss = npr(loss_weight=0.2, begin=2, by_epoch=True)
+    for epoch, weight in ((1, 0.0), (2, 0.2)):
+        hub.update_info('epoch', epoch)
+        assert loss.current_weight() == pytest.approx(weight)
+
+
+def test_a_pair_at_the_threshold_is_rejected():
+    """The smallest similarity of a row is 0 on the scale of the threshold."""
+    angles = torch.tensor([[0.0, 0.6], [0.0, 1.4]])
+    groups, prototypes = torch.stack([angles.cos(), angles.sin()], dim=-1)[:, None]
+    similarity = groups @ prototypes.transpose(1, 2)
+    assert match_prototypes(similarity).tolist() == [[0, 1]]
+    assert similarity[0, 1, 1] == similarity[0, 1].min()
+    found = npr(threshold=0.0)(None, groups, prototypes)
+    torch.testing.assert_close(found, npr(threshold=0.01)(None, groups, prototypes))
+    assert found < npr(threshold=-1.0)(None, groups, prototypes)
+
+
+def test_the_threshold_of_the_release_is_the_default():
+    assert NPRLoss().threshold == 0.1

@@ -106,3 +106,10 @@ def test_refuses_shapes_that_do_not_fit(regions, texts, captions):
 def test_refuses_the_layout_of_other_images():
     with pytest.raises(ValueError, match='regions of 1 images, but there are groups of 3'):
         RegionTextContrast.embed_regions(normal(3, 2, 6), torch.rand(3, 2, 2, 2), halves([[0, 1]]))
+
+
+def test_its_weight_is_a_factor():
+    regions, texts = normal(5, 6), normal(5, 6, seed=1)
+    whole = RegionTextContrast()(regions, texts, torch.arange(5))
+    half = RegionTextContrast(loss_weight=0.5)(regions, texts, torch.arange(5))
+    torch.testing.assert_close(half, whole / 2)
