@@ -25,7 +25,7 @@ FAILED_WRITING = ('write failed', 'failed writing', 'unexpected pos', 'iostream'
 """What torch and safetensors say of a full disk."""
 
 
-def _host_name() -> str:
+def host_name() -> str:
     """A name of this machine, and of what numbers its processes: containers may share the name."""
     name = re.sub(r'[^A-Za-z0-9_-]', '_', socket.gethostname())[:64]
     try:
@@ -34,7 +34,7 @@ def _host_name() -> str:
         return name
 
 
-HOST_NAME = _host_name()
+HOST_NAME = host_name()
 """What temporary files are named after."""
 _TEMPORARY = re.compile(r'\..+\.~(?P<host>[\w-]+)~(?P<process>\d+)~[0-9a-f]{8}(\.\w+)?')
 _cleared: set[Path] = set()

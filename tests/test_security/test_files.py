@@ -115,7 +115,7 @@ def test_files_of_another_container_are_those_of_another_machine(tmp_path, monke
     """Containers may have the host's name, and number their processes from one on."""
     path = tmp_path / f'.x.pth.~{atomic_files.HOST_NAME}~999999999~0123abcd.pth'
     monkeypatch.setattr(os, 'readlink', lambda path: 'pid:[1]')
-    monkeypatch.setattr(atomic_files, 'HOST_NAME', atomic_files._host_name())
+    monkeypatch.setattr(atomic_files, 'HOST_NAME', atomic_files.host_name())
     path.touch()
     assert clear_leftovers(tmp_path) == []
 
