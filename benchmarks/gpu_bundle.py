@@ -146,12 +146,12 @@ def collect(folder: Path, packages: dict[str, str], python: str, platform: str) 
         if done.returncode:
             subprocess.run([*pip, 'wheel', '--wheel-dir', str(folder), *wanted], check=True)
     built = [path.name for path in folder.glob('*.whl')]
-    foreign = [name for name in built if not _fits(name.rpartition('-')[2], platform)]
+    foreign = [name for name in built if not fits(name.rpartition('-')[2], platform)]
     if foreign:
         raise SystemExit(f'no wheel for that machine: {", ".join(foreign)}')
 
 
-def _fits(tag: str, platform: str) -> bool:
+def fits(tag: str, platform: str) -> bool:
     """Whether a wheel's platform is any, or all of a kind; one built here is for this machine."""
     return tag == 'any.whl' or 'manylinux' in tag and platform in tag
 

@@ -230,3 +230,16 @@ def test_a_bundle_takes_the_place_of_a_bundle_alone(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, 'argv', ['gpu_bundle', '--out', str(tmp_path / 'broken off')])
     with pytest.raises(SystemExit, match='made anew'):
         gpu_bundle.main()
+
+
+@pytest.mark.parametrize(
+    ('name', 'fits'),
+    [
+        ('a-1-py3-none-any.whl', True),
+        ('a-1-cp312-cp312-manylinux_2_17_x86_64.manylinux2014_x86_64.whl', True),
+        ('a-1-cp311-cp311-linux_x86_64.whl', False),  # as one that was built here is called
+        ('a-1-cp312-cp312-manylinux_2_17_aarch64.whl', False),
+    ],
+)
+def test_wheels_of_the_bundle_are_for_its_machine(name, fits):
+    assert gpu_bundle.fits(name.rpartition('-')[2], 'x86_64') is fits
