@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mmseg.registry import DATASETS, HOOKS, MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
+from torch.utils.data import get_worker_info
 
 from pgseg_mm.datasets.sampling.sample_key import READ_RECORD, ReadRecord, SampleKey
 from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
@@ -38,13 +39,15 @@ class ToyDataset:
     takes_sample_keys = True
     metainfo: dict = {}
 
-    def __init__(self, nan_at: int = -1, stream: bool = False, skip: int = 1) -> None:
-        self.nan_at, self.is_stream, self.skip = nan_at, stream, skip
+    def __init__(
+        self, nan_at: int = -1, stream: bool = False, skip: int = 1, size: int = SIZE
+    ) -> None:
+        self.nan_at, self.is_stream, self.skip, self.size = nan_at, stream, skip, size
         self.read: list[SampleKey] = []
         self.progress: list[dict] = []
 
     def __len__(self):
-        return SIZE
+        return self.size
 
     def set_progress(self, **progress):
         self.progress.append(progress)
@@ -55,12 +58,19 @@ class ToyDataset:
         skipped = {'toys': {'broken image': self.skip}} if key.sample % 5 == 0 else {}
         source = 'toys' if key.sample % 2 else 'games'
         state = {'at': key.position} if self.is_stream else None
-        record = ReadRecord(source, f'toy {key.sample}', skipped, 0, state)
+        record = ReadRecord(source, f'toy {key.sample}', skipped, self._stream(), state)
         return dict(
             inputs=torch.rand(3, generator=generator),
             target=torch.tensor(float('nan') if key.sample == self.nan_at else 0.1 * key.sample),
             data_samples=SegDataSample(metainfo={READ_RECORD: record}),
         )
+
+    def _stream(self) -> int:
+        """The stream that is read from, which is dealt out to workers from the first one on."""
+        worker = get_worker_info()
+        if worker is None or not self.is_stream:
+            return 0
+        return (worker.id + self.progress[-1]['first_worker']) % worker.num_workers
 
 
 class InterruptedError(Exception):
@@ -88,7 +98,7 @@ def toy_config(folder: Path, train_cfg: dict | None = None, **settings: Any) -> 
         folder: Work directory.
         train_cfg: Loop; by default 16 iterations.
         settings: ``interrupt``, ``seed``, ``dataset``, ``checkpoint``, ``data_state``,
-            ``batch_size``: what to change.
+            ``batch_size``, ``workers``: what to change.
     """
     train_cfg = train_cfg or dict(type='ResumableIterLoop', max_iters=16)
     infinite = 'max_iters' in train_cfg
@@ -100,7 +110,7 @@ def toy_config(folder: Path, train_cfg: dict | None = None, **settings: Any) -> 
             model=dict(type='ToyModel'),
             train_dataloader=dict(
                 batch_size=settings.get('batch_size', BATCH_SIZE),
-                num_workers=0,
+                num_workers=settings.get('workers', 0),
                 drop_last=True,
                 sampler=dict(type='ResumableSampler', infinite=infinite),
                 collate_fn=dict(type='default_collate'),

@@ -30,6 +30,13 @@ def test_a_loss_that_is_nan_ends_the_run(tmp_path):
     assert len(names.read_text().splitlines()) == BATCH_SIZE
 
 
+def test_the_samples_of_a_nan_are_named_before_weights_are(tmp_path):
+    order = [sample for sample, _ in read_by(run_toy(tmp_path / 'whole', seed=1))]
+    settings = dict(dataset=dict(nan_at=order[4]), checkpoint=dict(interval=1))
+    with pytest.raises(FloatingPointError, match=f'the loss of step .* is nan .*toy {order[4]}'):
+        run_toy(tmp_path / 'run', seed=1, **settings)
+
+
 def loss_at_rank(rank: int, folder: str) -> str:
     """What the hook says on a rank whose loss, the mean over ranks, is NaN."""
     runner = SimpleNamespace(
@@ -122,6 +129,13 @@ def test_outdated_checkpoints_go_when_the_new_one_is_complete(tmp_path):
     run_toy(tmp_path, checkpoint=dict(max_keep_ckpts=2))
     assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_15.pth', 'iter_16.pth']
     assert not leftover.exists()
+
+
+def test_those_that_are_kept_no_longer_go_when_a_run_is_resumed(tmp_path):
+    run_toy(tmp_path, checkpoint=dict(max_keep_ckpts=3), interrupt=10)
+    assert {path.name for path in tmp_path.glob('*.pth')} == {f'iter_{n}.pth' for n in (3, 6, 9)}
+    run_toy(tmp_path, checkpoint=dict(max_keep_ckpts=2), interrupt=11, resume=True)
+    assert {path.name for path in tmp_path.glob('*.pth')} == {'iter_6.pth', 'iter_9.pth'}
 
 
 def test_logged_values_of_a_long_run_keep_within_the_limits(tmp_path, monkeypatch):

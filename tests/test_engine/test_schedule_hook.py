@@ -3,9 +3,12 @@
 import logging
 
 import pytest
+import torch
+from mmengine.optim.scheduler import CosineAnnealingLR
 from mmengine.runner import Runner
 
 from pgseg_mm.engine import ScheduleHook
+from pgseg_mm.engine.hooks import schedule_hook
 from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
 from toy_runs import BATCH_SIZE, InterruptedError, ToyDataset, toy_config
 from toy_validation import ToyValidation, with_validation
@@ -119,7 +122,68 @@ def test_epochs_of_another_length_are_counted_anew(tmp_path, warnings, interrupt
     )  # 3 steps of twice as many were behind it
     assert rates(resumed)[-left:] == pytest.approx(rates(whole)[-left:])
     assert resumed.iter == whole.iter == 4 * length
+    counts = [vars(r.optim_wrapper) for r in (resumed, whole)]
+    for name in ('_inner_count', '_max_counts', '_remainder_counts'):
+        assert counts[0][name] == counts[1][name]
     assert [text for text in warnings if f'since epochs have {length} now' in text]
+
+
+def run_epochs(folder, warnings=(), resume=False, interrupt=-1, **settings):
+    """Three epochs by a checkpoint a step, and by the config's schedule if it is resumed."""
+    load_checkpoints_safely()
+    loop = dict(type='ResumableEpochLoop', max_epochs=3)
+    cfg = toy_config(folder, loop, **{'checkpoint': dict(interval=1), **settings})
+    cfg.custom_hooks[-1].at = interrupt
+    cfg.default_hooks.schedule = dict(type='ScheduleHook', source='config')
+    cfg.optim_wrapper.optimizer.lr = 0.2 if resume else 0.1  # so that the config is taken at all
+    cfg.resume = resume
+    runner = Runner.from_cfg(with_validation(cfg))
+    try:
+        runner.train()
+    except InterruptedError:
+        assert interrupt > 0
+    return [text for text in warnings if 'steps are counted as' in text]
+
+
+@pytest.mark.parametrize(
+    ('settings', 'ranks', 'told'),
+    [
+        (dict(dataset=dict(size=10)), 1, '4 steps are counted as 2'),  # of two steps
+        (dict(batch_size=1), 1, '4 steps are counted as 16'),
+        (dict(batch_size=1), 2, '4 steps are counted as 8'),
+    ],
+)
+def test_steps_of_an_epoch_are_counted_by_samples(
+    tmp_path, warnings, monkeypatch, settings, ranks, told
+):
+    run_epochs(tmp_path, interrupt=4)
+    monkeypatch.setattr(schedule_hook, 'get_world_size', lambda: ranks)
+    (said,) = run_epochs(tmp_path, warnings, resume=True, **settings)
+    assert said.startswith(told)
+
+
+def test_a_validation_is_made_up_for_though_steps_are_counted_anew(tmp_path, warnings, monkeypatch):
+    monkeypatch.setattr(ToyValidation, 'seen', [])
+    checkpoint = dict(by_epoch=True, interval=1)
+    monkeypatch.setattr(ToyValidation, 'kill_at', (5, 1))
+    with pytest.raises(KeyboardInterrupt):
+        run_epochs(tmp_path, checkpoint=checkpoint)
+    monkeypatch.setattr(ToyValidation, 'kill_at', None)
+    (said,) = run_epochs(tmp_path, warnings, resume=True, checkpoint=checkpoint, batch_size=2)
+    assert said.startswith('5 steps are counted as 11')
+    assert [step for step, index in ToyValidation.seen if index == 2] == [11, 22, 33]
+
+
+def test_a_step_beyond_the_end_is_not_counted_to(tmp_path, monkeypatch):
+    train(tmp_path, 'first', 6, 6)
+    path = tmp_path / 'run' / 'iter_6.pth'
+    content = torch.load(path, weights_only=False)
+    content['meta']['iter'] = 10**4
+    torch.save(content, path)
+    steps, step = [], CosineAnnealingLR.step
+    monkeypatch.setattr(CosineAnnealingLR, 'step', lambda self: steps.append(0) or step(self))
+    train(tmp_path, 'second', 12, 12, resume=True, source='config', lr=0.2)
+    assert len(steps) <= 12 + 2
 
 
 @pytest.mark.parametrize('source', [None, 'config'])
@@ -175,6 +239,8 @@ def test_a_training_that_ends_within_its_warmup_is_told(tmp_path, warnings):
     train(tmp_path, 'first', 6, 6, schedules=long)
     (told,) = (text for text in warnings if 'within the warm-up' in text)
     assert 'ends at 6, within the warm-up, which takes 8' in told
+    train(tmp_path, 'with it', 8, 8, schedules=long)
+    assert len([text for text in warnings if 'within the warm-up, which takes 8' in text]) == 2
     warnings.clear()
     train(tmp_path, 'other', 9, 9, schedules=long)
     assert not [text for text in warnings if 'within the warm-up' in text]

@@ -38,7 +38,7 @@ def assert_resumed_alike(config, folder, processes=1):
 
 @pytest.mark.parametrize(
     ('send', 'by_epoch'),
-    [(f'8:workers:0:{signal.SIGTERM:d}', False), (f'13:after:0:{signal.SIGINT:d}', True)],
+    [(f'7:workers:0:{signal.SIGTERM:d}', False), (f'14:after:0:{signal.SIGINT:d}', True)],
     ids=['SIGTERM to all processes', 'SIGINT'],
 )
 def test_it_writes_a_checkpoint_that_goes_on_exactly(pairs, tmp_path, send, by_epoch):
@@ -181,9 +181,11 @@ def test_hooks_that_decide_by_a_figure_are_not_asked_without_one(tmp_path, monke
     runner = validating(tmp_path)
     early = EarlyStoppingHook(monitor='score', rule='greater', strict=True)
     runner.register_hook(early, priority='NORMAL')
+    ends = []
+    early.after_run = lambda runner: ends.append(runner.iter)  # where the folder is unlocked
     with pytest.raises(SystemExit) as stopped:
         runner.train()
-    assert stopped.value.code == 128 + signal.SIGTERM
+    assert stopped.value.code == 128 + signal.SIGTERM and ends == [4]
     assert last_checkpoint(tmp_path)['meta']['iter'] == 4
 
 
