@@ -96,6 +96,31 @@ def test_another_pass_and_another_epoch_have_another_order(tmp_path):
     assert keys(read(dataset, 40, epoch=1)) != both[:40]
 
 
+def test_shards_have_another_order_in_another_pass(tmp_path):
+    pattern = write_shards(tmp_path, shards=4, samples=4)
+    read_from = [int(key) // 4 for key in keys(read(make(pattern, shuffle_block=1), 64))]
+    orders = {tuple(read_from[start : start + 16 : 4]) for start in range(0, 64, 16)}
+    assert len(orders) > 1
+
+
+def test_sources_and_readers_draw_on_their_own(tmp_path, monkeypatch):
+    sources = [
+        dict(name=name, shards=write_shards(tmp_path / name, 2, 20), weight=1)
+        for name in ('one', 'other')
+    ]
+    drawn = []
+    for rank in range(2):
+        as_rank(monkeypatch, rank, 2)
+        drawn.append(records(read(make(sources), 40)))
+    first, second = ([record.source for record in of_rank] for of_rank in drawn)
+    assert first != second
+    orders = []
+    for name in ('one', 'other'):  # the same files in another folder
+        found = [record.key for record in drawn[0] if record.source == name]
+        orders.append([Path(key).stem for key in found][:10])
+    assert orders[0] != orders[1]
+
+
 @pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('stop', [4, 28, 60, 100])
 def test_going_on_from_any_state_gives_the_rest_with_its_augmentations(tmp_path, workers, stop):

@@ -47,6 +47,15 @@ def test_epochs_are_permutations_that_differ(monkeypatch):
     assert len(one) == 10
 
 
+def test_a_sample_is_augmented_otherwise_in_another_epoch(monkeypatch):
+    source = sampler(monkeypatch)
+    seeds = []
+    for epoch in range(3):
+        source.begin_at(epoch, 0)
+        seeds.append({key.seed for key in source})
+    assert not seeds[0] & seeds[1] and not seeds[1] & seeds[2]
+
+
 def test_ranks_share_the_order_of_one_process(monkeypatch):
     whole = read(sampler(monkeypatch), 10)
     ranks = [list(sampler(monkeypatch, rank, 3)) for rank in range(3)]
