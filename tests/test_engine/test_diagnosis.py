@@ -197,7 +197,7 @@ def test_present_finds_the_background_by_the_rule_that_counts():
     own = {
         rule: diagnose(hand_model(naming=rule, **given), data) for rule in ('affinity', 'logits')
     }
-    assert own['affinity'].accuracy('present') != own['logits'].accuracy('present')
+    assert own['affinity'].accuracy('present') < own['logits'].accuracy('present')  # b is one
     for head_rule in own:
         for rule, expected in own.items():
             found = diagnose(hand_model(naming=head_rule, **given), data, naming=rule)

@@ -62,6 +62,16 @@ def test_equally_alike_candidates_count_as_in_every_order_once(before, right, wr
     assert retrieval.expected_rank(places).item() == pytest.approx(ranks.mean())
 
 
+@pytest.mark.parametrize(('apart', 'recall'), [(1e-8, 50), (1e-4, 100)])
+def test_candidates_are_alike_to_six_decimals(apart, recall):
+    image = torch.tensor([1.0, 0.0])
+    right = torch.tensor([1.0, 0.0])
+    wrong = torch.tensor([1 - apart, (2 * apart) ** 0.5])
+    other = torch.tensor([-1.0, 0.0])
+    results = evaluate([sample(image, right[None]), sample(other, wrong[None])])
+    assert results['retrieval/i2t_R@1'] == pytest.approx(recall)
+
+
 def test_a_model_that_embeds_all_alike_gets_chance():
     same = torch.randn(64, generator=torch.Generator().manual_seed(0))
     samples = [sample(same, same.repeat(5, 1)) for _ in range(100)]

@@ -78,6 +78,7 @@ def test_a_label_out_of_range_is_an_error(prediction, label, what):
         ({}, True, 'L', [1, 3]),
         ({'label_ids': [7, 8, 33]}, False, 'L', [7, 33]),
         ({'label_ids': [7, 8, 33]}, True, 'L', [7, 33]),
+        ({'label_ids': [0, 254, 255]}, False, 'L', [0, 255]),
         ({'label_ids': [0, 255, 256]}, False, 'I;16', [0, 256]),
         ({'label_ids': [1, 2, 919], 'rgb': True}, False, 'RGB', [[1, 0, 0], [919 % 256, 3, 0]]),
     ],

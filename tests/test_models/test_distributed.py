@@ -1,6 +1,8 @@
 """Two ranks compute what one process does with the joined batch, gradients included."""
 
+import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from distributed import WORLD_SIZE, on_two_ranks
 from pgseg_mm.models.layers import NonLearnablePrototypes, SyncBatchNorm
@@ -21,10 +23,12 @@ def local(x: torch.Tensor, rank: int) -> torch.Tensor:
     return x.chunk(WORLD_SIZE)[rank].detach().clone().requires_grad_()
 
 
-def run_norm(rank: int, rows: torch.Tensor, sizes: list[int]) -> dict[str, torch.Tensor]:
+def run_norm(
+    rank: int, rows: torch.Tensor, sizes: list[int], again: bool
+) -> dict[str, torch.Tensor]:
     x = rows.split(sizes)[rank].clone().requires_grad_()
     norm = SyncBatchNorm(6).train()
-    out = norm(x)
+    out = checkpoint(norm, x, use_reentrant=False) if again else norm(x)
     out.square().mul(rows.split(sizes)[rank]).sum().backward()
     return {
         'out': out.detach(),
@@ -35,9 +39,10 @@ def run_norm(rank: int, rows: torch.Tensor, sizes: list[int]) -> dict[str, torch
     }
 
 
-def test_batch_norm_of_ranks_with_different_numbers_of_rows(tmp_path):
+@pytest.mark.parametrize('again', [False, True], ids=['once', 'checkpointed'])
+def test_batch_norm_of_ranks_with_different_numbers_of_rows(tmp_path, again):
     rows, sizes = batch(11, 6) * 3 + 1, [7, 4]
-    ranks = on_two_ranks(run_norm, rows, sizes, folder=tmp_path)
+    ranks = on_two_ranks(run_norm, rows, sizes, again, folder=tmp_path)
     x = rows.clone().requires_grad_()
     norm = torch.nn.BatchNorm1d(6).train()
     out = norm(x)

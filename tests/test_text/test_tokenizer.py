@@ -35,6 +35,10 @@ def test_a_caption_of_500_words_is_cut_and_keeps_its_end_token():
     assert tokens[0].tolist() == [START] + [2368] * 75 + [END]
 
 
+def test_a_context_of_any_length_is_filled():
+    assert tokenize(' '.join(['cat'] * 500), 100)[0].tolist() == [START] + [2368] * 98 + [END]
+
+
 def test_an_empty_text_is_start_and_end():
     assert tokenize('')[0, :3].tolist() == [START, END, 0]
 

@@ -98,6 +98,7 @@ def test_a_missing_annotation_file_is_named(root):
         ('a.csv', 'image,caption\na.png,"never closed\n', 'line 2: .*check the quoting'),
         ('a.csv', 'image,caption\n,a cat\n', r'no usable row \(left out: 1 missing image\)'),
         ('a.csv', 'image,caption\na.png,\n', r'no usable row \(left out: 1 empty caption\)'),
+        ('a.csv', 'image,caption\n,a cat\na.png,\n', 'the first: .*line 2'),
         ('a.json', '[]', 'no usable row'),
         ('a.csv', '', 'no usable row'),
     ],

@@ -329,8 +329,19 @@ def test_captions_come_from_txt_or_else_from_json(tmp_path):
     assert captions(4, caption_key='alt')[1]['data_samples'].caption == 'other b'
 
 
+@pytest.mark.parametrize('kinds', [('jpg', 'png'), ('png', 'jpg')])
+def test_of_two_images_the_kind_decides_and_not_the_place(tmp_path, kinds):
+    pixels = {'jpg': (8, 8), 'png': (12, 12)}
+    members = [(f'a.{kind}', jpeg(0, pixels[kind])) for kind in kinds]
+    write_tar(tmp_path / '0.tar', [*members, ('a.txt', b'text'), *sound(1)])
+    limits = dict(min_pixels=100, shuffle=False)
+    (first,) = records(read(make(f'{tmp_path}/0.tar', **limits), 1))
+    assert first.skipped == {'zoo': {'too small': 1}}
+
+
 def test_images_out_of_the_limits_are_not_decoded(tmp_path, monkeypatch):
-    members = [('a.jpg', jpeg(0, (10, 9))), ('a.txt', b'small'), *sound(1)]
+    members = [('a.jpg', jpeg(0, (10, 9))), ('a.txt', b'small')]
+    members += [('b.jpg', jpeg(0, (10, 10))), ('b.txt', b'just enough')]
     members += [('c.jpg', jpeg(0, (60, 50))), ('c.txt', b'large'), *sound(2)]
     write_tar(tmp_path / '0.tar', members)
     limits = dict(min_pixels=100, max_pixels=2000)

@@ -180,11 +180,14 @@ def test_pictures_show_the_prototypes_that_groups_are_compared_with(monkeypatch)
     model = tiny_model(backbone=cfg)
     monkeypatch.setattr('pgseg_mm.models.inference.group_maps.MAX_MAP_SIDE', 4)  # a pixel a patch
     image, seen = torch.rand(3, 32, 32), []
-    maker = model.backbone.stages[0].npr_prototypes
-    maker.register_forward_hook(lambda _, args, out: seen.append((args[0], out.prototypes)))
+    stage = model.backbone.stages[0]
+    stage.blocks.register_forward_hook(lambda _, args, out: -out)  # far from what enters it
+    for maker in (stage.prototypes, stage.npr_prototypes):
+        maker.register_forward_hook(lambda _, args, out: seen.append((args[0], out.prototypes)))
     maps = group_maps(model.backbone, model.decode_head, image)
-    ((tokens, prototypes),) = seen
-    nearest = (tokens[0] @ prototypes[0].T).argmax(1)
+    (entering, _), (leaving, prototypes) = seen
+    nearest = (leaving[0] @ prototypes[0].T).argmax(1)
+    assert not torch.equal(nearest, (entering[0] @ prototypes[0].T).argmax(1))
     assert torch.equal(maps['prototypes_0'].flatten().long(), nearest)
 
 

@@ -73,6 +73,15 @@ def test_what_decides_the_embeddings_decides_the_entry(folder, other):
     assert len(files(folder)) == 2
 
 
+def test_another_tokenizer_is_another_entry(folder):
+    cached_model(folder).predict(IMAGE)
+    model = cached_model(folder)
+    plain = model.text_encoder.tokenize
+    model.text_encoder.tokenize = lambda texts: plain([text[::-1] for text in texts])
+    model.predict(IMAGE)
+    assert model.calls and len(files(folder)) == 2
+
+
 def test_synonyms_of_other_classes_are_another_entry(folder, tmp_path):
     for name, text in (('a', 'dog, puppy\ncat\n'), ('b', 'dog\npuppy, cat\n')):
         (tmp_path / name).write_text(text)

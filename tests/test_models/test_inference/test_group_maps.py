@@ -7,6 +7,7 @@ from mmseg.structures import SegDataSample
 from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.models.inference import group_maps as module
 from pgseg_mm.models.inference.group_maps import group_maps
+from pgseg_mm.models.inference.image_geometry import flip_direction
 
 CLASSES = ['dog', 'cat', 'grass', 'sky']
 NAMES = {'stage_0', 'stage_1', 'prototypes_0', 'prototypes_1'}
@@ -80,6 +81,12 @@ def test_padding_and_flip_are_undone(direction, axes):
     (sample,) = model.predict([padded], [SegDataSample(metainfo=meta)])
     for name, indices in plain.items():
         assert torch.equal(sample.pred_groups.get(name), indices.flip(axes))
+
+
+def test_a_mirrored_image_is_mirrored_sideways_unless_it_says_how():
+    assert flip_direction(dict(flip=True)) == flip_direction(dict(flip=True, flip_direction=None))
+    assert flip_direction(dict(flip=True)) == 'horizontal'
+    assert flip_direction(dict(flip=False, flip_direction='vertical')) is None
 
 
 def test_large_images_are_shrunk(monkeypatch):

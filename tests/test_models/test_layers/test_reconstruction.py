@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.model import convert_sync_batchnorm
+from torch.utils.checkpoint import checkpoint
 
 from distributed import WORLD_SIZE, on_two_ranks
 from pgseg_mm.models.layers import Moments, ProjectionMLP, ReconstructionMLP
@@ -43,6 +44,16 @@ def test_moments_of_parts_add_up():
     assert moments.number == 9
     torch.testing.assert_close(moments.mean, x.mean(0))
     torch.testing.assert_close(moments.scatter / 8, x.T.cov())
+
+
+def test_a_forward_pass_that_is_made_again_moves_no_statistics():
+    x = rows(8, 6).requires_grad_()
+    _, plain = pair()
+    _, checkpointed = pair()
+    plain.train()(x).sum().backward()
+    checkpoint(checkpointed.train(), x, use_reentrant=False).sum().backward()
+    for name, value in plain.state_dict().items():
+        assert torch.equal(checkpointed.state_dict()[name], value), name
 
 
 def test_a_batch_in_pieces_is_normalised_as_one():
