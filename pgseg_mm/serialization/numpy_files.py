@@ -88,6 +88,8 @@ def _read(file: BinaryIO, size: int) -> NDArray[Any]:
     shape, _, dtype = HEADERS[version](file)
     if dtype.kind not in KINDS or dtype.hasobject:
         raise ValueError(f'an array of {dtype}; expected plain numbers or text')
+    if any(side < 0 for side in shape):  # to older versions of NumPy, one means the rest
+        raise ValueError(f'an array of shape {shape}')
     if not dtype.itemsize or math.prod(side or 1 for side in shape) > size + limits.EMPTY_ENTRIES:
         raise ValueError(f'an array of {dtype} and of shape {shape}, which has no content')
     declared = math.prod(shape) * dtype.itemsize

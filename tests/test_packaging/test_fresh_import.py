@@ -9,6 +9,8 @@ import pytest
 SCRIPT = """
 import signal, sys
 import torch
+if sys.version_info < (3, 11):
+    import exceptiongroup  # of other packages; it has a hook of its own
 
 def state():
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
