@@ -1,6 +1,7 @@
 """Segment an image, or a folder of them, by any words."""
 
 import argparse
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -20,10 +21,16 @@ from pgseg_mm.apis.model_choice import (
 )
 from pgseg_mm.apis.naming_choice import add_naming
 from pgseg_mm.apis.results import OtherClassesError
-from pgseg_mm.cli.arguments import add_model_options, find_device, print_any_text
+from pgseg_mm.cli.arguments import (
+    add_model_options,
+    check_output,
+    find_device,
+    print_any_text,
+)
 from pgseg_mm.cli.numbers import number_from
 from pgseg_mm.errors import RunError
 from pgseg_mm.messages import shown
+from pgseg_mm.text.words import resolve
 
 MAX_SHOWN_CLASSES = 6
 OUT_DIR = Path('outputs')
@@ -52,11 +59,12 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         help='vocabulary file, one class a line, or one that comes with the package, such as '
         "voc21; without it and --texts the checkpoint's classes",
     )
-    add('--out-file', type=Path, help='file for the picture of a single image')
-    add(
+    outputs = parser.add_mutually_exclusive_group()
+    outputs.add_argument('--out-file', type=Path, help='file for the picture of a single image')
+    outputs.add_argument(
         '--out-dir',
         type=Path,
-        help='folder for pictures (vis), masks (pred) and areas.csv, unless --out-file is given '
+        help='folder for pictures (vis), masks (pred) and areas.csv '
         f'({OUT_DIR}; {OUT_DIR}-2 and so on where results of other classes lie there)',
     )
     add(
@@ -77,7 +85,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     add('--batch-size', type=number_from(1), default=1, help='images at a time')
     add(
         '--max-pixels',
-        type=int,
+        type=number_from(1),
         default=MAX_PIXELS,
         metavar='N',
         help='larger images are refused before they are decoded (%(default)s)',
@@ -104,7 +112,27 @@ def is_same_file(one: Path, other: str) -> bool:
 
 def can_be_written(path: Path) -> bool:
     """Whether a picture can be written to a file of this suffix."""
-    return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        return False
+    try:
+        Image.new('RGB', (16, 16)).save(io.BytesIO(), kind)
+    except Exception:  # formats that take no colours, or need another program, fail in many ways
+        return False
+    return True
+
+
+def check_request(args: argparse.Namespace) -> None:
+    """Look at images and words before a model is fetched and loaded.
+
+    Raises:
+        FileNotFoundError: There is no such image or vocabulary.
+        ValueError: The words are faulty.
+    """
+    if isinstance(args.img, str) and '://' not in args.img and not Path(args.img).exists():
+        raise FileNotFoundError(f'{shown(args.img)} does not exist')
+    if args.texts is not None or args.vocabulary is not None:
+        resolve(args.texts, args.vocabulary)
 
 
 def begin(
@@ -186,7 +214,6 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
     args = parser.parse_args(argv)
     if isinstance(args.img, list) and len(args.img) == 1:
         (args.img,) = args.img
-    cfg = read_chosen_config(parser, args)
     args.device = find_device(parser, args.device)
     if args.out_file is not None and (isinstance(args.img, list) or Path(args.img).is_dir()):
         parser.error('--out-file is for a single image; use --out-dir for several')
@@ -194,7 +221,11 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
         parser.error(f'--out-file must end in .png, .jpg or the like, got {args.out_file}')
     if args.out_file is not None and is_same_file(args.out_file, args.img):
         parser.error(f'--out-file {args.out_file} is the image itself; name another file')
+    if args.out_file is not None:
+        check_output(parser, args.out_file, '--out-file')
     try:
+        check_request(args)
+        cfg = read_chosen_config(parser, args)
         failed = segment_files(args, cfg)
     except (OSError, RunError, TypeError, ValueError) as error:
         parser.exit(2, f'{parser.prog}: error: {error}\n')

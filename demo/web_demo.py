@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pgseg_mm import limits
 from pgseg_mm.apis import PGSegInferencer, Segmentation, parse_words
+from pgseg_mm.apis.inferencer import takes_every_pixel
 from pgseg_mm.apis.model_choice import (
     add_model_choice,
     add_pamr,
@@ -126,7 +127,7 @@ def segment(
     except OSError as error:  # of this machine, of which a stranger need not know
         logging.getLogger('pgseg_mm.web').error('An image could not be segmented: %s', error)
         raise gr.Error('The server cannot do that now.', print_exception=False) from error
-    if len(named) == 1 and (inferencer.model.makes_groups or not background):
+    if takes_every_pixel(inferencer.model, len(named), background):
         gr.Warning('One word alone takes every pixel: scores compare words. Add others.')
     return draw_answer(image[..., ::-1], result)
 

@@ -18,6 +18,7 @@ from pgseg_mm import limits
 from pgseg_mm.background import is_background
 from pgseg_mm.datasets.pairs.skips import MISSING_IMAGE, UnusableSample, run_pipeline
 from pgseg_mm.messages import MAX_QUOTED, quoted, shown
+from pgseg_mm.models import OpenVocabSegmentor
 from pgseg_mm.models.inference.evaluation_mode import evaluating
 from pgseg_mm.text.vocabulary import Vocabulary
 from pgseg_mm.text.words import Classes, VocabularyLike, resolve, with_background
@@ -197,9 +198,12 @@ class PGSegInferencer:
             words = with_background(words, background, keep_words=by_words)
         rest = rest or words.has_background
         _check_threshold(threshold, rest)
-        _warn_of_a_single_class(words, rest)
-        if rest and threshold is None:
-            threshold = self.default_threshold(vocabulary, naming) or None
+        if takes_every_pixel(self.model, len(words) - rest, rest):
+            _warn_of_a_single_class(words)
+        if rest and threshold is None and decision is not None:
+            threshold = decision.threshold
+        elif rest and threshold is None:
+            threshold = self.default_threshold(vocabulary, naming)
         return words, threshold
 
     def _run(
@@ -341,12 +345,23 @@ def _check_threshold(threshold: float | None, rest: bool) -> None:
         )
 
 
-def _warn_of_a_single_class(words: Vocabulary, rest: bool) -> None:
-    if len(words) - rest == 1:
-        print_log(
-            f'{quoted(words.names[-1])} is the only class, so it takes every pixel, of the '
-            'background, too: scores compare classes. Name what else there may be, such as '
-            f"'{words.names[-1][:MAX_QUOTED]} . grass . sky'.",
-            logger='current',
-            level=logging.WARNING,
-        )
+def takes_every_pixel(model: OpenVocabSegmentor, number: int, background: bool) -> bool:
+    """Whether there is one class alone, of which no pixel can be less sure than of another.
+
+    Args:
+        model: The model.
+        number: Classes beside the background.
+        background: Whether there is a background.
+    """
+    compares_classes = model.makes_groups and model.decision is None
+    return number == 1 and (compares_classes or not background)
+
+
+def _warn_of_a_single_class(words: Vocabulary) -> None:
+    print_log(
+        f'{quoted(words.names[-1])} is the only class, so it takes every pixel, of the '
+        'background, too: scores compare classes. Name what else there may be, such as '
+        f"'{words.names[-1][:MAX_QUOTED]} . grass . sky'.",
+        logger='current',
+        level=logging.WARNING,
+    )

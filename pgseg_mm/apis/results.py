@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -46,12 +47,17 @@ class Segmentation:
 
     @property
     def areas(self) -> dict[str, float]:
-        """Share of the image of each class that occurs, the largest first; they sum to 1."""
+        """Share of the image of each class that occurs, the largest first; they sum to 1.
+
+        Classes of the same name have one share.
+        """
         if self.mask is None:
             return {}
-        pixels = np.bincount(self.mask.reshape(-1), minlength=len(self.classes))
-        order = np.argsort(-pixels, kind='stable')[: np.count_nonzero(pixels)]
-        return {self.classes[label]: float(pixels[label] / self.mask.size) for label in order}
+        pixels: Counter[str] = Counter()
+        counts = np.bincount(self.mask.reshape(-1), minlength=len(self.classes))
+        for name, number in zip(self.classes, counts.tolist(), strict=True):
+            pixels[name] += number
+        return {name: n / self.mask.size for name, n in pixels.most_common() if n}
 
 
 class Segmentations(list[Segmentation]):
@@ -103,7 +109,8 @@ class ResultWriter:
 
     def __init__(self, folder: str | PathLike[str], classes: tuple[str, ...]) -> None:
         self.folder = Path(folder)
-        listed, lines = self.folder / 'classes.txt', '\n'.join(classes) + '\n'
+        listed = self.folder / 'classes.txt'
+        lines = ''.join(' '.join(name.splitlines()) + '\n' for name in classes)
         if listed.is_file() and listed.read_bytes() != lines.encode():
             raise OtherClassesError(
                 f'{shown(folder)} has results of other classes (classes.txt), whose masks would '
@@ -113,11 +120,12 @@ class ResultWriter:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         listed.write_bytes(lines.encode())
         self._used: set[str] = set()
-        self._add_areas('w', [('image', 'class', 'share')])
 
     def write(self, result: Segmentation, picture: NDArray[np.uint8]) -> None:
         """Write an image's mask and picture."""
         assert result.mask is not None
+        if not self._used:  # those of an earlier run stay until there is a result
+            self._add_areas('w', [('image', 'class', 'share')])
         name = self._free_name(result)
         depth = np.uint8 if len(result.classes) <= 256 else np.uint16
         Image.fromarray(result.mask.astype(depth)).save(self.folder / 'pred' / name)

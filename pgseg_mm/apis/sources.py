@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from pgseg_mm.files.image_files import upright
+from pgseg_mm.files.image_files import bgr_of
 from pgseg_mm.messages import first_line, shown
 
-SUFFIXES = (*IMG_EXTENSIONS, '.avif', '.gif', '.jfif')
-"""Files of a folder that are taken for images."""
+SUFFIXES = (*({*IMG_EXTENSIONS} - {'.pgm', '.ppm'}), '.avif', '.gif', '.jfif')
+"""Files of a folder that are taken for images: those of formats that are read."""
 MAX_LISTED = 5
 
 Image = str | PathLike[str] | NDArray[np.uint8] | bytes | BinaryIO | PIL.Image.Image | Tensor
@@ -142,7 +142,7 @@ def as_image(image: Any, name: str, max_pixels: int) -> Any:
                 f'{name} has {image.width} x {image.height} pixels, more than {max_pixels}.'
             )
         try:
-            return _from_pil(image)
+            return bgr_of(image)
         except MemoryError:
             raise
         except Exception as error:  # Pillow decodes it now, and each format fails in its own ways
@@ -156,18 +156,6 @@ def as_image(image: Any, name: str, max_pixels: int) -> Any:
     if is_text or isinstance(content, str):
         raise TypeError(f"{name} is a file of text; open it in binary mode, as open(path, 'rb').")
     raise TypeError(f'{name} must be {EXPECTED}, got {type(image).__name__}.')
-
-
-def _from_pil(image: PIL.Image.Image) -> NDArray[np.uint8]:
-    """(H, W, 3) of BGR, turned by its EXIF orientation."""
-    turned = upright(image)
-    if turned.mode.startswith(('I', 'F')):  # 16 bits and more: Pillow would clip them
-        values = np.asarray(turned, np.float64)
-        # as the same image is read from a file: the high byte of 16 bits
-        if turned.mode.startswith('I;16') or values.max(initial=0) > 255:
-            values = values // 256
-        turned = PIL.Image.fromarray(values.clip(0, 255).astype(np.uint8))
-    return np.ascontiguousarray(np.asarray(turned.convert('RGB'))[..., ::-1])
 
 
 def _from_tensor(image: Tensor, name: str) -> NDArray[np.uint8]:

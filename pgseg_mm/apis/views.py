@@ -58,10 +58,12 @@ class ModelViews:
             raise ValueError(f"scores must be 'classes', 'dense' or None, got {scores!r}.")
         naming = naming or getattr(self.model.decode_head, 'naming', None)
         refined = as_pamr(self.model.test_cfg.get('pamr') if pamr is None else pamr)
-        key = (words, threshold, scores, groups, naming, refined)
+        settings = self._settings()
+        key = (settings, words, threshold, scores, groups, naming, refined)
         view = self._kept.pop(key, None)
         if view is None:
-            same = (view for view in reversed(self.kept) if _alike(view.vocabulary, words))
+            kept = [view for (known, *_), view in self._kept.items() if known == settings]
+            same = (view for view in reversed(kept) if _alike(view.vocabulary, words))
             view = next(same, self.model).with_classes(
                 words,
                 threshold,
@@ -78,6 +80,11 @@ class ModelViews:
         if len(self._kept) > MAX_VIEWS:
             del self._kept[next(iter(self._kept))]
         return view
+
+    def _settings(self) -> str:
+        """What views take over from the model, which may be changed between two calls."""
+        model = self.model
+        return repr((dict(model.test_cfg), model.templates, model.normalize_prompts))
 
 
 def _alike(one: Vocabulary | None, other: Vocabulary) -> bool:

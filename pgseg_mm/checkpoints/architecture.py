@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from os import PathLike
@@ -16,6 +16,8 @@ from pgseg_mm.messages import first_line
 from pgseg_mm.serialization.loading import CheckpointError
 
 Shape = tuple[int, ...]
+CLUSTERING = {'num_iters': 10, 'temperature': None, 'start': 'mu', 'balance': None}
+"""Settings of published prototypes that weights do not tell, and that decide predictions."""
 
 
 @dataclass(frozen=True)
@@ -293,6 +295,27 @@ def check_hard(hard: bool) -> None:
         )
 
 
+def check_prototypes(settings: Mapping[str, Any]) -> None:
+    """Refuse prototypes of which an architecture would not tell all.
+
+    Args:
+        settings: Those of the prototypes of a backbone, or some of them.
+
+    Raises:
+        CheckpointError: If they are clustered otherwise than published, which shows in predictions.
+    """
+    other = [
+        f'{k}={settings[k]!r}'
+        for k in CLUSTERING
+        if settings.get(k, CLUSTERING[k]) != CLUSTERING[k]
+    ]
+    if other:
+        raise CheckpointError(
+            f'its prototypes have {", ".join(other)}, which no other code base has: it predicts '
+            'with its own config alone'
+        )
+
+
 def architecture_of_model(model: nn.Module, path: str | PathLike[str]) -> Architecture:
     """Architecture of one of our models.
 
@@ -314,6 +337,9 @@ def architecture_of_model(model: nn.Module, path: str | PathLike[str]) -> Archit
             f'the model of {path} is no PGSeg: it has no PGSegViT as its backbone'
         ) from error
     check_hard(assign.hard)
+    for stage in backbone.stages:
+        prototypes = getattr(stage, 'prototypes', None)
+        check_prototypes({k: getattr(prototypes, k, v) for k, v in CLUSTERING.items()})
     text_blocks: Any = getattr(getattr(model, 'text_encoder', None), 'blocks', None)
     side = backbone.patch_size
     architecture = infer_architecture(

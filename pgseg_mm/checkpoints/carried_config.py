@@ -45,6 +45,8 @@ SCOPES = ('mmseg', 'mmengine', 'mmcv')
 ELSEWHERE = ('hf-hub:', 'local-dir:', 'http://', 'https://')
 """What begins a text that would fetch or read something while a model is built."""
 FILES = ('.txt', '.npy', '.npz', '.pt', '.pth', '.json', '.csv')
+WORDS = ('templates', 'vocabulary')
+"""Settings whose lists are texts for prompts. Alone, such a text names a file or a known list."""
 NOT_FOR_PREDICTION = (
     'init_cfg',
     'pretrained',
@@ -197,7 +199,11 @@ def _check(part: Any, registry: Registry, where: str, strange: list[str]) -> Non
                 f'{where} of its config asks for {quoted(part["type"])}, which is not of '
                 f'{OWN_PACKAGE}{advice}'
             )
+        if isinstance(part, dict) and _is_path(str(part.get('type', ''))):
+            part['type'] = part['type'].rpartition('.')[2]  # its module is not imported by name
         for key, value in part.items():
+            if key in WORDS and _are_words(value):
+                continue
             _check(value, registry, f'{where}.{shown(key)}', strange)
     elif isinstance(part, (list, tuple)):
         for item in part:
@@ -211,6 +217,19 @@ def _check(part: Any, registry: Registry, where: str, strange: list[str]) -> Non
         )
 
 
+def _is_path(kind: str) -> bool:
+    """Whether this is a class with its module, as configs in pure Python name them."""
+    package, *rest = kind.split('.')
+    return len(rest) > 1 and any(home.startswith(f'{package}.') for home in HOMES)
+
+
+def _are_words(value: Any) -> bool:
+    """Whether this is a list of texts, or of lists of them, which no path can be."""
+    if not isinstance(value, (list, tuple)):
+        return False
+    return all(isinstance(item, str) or _are_words(item) for item in value)
+
+
 def _home_of(kind: Any, registry: Registry) -> str | None:
     """Module of a registered class that a stranger may ask for.
 
@@ -219,7 +238,7 @@ def _home_of(kind: Any, registry: Registry) -> str | None:
     if not isinstance(kind, str):
         return None
     scope, _, name = kind.rpartition('.')
-    if scope and scope not in SCOPES:
+    if scope and scope not in SCOPES and not _is_path(kind):
         return None
     found: Registry | None = registry
     while found is not None:

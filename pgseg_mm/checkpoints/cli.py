@@ -17,7 +17,6 @@ from pgseg_mm.serialization.saving import save_atomically
 from .architecture import PUBLISHED, Architecture, model_of_config
 from .conversion import Conversion
 from .hugging_face import (
-    find_weights,
     hugging_face_to_mm,
     load_hugging_face,
     mm_to_hugging_face,
@@ -124,6 +123,10 @@ def _check_destination(source: Path, destination: Path, folder: bool) -> None:
     if destination.exists() and destination.is_dir() != folder:
         what = 'a file; give a folder' if folder else 'a folder; give a file'
         raise CheckpointError(f'{destination} is {what} to write to')
+    if not folder and destination.suffix == '.safetensors':
+        raise CheckpointError(
+            f'{destination} would be a file of PyTorch; give a name that ends in .pth'
+        )
     if destination.exists() and source.exists() and destination.samefile(source):
         raise CheckpointError(f'{destination} is the checkpoint to convert; give another name')
 
@@ -145,11 +148,9 @@ def from_release(prototypes: bool) -> Converter:
     """Converter from PGSeg's release, or from GroupViT's without prototypes."""
 
     def converter(args: argparse.Namespace) -> tuple[Conversion, Callable[[Path], None]]:
-        if find_weights(args.source) is not None:
-            raise CheckpointError(
-                f'{args.src} is a folder, as Hugging Face keeps a model; use hf_groupvit2mm.py'
-            )
-        checkpoint = load_checkpoint(args.source, args.trust)
+        checkpoint, _ = load_hugging_face(
+            args.source, args.trust
+        )  # a file, or a folder like theirs
         model, architecture = model_of_config(args.config) if args.config else (None, None)
         heads = heads_of_release_config(checkpoint.extras.get('config'))
         conversion = release_to_mm(checkpoint.state_dict, heads, model, architecture)

@@ -276,8 +276,8 @@ def hugging_face_config(architecture: Architecture) -> dict[str, Any]:
 def save_hugging_face(folder: str | Path, conversion: Conversion) -> None:
     """Write a folder that ``GroupViTModel.from_pretrained`` loads."""
     folder = Path(folder)
-    # safetensors takes no tensors that share memory
-    weights = {name: value.clone() for name, value in conversion.state_dict.items()}
+    # safetensors takes no tensors that share memory, or lie in another order
+    weights = {name: value.contiguous().clone() for name, value in conversion.state_dict.items()}
     config = json.dumps(hugging_face_config(conversion.architecture), indent=2) + '\n'
     write_atomically(folder / WEIGHTS_NAME, lambda p: save_file(weights, p, {'format': 'pt'}))
     write_atomically(folder / CONFIG_NAME, lambda p: p.write_bytes(config.encode()))

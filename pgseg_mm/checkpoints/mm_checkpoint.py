@@ -11,7 +11,7 @@ from pgseg_mm.serialization.loading import Checkpoint, CheckpointError
 from pgseg_mm.serialization.saving import save_atomically
 
 from ..version import __version__
-from .architecture import Architecture, check_hard, infer_architecture
+from .architecture import Architecture, check_hard, check_prototypes, infer_architecture
 from .config_text import read_config_text
 from .conversion import Conversion
 from .published_config import published_config
@@ -85,6 +85,7 @@ def architecture_of(checkpoint: Checkpoint) -> tuple[Architecture, str]:
     if not backbone:
         return infer_architecture(shape_of), GUESSED_HEADS
     check_hard(backbone.get('hard_assign', True))
+    check_prototypes(_mapping(backbone.get('prototypes')))
     stages = len(infer_architecture(shape_of, img_size=(1, 1)).depths)
     heads, size = backbone.get('num_heads', 6), backbone.get('img_size')
     text_heads = _mapping(model.get('text_encoder')).get('num_heads')

@@ -14,7 +14,7 @@ from torch import nn
 from pgseg_mm.messages import shown
 from pgseg_mm.serialization.loading import Checkpoint, CheckpointError
 
-from .architecture import architecture_of_model
+from .architecture import CLUSTERING, architecture_of_model
 from .mm_checkpoint import META_KEY, architecture_of, model_of_text
 
 REGIONS, MEANS = 'regions', 'the mean group'
@@ -23,7 +23,7 @@ REGIONS, MEANS = 'regions', 'the mean group'
 def warn_of_other_settings(
     model: nn.Module, checkpoint: Checkpoint, path: str | PathLike[str]
 ) -> None:
-    """Log a warning if heads, ``assign_scale``, naming rule or kind of contrast are others.
+    """Log a warning if heads, ``assign_scale``, clustering, naming rule or contrast differ.
 
     What the given config says is taken all the same. A checkpoint without a config, and one of
     another kind of model, say nothing.
@@ -49,9 +49,14 @@ def warn_of_other_settings(
 def _of_encoder(model: nn.Module, checkpoint: Checkpoint) -> list[str]:
     modules = dict(model.named_modules())
     first: Any = modules.get('backbone.stages.0.grouping.assign')
-    told_hard = _pooling_of(checkpoint.extras['meta'].get('cfg'))
-    if first is not None and told_hard is not None and first.hard != told_hard:
-        return [f'hard_assign {told_hard} instead of {first.hard}']
+    backbone = _vit_of(checkpoint.extras['meta'].get('cfg'))
+    if first is not None and backbone is not None:
+        told_hard = bool(backbone.get('hard_assign', True))
+        if first.hard != told_hard:
+            return [f'hard_assign {told_hard} instead of {first.hard}']
+        clustering = _of_prototypes(modules.get('backbone.stages.0.prototypes'), backbone)
+        if clustering:
+            return clustering
     try:
         told, _ = architecture_of(checkpoint)
         own = architecture_of_model(model, 'the config')
@@ -61,12 +66,25 @@ def _of_encoder(model: nn.Module, checkpoint: Checkpoint) -> list[str]:
     return told.differences(own)
 
 
-def _pooling_of(text: Any) -> bool | None:
-    """``hard_assign`` of a config's backbone; ``None`` if there is no PGSegViT."""
+def _vit_of(text: Any) -> Mapping[str, Any] | None:
+    """A config's backbone; ``None`` if it is no PGSegViT."""
     backbone = model_of_text(text).get('backbone')
     if not isinstance(backbone, Mapping) or not str(backbone.get('type')).endswith('PGSegViT'):
         return None
-    return bool(backbone.get('hard_assign', True))
+    return backbone
+
+
+def _of_prototypes(prototypes: Any, backbone: Mapping[str, Any]) -> list[str]:
+    """Settings of the clustering, where both have prototypes."""
+    told = backbone.get('prototypes', {})
+    if prototypes is None or not isinstance(told, Mapping):
+        return []
+    pairs = {k: (told.get(k, v), getattr(prototypes, k, v)) for k, v in CLUSTERING.items()}
+    return [
+        f'{name} {shown(theirs)} of the prototypes instead of {ours}'
+        for name, (theirs, ours) in pairs.items()
+        if theirs != ours
+    ]
 
 
 def _of_head(model: nn.Module, text: Any) -> list[str]:

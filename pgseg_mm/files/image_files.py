@@ -303,25 +303,49 @@ def _to_array(image: Image.Image, flag: str) -> NDArray[Any]:
     if flag in ('color', 'grayscale'):
         image = upright(image)
     if flag.startswith('grayscale'):
-        return np.array(_to_rgb(image).convert('L'))
+        return np.array(_to_rgb(image, _bits(image)).convert('L'))
+    return _to_bgr(image)
+
+
+def bgr_of(image: Image.Image) -> NDArray[np.uint8]:
+    """(H, W, 3) of BGR of an image that was opened elsewhere, as its file would be read.
+
+    Raises:
+        ValueError: None of its numbers is known to be white, or they have more than 16 bits.
+    """
+    return _to_bgr(upright(image))
+
+
+def _to_bgr(image: Image.Image) -> NDArray[np.uint8]:
     width, height = image.size
+    bits = _bits(image)
     array = np.empty((height, width, 3), np.uint8)
     rows = max(1, BAND_PIXELS // width)
     for top in range(0, height, rows):  # at once, a large image would need twice the memory
         bottom = min(height, top + rows)
         part = image if rows >= height else image.crop((0, top, width, bottom))
-        cv2.cvtColor(np.asarray(_to_rgb(part)), cv2.COLOR_RGB2BGR, dst=array[top:bottom])
+        cv2.cvtColor(np.asarray(_to_rgb(part, bits)), cv2.COLOR_RGB2BGR, dst=array[top:bottom])
     return array
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _bits(image: Image.Image) -> int:
+    """Bits of the numbers of an image, by which white is known: 8 or 16."""
     if image.mode == 'F':
         raise ValueError('its numbers are floating-point ones, of which none is known to be white')
-    if image.mode.startswith('I'):  # 16 bits; Pillow would clip them to 8
-        values = np.asarray(image)
-        if values.dtype.itemsize > 2 and not 0 <= values.min() <= values.max() < 2**16:
-            raise ValueError('its numbers have more than 16 bits')
-        image = Image.fromarray((values >> 8).astype(np.uint8))
+    if image.mode.startswith('I;16'):
+        return 16
+    if image.mode != 'I':
+        return 8
+    extrema: Any = image.getextrema()  # of 32 bits
+    lowest, highest = extrema
+    if not 0 <= lowest <= highest < 2**16:
+        raise ValueError('its numbers have more than 16 bits')
+    return 16 if highest > 255 else 8
+
+
+def _to_rgb(image: Image.Image, bits: int) -> Image.Image:
+    if image.mode.startswith('I'):  # Pillow would clip them to 8 bits
+        image = Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
     return image if image.mode == 'RGB' else image.convert('RGB')
 
 

@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 
 from pgseg_mm import limits
 from pgseg_mm.errors import own_words
-from pgseg_mm.messages import shown
+from pgseg_mm.messages import first_line, shown
 
 ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 """No file has this name."""
@@ -152,9 +152,21 @@ def read_file(
         UnusableFile: It is no regular file, or too large.
     """
     if backend_args or '://' in path:
-        return retrying(lambda: fileio.get(path, backend_args), name)
+        try:
+            return retrying(lambda: fileio.get(path, backend_args), name)
+        except (ImportError, KeyError) as error:  # of mmengine's choice of a backend
+            raise FileAccessError(
+                f'{name} has an address that cannot be read here ({_without_backend(error)}).'
+            ) from error
     limit = limits.MAX_MEMBER_BYTES if max_bytes is None else max_bytes
     return retrying(lambda: read_regular(path, limit), name)
+
+
+def _without_backend(error: ImportError | KeyError) -> str:
+    """Why there is no backend of mmengine for an address."""
+    if isinstance(error, KeyError):
+        return f'there is no backend for {first_line(error)}'
+    return first_line(error)
 
 
 def read_regular(path: str, max_bytes: int) -> bytes:

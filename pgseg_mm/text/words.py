@@ -109,7 +109,7 @@ def make_vocabulary(classes: Classes) -> Vocabulary:
         if not isinstance(entry, str):
             words.append(_synonyms(entry))
         elif ',' in entry:
-            several = ', '.join(repr(word.strip()) for word in entry[:MAX_QUOTED].split(','))
+            several = _apart(entry)
             raise ValueError(
                 f'There is a comma in the class {quoted(entry)}: write {several} for classes of '
                 f'their own, or ({several}) for synonyms of one class.'
@@ -117,6 +117,11 @@ def make_vocabulary(classes: Classes) -> Vocabulary:
         else:
             words.append((entry,))
     return Vocabulary(tuple(words))
+
+
+def _apart(words: str) -> str:
+    """Words with commas between them, as Python has them one by one."""
+    return ', '.join(repr(word.strip()) for word in words[:MAX_QUOTED].split(','))
 
 
 def _as_sequence(classes: Any) -> Sequence[Any]:
@@ -138,6 +143,11 @@ def _with_name(name: Any, synonyms: Any) -> tuple[str, ...]:
         raise TypeError(
             f'a dict of classes has their names as its keys, got {name!r}; give a list of names in '
             'the order of their labels.'
+        )
+    if isinstance(synonyms, str) and ',' in synonyms:
+        raise ValueError(
+            f'There is a comma in the synonym {quoted(synonyms)} of {quoted(name)}: write '
+            f'[{_apart(synonyms)}].'
         )
     more = (synonyms,) if isinstance(synonyms, str) else _synonyms(synonyms or ())
     return (name, *(word for word in more if word != name))

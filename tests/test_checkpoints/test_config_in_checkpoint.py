@@ -16,9 +16,10 @@ from pgseg_mm import limits
 from pgseg_mm.apis import PGSegInferencer
 from pgseg_mm.apis.model import config_and_weights
 from pgseg_mm.checkpoints import hugging_face_to_mm, locate, release_to_mm
+from pgseg_mm.checkpoints.architecture import model_of_config
 from pgseg_mm.checkpoints.carried_config import config_of
 from pgseg_mm.checkpoints.config_text import read_config_text
-from pgseg_mm.checkpoints.mm_checkpoint import save_mm
+from pgseg_mm.checkpoints.mm_checkpoint import architecture_of, save_mm
 from pgseg_mm.checkpoints.release import mm_to_release
 from pgseg_mm.serialization.loading import CheckpointError, load_checkpoint
 
@@ -167,6 +168,46 @@ def test_a_model_that_pools_softly_predicts_by_its_own_config(tmp_path, log):
     assert not log
     PGSegInferencer(tiny_config(), path)
     assert any('hard_assign False instead of True' in message for message in log)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'), [('start', 'farthest'), ('temperature', 0.1), ('num_iters', 3)]
+)
+def test_prototypes_of_another_clustering_are_said_and_not_converted(tmp_path, log, name, value):
+    cfg = tiny_config()
+    cfg.model.backbone.prototypes[name] = value
+    path = trained(tmp_path / 'a.pth', cfg)
+    same(PGSegInferencer(path), PGSegInferencer(cfg, path))
+    assert not log
+    PGSegInferencer(tiny_config(), path)
+    assert any(f'{name} {value} of the prototypes instead of' in message for message in log)
+    cfg.dump(tmp_path / 'a.py')
+    refused = f'its prototypes have {name}={value!r}'
+    with pytest.raises(CheckpointError, match=refused):
+        architecture_of(load_checkpoint(path))
+    with pytest.raises(CheckpointError, match=refused):
+        model_of_config(tmp_path / 'a.py')
+
+
+def test_classes_may_be_named_with_their_modules(tmp_path):
+    cfg = tiny_config()
+    cfg.model.type = 'pgseg_mm.models.PGSeg'
+    cfg.model.backbone.type = 'pgseg_mm.models.backbones.pgseg_vit.PGSegViT'
+    path = trained(tmp_path / 'a.pth', cfg)
+    assert config_of(path).model.backbone.type == 'PGSegViT'
+    same(PGSegInferencer(path), PGSegInferencer(tiny_config(), path))
+    cfg.model.backbone.type = 'pgseg_mm.cli.launch.subprocess.Popen'
+    with pytest.raises(CheckpointError, match="asks for 'pgseg_mm.cli.launch.subprocess.Popen'"):
+        config_of(trained(tmp_path / 'b.pth', cfg))
+
+
+def test_words_may_look_like_paths(tmp_path):
+    words = dict(templates=['a photo and/or drawing of a {}.'], vocabulary=['cat/dog', 'a.txt'])
+    cfg = Config(dict(model=tiny_model_cfg(**words), test_pipeline=PIPELINE))
+    assert PGSegInferencer(trained(tmp_path / 'a.pth', cfg)).model.templates
+    cfg.model.vocabulary = '/etc/passwd'
+    with pytest.raises(CheckpointError, match='nothing is read or fetched'):
+        config_of(trained(tmp_path / 'b.pth', cfg))
 
 
 def test_another_naming_and_contrast_are_said(tmp_path, log):

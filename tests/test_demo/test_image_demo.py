@@ -106,12 +106,36 @@ def test_a_folder_is_gone_through_and_its_failures_are_reported(place, monkeypat
         ('a.png', ['--texts', 'dog . dog'], "error: 'dog' stands in"),
         ('a.png', ['--vocabulary', 'absent'], 'error: Vocabulary file absent does not exist'),
         ('a.png', ['--no-background', '--threshold', '0.5'], 'error: A threshold finds'),
+        ('a.png', ['--out-file', 'x.png', '--out-dir', 'x'], '--out-file: not allowed with'),
+        ('a.png', ['--out-file', 'x.xbm'], '--out-file must end in'),
+        ('a.png', ['--max-pixels', '-3'], '--max-pixels: expected a whole number of at least 1'),
     ],
 )
 def test_errors_are_sentences(place, monkeypatch, capsys, image, options, message):
     assert run(monkeypatch, image, *options) in (1, 2)
     shown = capsys.readouterr().err
     assert message in shown and 'Traceback' not in shown
+
+
+@pytest.mark.parametrize(
+    ('image', 'options', 'message'),
+    [
+        ('absent.png', [], 'absent.png does not exist'),
+        ('a.png', ['--texts', 'dog,,cat'], 'no word between'),
+        ('a.png', ['--vocabulary', 'absent'], 'file absent does not exist'),
+        ('a.png', ['--out-file', 'x.doc'], '--out-file must end in'),
+        ('a.png', ['--out-file', 'a.png/x.png'], 'x.png'),
+    ],
+)
+def test_mistakes_are_told_before_a_model_is_fetched(
+    place, monkeypatch, capsys, image, options, message
+):
+    def fetched(*args):
+        raise AssertionError('a model is read')
+
+    monkeypatch.setattr('pgseg_mm.apis.model_choice.read_model_config', fetched)
+    assert run(monkeypatch, image, *options) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_folder_with_odd_names_is_gone_through(place, monkeypatch, capsys):

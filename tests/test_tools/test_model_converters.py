@@ -65,6 +65,40 @@ def test_documented_commands(run, tmp_path):
     assert (tmp_path / 'groupvit_again' / 'config.json').is_file()
 
 
+def test_folders_of_any_kind_are_converted(run, tmp_path):
+    """A folder of weights is what its names tell, as a file of them is."""
+    release = release_state(GROUPVIT)
+    (tmp_path / 'released').mkdir()
+    torch.save(release, tmp_path / 'released' / 'pytorch_model.bin')
+    assert run('convert', 'released', 'mm.pth')[0] == 0
+    (tmp_path / 'own').mkdir()
+    own = torch.load('mm.pth', weights_only=False)['state_dict']
+    torch.save(own, tmp_path / 'own' / 'pytorch_model.bin')
+    cfg = Config(dict(model=GROUPVIT.model_cfg()))
+    cfg.dump(tmp_path / 'model.py')
+    status, out, err = run('convert', 'own', 'again.pth', '--config', 'model.py')
+    assert status == 0 and 'converter: mm2pgseg' in out, err
+    again = load('again.pth')['model']
+    for name, value in again.items():
+        assert torch.equal(value, release[name]), name
+
+
+def test_a_file_is_named_by_what_is_in_it(run, tmp_path):
+    torch.save({'model': release_state(GROUPVIT)}, tmp_path / 'groupvit.pth')
+    status, _, err = run('convert', 'groupvit.pth', 'mm.safetensors')
+    assert status == 2 and 'give a name that ends in .pth' in err
+    assert not Path('mm.safetensors').exists()
+
+
+def test_weights_in_another_order_of_memory_are_written(run, tmp_path):
+    state = GROUPVIT.build().state_dict()
+    name = next(name for name, value in state.items() if value.ndim == 4)
+    state[name] = state[name].to(memory_format=torch.channels_last)
+    torch.save({'state_dict': state}, tmp_path / 'mm.pth')
+    assert run('convert', 'mm.pth', 'folder')[0] == 0
+    assert (tmp_path / 'folder' / 'model.safetensors').is_file()
+
+
 def test_tool_runs_by_itself(tmp_path):
     torch.save(release_state(TWO_STAGES), tmp_path / 'pgseg.pth')
     model = {**TWO_STAGES.model_cfg(), 'data_preprocessor': tiny_model_cfg()['data_preprocessor']}
@@ -125,7 +159,7 @@ def test_tools_refuse_what_is_for_another(run):
         ('pgseg2mm', 'resnet.pth', 'its 2 entries are conv1.weight, fc.bias .*img_encoder'),
         ('mm2hf_groupvit', 'resnet.pth', 'no checkpoint of this project'),
         ('pgseg2mm', 'absent.pth', 'absent.pth does not exist'),
-        ('pgseg2mm', '.', 'is a folder'),
+        ('pgseg2mm', '.', 'has neither model.safetensors nor pytorch_model.bin'),
     ):
         status, _, err = run(tool, source, 'out')
         assert status == 2

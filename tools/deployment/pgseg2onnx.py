@@ -253,7 +253,9 @@ def main() -> None:
         parser.exit(2, f'{parser.prog}: error: {error}\n')
     module = ExportedModel(model, args.argmax).eval()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    sizes = [size, (size[1] + 5, size[0] // 2 + 11)] if args.dynamic else [size]
+    least = getattr(model.backbone, 'patch_size', 1)
+    other = size[1] + 5, max(size[0] // 2 + 11, least)
+    sizes = [size, other] if args.dynamic else [size]
     # under its name only once it is right; a large model is several files
     with tempfile.TemporaryDirectory(prefix='.onnx_', dir=args.out.parent) as folder:
         made = Path(folder, args.out.name)

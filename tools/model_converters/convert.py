@@ -19,9 +19,10 @@ from pgseg_mm.checkpoints.cli import (
     to_hugging_face,
     to_release,
 )
+from pgseg_mm.checkpoints.hugging_face import load_hugging_face
 from pgseg_mm.checkpoints.release import has_prototypes, origin_of_names
 from pgseg_mm.checkpoints.sources import fetch
-from pgseg_mm.serialization.loading import CheckpointError, load_checkpoint
+from pgseg_mm.serialization.loading import CheckpointError
 
 CONVERTERS: dict[str, Converter] = {
     'pgseg2mm': from_release(prototypes=True),
@@ -41,10 +42,7 @@ def choose(args: argparse.Namespace) -> str:
     """
     if args.converter is not None:
         return args.converter
-    source = fetch(args.src)
-    if source.is_dir():
-        return 'hf_groupvit2mm'
-    names = load_checkpoint(source, args.trust).state_dict
+    names = load_hugging_face(fetch(args.src), args.trust)[0].state_dict
     origin = origin_of_names(names)
     if origin == 'release':
         return 'pgseg2mm' if has_prototypes(names) else 'groupvit2mm'
