@@ -222,19 +222,22 @@ def end_by_signal(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-def outlive_signals() -> None:
-    """Let this process, a worker of a data loader, live until its parent ends it.
+def outlive_signals(owner: int) -> None:
+    """Let this process, a worker of a data loader, live until its owner ends it.
 
-    Terminals and launchers send signals to all processes of a job, and the parent needs its workers
+    Terminals and launchers send signals to all processes of a job, and the owner needs its workers
     until the running step is finished.
+
+    Args:
+        owner: Process that has the loader, which need not be this one's parent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+def _end_with(owner: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != owner:
         pass  # it was sent to all processes of the job
     os._exit(0)
 

@@ -43,6 +43,7 @@ class SubsetIoUMetric(ZeroShotIoUMetric):
 
     def _check_classes(self, classes: list[str]) -> None:
         super()._check_classes(classes)
+        classes = [name.strip() for name in classes]  # as those of the subsets: mmseg has 'bed '
         for subset, names in self.subsets.items():
             unknown = [name for name in names if name not in classes]
             if unknown:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 from PIL import Image
@@ -51,6 +54,7 @@ class ZeroShotIoUMetric(IoUMetric):
         areas: :class:`ClassAreas` of the last evaluation, on the first rank.
 
     Raises:
+        TypeError: There is no such argument.
         ValueError: An id is not from 0 to 65535; there are more or fewer ids than classes; a label
             map has another size than its image, or a label that is neither a class nor ignored; or
             two images would have their predictions in one file.
@@ -67,6 +71,12 @@ class ZeroShotIoUMetric(IoUMetric):
         image_root: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
+        known = inspect.signature(IoUMetric.__init__).parameters
+        if unknown := sorted(kwargs.keys() - known.keys()):  # mmseg's would drop them
+            raise TypeError(
+                f"{type(self).__name__} takes no argument {', '.join(unknown)}; mmseg's IoUMetric "
+                f'has {", ".join(list(known)[1:-1])}'
+            )
         super().__init__(**kwargs)
         self.label_ids = None if label_ids is None else np.asarray(label_ids)
         ids = np.asarray(label_ids or 0)
@@ -94,6 +104,14 @@ class ZeroShotIoUMetric(IoUMetric):
 
     def _check_classes(self, classes: list[str]) -> None:
         """Refuse a data set whose classes do not fit the settings."""
+        if 0 <= self.ignore_index < len(classes):
+            print_log(
+                f'ignore_index={self.ignore_index} is the label of {classes[self.ignore_index]!r}, '
+                'one of the classes: its pixels count nowhere. Choose another one unless that is '
+                'meant.',
+                logger='current',
+                level=logging.WARNING,
+            )
         if self.label_ids is not None and len(self.label_ids) != len(classes):
             raise ValueError(
                 f'label_ids has {len(self.label_ids)} ids, but the data set has {len(classes)} '

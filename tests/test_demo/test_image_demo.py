@@ -106,7 +106,7 @@ def test_a_folder_is_gone_through_and_its_failures_are_reported(place, monkeypat
         ('a.png', ['--texts', 'dog . dog'], "error: 'dog' stands in"),
         ('a.png', ['--vocabulary', 'absent'], 'error: Vocabulary file absent does not exist'),
         ('a.png', ['--no-background', '--threshold', '0.5'], 'error: A threshold finds'),
-        ('a.png', ['--out-file', 'x.png', '--out-dir', 'x'], '--out-file: not allowed with'),
+        ('a.png', ['--out-file', 'x.png', '--out-dir', 'x'], '--out-dir: not allowed with'),
         ('a.png', ['--out-file', 'x.xbm'], '--out-file must end in'),
         ('a.png', ['--max-pixels', '-3'], '--max-pixels: expected a whole number of at least 1'),
     ],
@@ -124,7 +124,7 @@ def test_errors_are_sentences(place, monkeypatch, capsys, image, options, messag
         ('a.png', ['--texts', 'dog,,cat'], 'no word between'),
         ('a.png', ['--vocabulary', 'absent'], 'file absent does not exist'),
         ('a.png', ['--out-file', 'x.doc'], '--out-file must end in'),
-        ('a.png', ['--out-file', 'a.png/x.png'], 'x.png'),
+        ('a.png', ['--out-file', 'a.png/x.png'], '--out-file a.png cannot be written to'),
     ],
 )
 def test_mistakes_are_told_before_a_model_is_fetched(

@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from killed_runs import last_checkpoint
-from toy_runs import run_toy, toy_config
+from toy_runs import InterruptedError, run_toy, toy_config
 from toy_validation import ToyValidation, with_validation
 
 BEST = dict(save_best='score', rule='greater')
@@ -29,6 +29,16 @@ def test_a_better_one_of_the_same_name_is_kept(tmp_path, monkeypatch, scores):
     assert found == ['best_score_epoch_0.pth']
     info = last_checkpoint(tmp_path)['message_hub']['runtime_info']
     assert info['best_ckpt'] == str(tmp_path / found[0]) and info['best_score'] == max(scores)
+
+
+def test_a_better_one_leaves_a_name_without_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(ToyValidation, 'scores', [1.0])
+    loop = dict(type='ResumableIterLoop', max_iters=8, val_interval=4)
+    settings = dict(checkpoint=dict(BEST, interval=100), interrupt=5)
+    runner = Runner.from_cfg(with_validation(toy_config(tmp_path, loop, **settings)))
+    with pytest.raises(InterruptedError):
+        runner.train()
+    assert (tmp_path / 'last_checkpoint').read_text() == 'iter_4.pth'  # the folder can be moved
 
 
 def test_a_worse_one_goes(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What grouping, naming and recognition cost, by cases that are worked out by hand."""
 
 import math
+import runpy
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from distributed import WORLD_SIZE, on_two_ranks
 from labelled_images import sharp_model
 from model_zoo import lively_model, tiny_model, tiny_model_cfg
+from pages import ROOT
 from pgseg_mm.engine import Diagnosis, diagnose
 from pgseg_mm.errors import PreflightError
 from pgseg_mm.evaluation import LabelMapError
@@ -144,6 +146,16 @@ def test_an_image_by_hand():
     assert first == ('c', 'a', 1.0, 5)
     # the mixture of one-hot assignments is the group's own, inside of the quarters
     assert set(found.ways) == {'oracle', 'present', 'affinity', 'logits', 'mixture'}
+
+
+def test_classes_of_one_name_are_rows_of_their_own(tmp_path):
+    tool = runpy.run_path(str(ROOT / 'tools' / 'analysis_tools' / 'diagnose.py'))
+    found = diagnose(hand_model(), loader(LABELS, classes='abca'))
+    _, rows = tool['class_rows'](found)
+    assert [row[0] for row in rows] == list('abca')
+    assert [row[1] for row in rows] == [6, 2, 5, 0]
+    tool['draw'](found, tmp_path / 'a.png')
+    assert (tmp_path / 'a.png').is_file()
 
 
 def test_affinity_admits_the_classes_of_the_whole_image():

@@ -59,6 +59,11 @@ def test_subsets_are_reported_beside_other_metrics_than_iou():
     assert 'mIoU' not in results
 
 
+def test_names_may_have_spaces_around_them():
+    metric = METRICS.build(dict(type='SubsetIoUMetric', subsets=dict(rooms=['bed ', 'wall'])))
+    metric.dataset_meta = dict(classes=['wall', 'floor', 'bed '])  # as mmseg's ADE20K has it
+
+
 def test_an_unknown_class_is_named_before_the_evaluation_starts():
     metric = build(dict(animals=['cat', 'unicorn']))
 

@@ -4,7 +4,7 @@ import torch
 from mmseg.registry import METRICS
 from PIL import Image
 
-import pgseg_mm.evaluation  # noqa: F401  (registers the metric)
+from pgseg_mm.evaluation import zero_shot_iou_metric
 
 
 def build(num_classes=3, **kwargs):
@@ -113,6 +113,21 @@ def test_a_label_map_of_another_size_is_an_error():
     metric = build()
     with pytest.raises(ValueError, match=r'label map of cat.jpg is of \(1, 3\) .* of \(2, 2\)'):
         metric.process({}, [sample([[0, 1], [1, 2]], [[0, 1, 2]])])
+
+
+def test_an_argument_that_there_is_not_is_refused():
+    with pytest.raises(TypeError, match=r'takes no argument ignore_idx, lable_ids; .*ignore_index'):
+        build(ignore_idx=0, lable_ids=[1, 2])
+    assert build(nan_to_num=0, beta=2).beta == 2
+
+
+def test_a_class_that_is_ignored_is_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(zero_shot_iou_metric, 'print_log', lambda text, **_: told.append(text))
+    build().dataset_meta = dict(classes=[f'c{number}' for number in range(255)])
+    assert not told
+    build().dataset_meta = dict(classes=[f'c{number}' for number in range(300)])
+    assert "ignore_index=255 is the label of 'c255'" in told[0]
 
 
 def test_ids_that_do_not_fit_are_refused():

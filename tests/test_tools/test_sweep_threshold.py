@@ -25,6 +25,14 @@ def images() -> list[torch.Tensor]:
     return [torch.randn(3, *size, generator=generator) for size in SIZES]
 
 
+@pytest.mark.parametrize('prefix', ['', 'voc/'])
+def test_thresholds_are_compared_by_the_mean_over_classes(prefix):
+    best_of = runpy.run_path(str(TOOL))['best_of']
+    rows = [(0.1, 90.0, 10.0), (0.2, 80.0, 50.0)]
+    named = [{'threshold': t, f'{prefix}aAcc': a, f'{prefix}mIoU': m} for t, a, m in rows]
+    assert best_of(named)['threshold'] == 0.2
+
+
 @pytest.mark.parametrize('naming', ['affinity', 'logits', 'mixture'])
 def test_class_maps_are_those_of_each_threshold_and_windows_are_encoded_once(images, naming):
     samples = [

@@ -135,7 +135,7 @@ def confusions(result: Diagnosis, way: str) -> list[str]:
 def class_rows(result: Diagnosis) -> tuple[list[str], list[list[Any]]]:
     """Columns, and a row a class: its name, its pixels, and its IoU by each way."""
     labelled = result.counts['oracle'].areas[2]
-    columns = [result.class_iou(way).values() for way in result.ways]
+    columns = [result.counts[way].class_iou.tolist() for way in result.ways]
     rows = [
         [name, int(pixels), *(None if iou != iou else iou for iou in ious)]
         for name, pixels, *ious in zip(result.classes, labelled, *columns, strict=True)
@@ -189,7 +189,8 @@ def draw(result: Diagnosis, file: Path) -> None:
     free = result.counts[result.naming]
     names = [name for each in free.largest(CONFUSED) for name in each[:2]]
     shown = list(dict.fromkeys(names))[:CONFUSED] or list(result.classes[:CONFUSED])
-    ways = {way: list(result.class_iou(way).values()) for way in ('oracle', 'present', 'free')}
+    names_of_ways = {'oracle': 'oracle', 'present': 'present', 'free': result.naming}
+    ways = {name: result.counts[way].class_iou.tolist() for name, way in names_of_ways.items()}
     matrix = free.matrix([result.classes.index(name) for name in shown])
     draw_diagnosis(result.classes, ways, shown, matrix, file)
 

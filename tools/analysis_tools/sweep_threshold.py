@@ -185,8 +185,10 @@ def best_of(rows: Sequence[dict[str, float]]) -> dict[str, float]:
 def score_of(rows: Sequence[dict[str, float]]) -> str:
     """Metric that thresholds are compared by: mIoU, or else the first mean over classes."""
     names = [name for name in rows[0] if name != 'threshold']
-    means = [SCORE, *(name for name in names if name.startswith('m')), *names]
-    return next(name for name in means if name in names)
+    plain = {name: name.rpartition('/')[2] for name in names}  # without a metric's prefix
+    scores = [name for name in names if plain[name] == SCORE]
+    means = [name for name in names if plain[name].startswith('m')]
+    return next(iter([*scores, *means, *names]))
 
 
 def report(rows: Sequence[dict[str, float]], data: str, name: str) -> str:

@@ -129,7 +129,12 @@ def evaluate(cfg: Config, name: str) -> Measured:
     check_loading_of(cfg)
     runner = build_runner(cfg)
     metrics = runner.test()
-    if 'mIoU' not in metrics:
+    if metrics and 'mIoU' not in metrics:
+        raise RunError(
+            f'the table needs mIoU, and the metrics give {", ".join(sorted(metrics))} alone; leave '
+            'test_evaluator.iou_metrics and prefix as they are'
+        )
+    if not metrics:
         raise LabelMapError('no image has a label map, so nothing was measured')
     seconds = time.perf_counter() - started
     dataset = runner.test_dataloader.dataset

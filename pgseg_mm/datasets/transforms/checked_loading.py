@@ -40,7 +40,9 @@ def check_loading(dataset: Any) -> None:
         if inner is not None:
             check_loading(inner)
     if hasattr(dataset, 'pipeline') and not hasattr(dataset, 'skip_broken'):
-        _check_transforms(dataset.pipeline.transforms, dataset)
+        # mmseg's MultiImageMixDataset has a list
+        transforms = getattr(dataset.pipeline, 'transforms', dataset.pipeline)
+        _check_transforms(transforms, dataset)
 
 
 def has_labels(dataset: Any) -> bool:
@@ -159,7 +161,7 @@ class _NamedLoading:
 
 
 def _check_labels(results: dict[str, Any]) -> None:
-    """Refuse a label map of another size than its image, or whose labels are no whole numbers."""
+    """Refuse a label map of another size than its image."""
     labels, size = results.get('gt_seg_map'), results.get('ori_shape')
     if not isinstance(labels, np.ndarray) or labels.ndim != 2:
         return

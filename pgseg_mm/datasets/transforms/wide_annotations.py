@@ -118,6 +118,8 @@ class LoadWideAnnotations(LoadAnnotations):
             )
         if self.rgb:  # mmcv decodes as BGR
             return image[..., 2].astype(np.uint16) + 256 * image[..., 1].astype(np.uint16)
+        if image.min(initial=0) < 0 or (image != np.floor(image)).any():
+            raise ValueError(f'{path} has labels that are negative, or no whole numbers')
         if image.max(initial=0) > LARGEST_LABEL:
             raise ValueError(
                 f'{path} has the label {image.max()}; labels over {LARGEST_LABEL} cannot be loaded'

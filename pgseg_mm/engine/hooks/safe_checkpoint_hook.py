@@ -296,7 +296,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _pointer(self, name: str, path: str) -> str:
         """What ``last_checkpoint`` holds: a name alone, so that the folder can be moved."""
-        return name if isinstance(self.file_backend, LocalBackend) else path
+        backend = getattr(self.file_backend, 'backend', self.file_backend)  # of a PostponedRemoval
+        return name if isinstance(backend, LocalBackend) else path
 
     def save_now(self, runner: Runner, step: int) -> None:
         """Write a checkpoint between two others, and have it named as the newest.

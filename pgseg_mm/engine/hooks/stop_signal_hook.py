@@ -80,7 +80,7 @@ class StopSignalHook(Hook):
         for loop in (runner.train_loop, runner.val_loop):
             if loop is not None:
                 loader = loop.dataloader
-                loader.worker_init_fn = partial(_begin_worker, loader.worker_init_fn)
+                loader.worker_init_fn = partial(_begin_worker, loader.worker_init_fn, os.getpid())
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -185,8 +185,8 @@ class _Listener:
             end_by_signal(number)
 
 
-def _begin_worker(initialize: Callable[[int], Any] | None, worker: int) -> None:
-    """Let a worker of a data loader live until its parent ends it, however it was started."""
-    outlive_signals()
+def _begin_worker(initialize: Callable[[int], Any] | None, owner: int, worker: int) -> None:
+    """Let a worker of a data loader live until its owner ends it, however it was started."""
+    outlive_signals(owner)
     if initialize is not None:
         initialize(worker)

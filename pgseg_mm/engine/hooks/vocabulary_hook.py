@@ -22,7 +22,8 @@ class VocabularyHook(Hook):
     vocabulary file for the same labels. Checkpoints carry classes, palette and words of the
     validation set in ``meta['dataset_meta']``, where mmseg's ``init_model`` and visualisers look
     for them; a set of image-text pairs has none. Where the set has no palette, its colours are
-    those of Pascal VOC. A model that takes no words gets none.
+    those that mmseg draws, or those of Pascal VOC if it draws none. A model that takes no words
+    gets none.
 
     Args:
         vocabulary: A text file with the prompt words of each label, one class a line in label

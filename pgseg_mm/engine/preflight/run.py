@@ -22,6 +22,7 @@ from .steps import (
     check_npr_begin,
     check_readers,
     check_steps,
+    check_waits_for_epochs,
 )
 from .words import check_evaluation
 
@@ -96,6 +97,7 @@ def before_train(runner: Runner) -> None:
     check_readers(loader)
     check_batches(loader, model)
     check_npr_begin(runner.train_loop, model)
+    check_waits_for_epochs(runner)
     check_pretrained(model)
     if runner.val_loop is not None:
         check_evaluated(runner.val_dataloader, 'val')

@@ -64,6 +64,20 @@ def test_a_broken_image_is_an_error_and_no_other_one_is_taken(root):
         dataset[1]
 
 
+def test_rows_of_one_image_within_parquet_are_one_item(tmp_path):
+    pa = pytest.importorskip('pyarrow')
+    import pyarrow.parquet as pq
+
+    images = [dict(bytes=bytes([n // 2]), path=f'{n // 2}.png') for n in range(4)]
+    images.append(dict(bytes=b'other', path='0.png'))
+    table = pa.table({'image': images, 'caption': ['a', 'b', 'c', 'd', 'e']})
+    pq.write_table(table, tmp_path / 'pairs.parquet')
+    dataset = build(tmp_path, ann_file='pairs.parquet')
+    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+    assert [info['text'] for info in infos] == [['a', 'b'], ['c', 'd'], ['e']]
+    assert [info['img_row'] for info in infos] == [0, 2, 4]
+
+
 def test_images_within_parquet_are_told_apart_by_their_rows(tmp_path):
     pa = pytest.importorskip('pyarrow')
     import pyarrow.parquet as pq

@@ -64,6 +64,14 @@ def test_zero_is_ignored_and_the_ignored_label_stays(wide, coloured):
     ]
 
 
+@pytest.mark.parametrize('labels', [[[0.7, 1.9]], [[-1.0, 2.0]]])
+def test_labels_that_are_none_are_refused(tmp_path, labels):
+    Image.fromarray(np.array(labels, np.float32)).save(tmp_path / 'a.tiff')
+    load = TRANSFORMS.build(dict(type='LoadWideAnnotations', imdecode_backend='pillow'))
+    with pytest.raises(ValueError, match='negative, or no whole numbers'):
+        load(dict(seg_map_path=str(tmp_path / 'a.tiff'), seg_fields=[]))
+
+
 def test_labels_are_mapped_at_once(wide):
     swapped = {0: 1, 1: 0, 255: 65535, 256: 255}
     assert load(wide, label_map=swapped) == [[1, 0, 65535], [255, 1203, 65535]]
