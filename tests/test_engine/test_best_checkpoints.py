@@ -34,7 +34,7 @@ def test_a_better_one_of_the_same_name_is_kept(tmp_path, monkeypatch, scores):
 def test_a_better_one_leaves_a_name_without_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(ToyValidation, 'scores', [1.0])
     loop = dict(type='ResumableIterLoop', max_iters=8, val_interval=4)
-    settings = dict(checkpoint=dict(BEST, interval=100), interrupt=5)
+    settings = dict(checkpoint=dict(BEST, interval=4), interrupt=5)
     runner = Runner.from_cfg(with_validation(toy_config(tmp_path, loop, **settings)))
     with pytest.raises(InterruptedError):
         runner.train()
