@@ -44,6 +44,14 @@ class VocabularyHook(Hook):
         """Hand over the vocabulary of the test set."""
         self.hand_over(unwrapped(runner.model), runner.test_dataloader.dataset)
 
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Let the next prediction look whether words' weights are others again, as after EMA's."""
+        _doubt(unwrapped(runner.model))
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Likewise."""
+        _doubt(unwrapped(runner.model))
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write classes, palette and words of the validation set into the checkpoint."""
         if runner.val_loop is None:
@@ -113,6 +121,13 @@ def _tell_of_a_background_by_word(model: Any, vocabulary: Vocabulary) -> None:
             logger='current',
             level=logging.WARNING,
         )
+
+
+def _doubt(model: Any) -> None:
+    """Have a model look whether its words' embeddings still are those of its weights."""
+    vocabulary = getattr(model, 'vocabulary', None)
+    if takes_words(model) and vocabulary is not None:
+        model.set_vocabulary(vocabulary)
 
 
 def takes_words(model: Any) -> bool:

@@ -91,7 +91,7 @@ class OpenCLIPViT(OpenCLIPTower):
         first = tower.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = torch.cat([first, x.flatten(2).transpose(1, 2)], dim=1)
         x = x + self.position_embedding(grid_size).to(x.dtype)
-        return tower.ln_pre(tower.patch_dropout(x)), grid_size
+        return tower.ln_pre(x), grid_size  # all patches: their places are needed
 
     def position_embedding(self, grid_size: tuple[int, int]) -> Tensor:
         """Position embeddings (1, 1 + N, C) of the class token and of a patch grid (h, w)."""

@@ -325,14 +325,13 @@ class PGSegViT(BaseModule):
         """Whether the regions of joined images have prototypes of their own."""
         return any(stage.prototypes_of_regions for stage in self.stages)
 
-    @staticmethod
     def _token_shares(
-        before: list[StageOutput], grid_size: tuple[int, int], regions: RegionLayout | None
+        self, before: list[StageOutput], grid_size: tuple[int, int], regions: RegionLayout | None
     ) -> Tensor | None:
         """Share of each token that a stage gets in each region, (B, R, N), after other stages."""
         if regions is None or regions.num_regions == 1:
             return None
-        shares = regions.shares(grid_size)
+        shares = regions.covered(grid_size, self.patch_size).shares(grid_size)
         if not before:
             return shares.flatten(1).expand(len(regions.captions), -1, -1)
         assignments = [out.assignment.detach() for out in before if out.assignment is not None]

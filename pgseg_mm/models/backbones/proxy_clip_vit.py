@@ -69,10 +69,21 @@ class ProxyCLIPViT(CLIPDenseViT):
         self.attention = 'proxy'
         self.beta, self.gamma, self.shared_mean = beta, gamma, shared_mean
         self.proxy_mean, self.proxy_std = proxy_mean, proxy_std
+        self.image_mean: Sequence[float] = [255 * value for value in OPENAI_DATASET_MEAN]
+        self.image_std: Sequence[float] = [255 * value for value in OPENAI_DATASET_STD]
         self.proxy = MODELS.build(proxy)
         if getattr(self.proxy, 'init_cfg', None):
             self.proxy.init_weights()
         self.proxy.requires_grad_(False).eval()
+
+    def set_image_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Tell by what images are normalised, if otherwise than for OpenAI's weights.
+
+        Args:
+            mean: Mean of pixels, R, G and B from 0 to 255, or one number for all.
+            std: Their standard deviation.
+        """
+        self.image_mean, self.image_std = mean, std
 
     def train(self, mode: bool = True) -> 'ProxyCLIPViT':
         """Switch the mode; the other backbone stays in evaluation mode."""
@@ -118,12 +129,12 @@ class ProxyCLIPViT(CLIPDenseViT):
             mean, std, new_mean, new_std = (
                 torch.tensor(values, device=images.device, dtype=images.dtype)[:, None, None]
                 for values in (
-                    OPENAI_DATASET_MEAN,
-                    OPENAI_DATASET_STD,
+                    self.image_mean,
+                    self.image_std,
                     self.proxy_mean,
                     self.proxy_std,
                 )
             )
-            images = (255 * (images * std + mean) - new_mean) / new_std
+            images = (images * std + mean - new_mean) / new_std
         features = self.proxy(images)
         return features if isinstance(features, Tensor) else features[-1]

@@ -1,7 +1,9 @@
 """Groups and prototypes of whole images as maps, for pictures."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +43,7 @@ def group_maps(backbone: nn.Module, head: PGSegHead, image: Tensor) -> dict[str,
     stages = [
         m for m in backbone.modules() if isinstance(m, EncoderStage) and m.grouping is not None
     ]
-    makers = [stage.npr_prototypes or stage.prototypes for stage in stages]
+    makers = [_with_maps(stage.npr_prototypes or stage.prototypes) for stage in stages]
     with _inputs_of(makers) as tokens:
         features: GroupFeatures = backbone(image[None])
     names = {f'stage_{stage}': (features, stage) for stage in (0, len(features.assignments) - 1)}
@@ -58,13 +60,23 @@ def group_maps(backbone: nn.Module, head: PGSegHead, image: Tensor) -> dict[str,
     }
 
 
+def _with_maps(maker: Any) -> Any:
+    """Prototypes of somebody's own that do not say which is a token's have no maps."""
+    return maker if hasattr(maker, 'assign') else None
+
+
 @contextmanager
 def _inputs_of(modules: Sequence[nn.Module | None]) -> Iterator[dict[int, Tensor]]:
-    """Collect what modules get within the context, by their index."""
+    """Collect what modules get within the context and this thread, by their index."""
     seen: dict[int, Tensor] = {}
+    thread = threading.get_ident()
+
+    def note(index: int, tokens: Tensor) -> None:
+        if threading.get_ident() == thread:  # the model may predict in others, too
+            seen[index] = tokens
 
     def listen(index: int, module: nn.Module):
-        return module.register_forward_pre_hook(lambda _, args: seen.update({index: args[0]}))
+        return module.register_forward_pre_hook(lambda _, args: note(index, args[0]))
 
     handles = [listen(i, module) for i, module in enumerate(modules) if module is not None]
     try:

@@ -27,6 +27,21 @@ class RegionLayout(NamedTuple):
         """Regions R of an image."""
         return self.captions.shape[1]
 
+    def covered(self, grid_size: tuple[int, int], patch_size: int) -> RegionLayout:
+        """The layout of the pixels that are in patches.
+
+        Those on the right and at the bottom that fill no patch are left out, as a backbone leaves
+        them out that does not pad; with one that pads, it is the layout as it is.
+
+        Args:
+            grid_size: Height and width of the patch grid.
+            patch_size: Side of a patch in pixels.
+        """
+        height, width = (side * patch_size for side in grid_size)
+        if height > self.labels.shape[0] or width > self.labels.shape[1]:
+            return self
+        return self._replace(labels=self.labels[:height, :width])
+
     def shares(self, grid_size: tuple[int, int]) -> Tensor:
         """Which share of each patch belongs to a region.
 

@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,12 @@ class LearnedTemperature(nn.Module):
         if init <= 0 or max_scale <= 0:
             raise ValueError(
                 f'temperature and max_scale must be positive, got {init} and {max_scale}'
+            )
+        if init * max_scale < 1 - 1e-6:
+            warnings.warn(
+                f'temperature {init} is below 1 / max_scale = {1 / max_scale:g}, which is used '
+                'in its place and does not change; raise one of the two',
+                stacklevel=3,
             )
         self.max_scale = max_scale
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / init)))

@@ -35,14 +35,20 @@ def check_parts(model: Any) -> None:
     """
     _check_text_widths(model.decode_head, model.text_encoder)
     _check_pixels(model.backbone, model.data_preprocessor)
+    _tell_pixels(model.backbone, model.data_preprocessor)
 
 
-def _check_text_widths(head: nn.Module, encoder: nn.Module) -> None:
+def _check_text_widths(head: Any, encoder: Any) -> None:
     """Refuse a head that expects other widths of texts than the text encoder gives.
 
     Raises:
         ValueError: If it does.
     """
+    if getattr(head, 'text_projector', head) is None and not head.num_classes:
+        raise ValueError(
+            f'{type(head).__name__} has neither text_channels, to embed words with, nor '
+            f'class_embeds in their place; set text_channels={encoder.embed_dims} in decode_head'
+        )
     for name, expected, width, what in (
         (
             'text_channels',
@@ -87,6 +93,13 @@ def _check_pixels(backbone: nn.Module, preprocessor: nn.Module) -> None:
             f'data_preprocessor has {found}; set the former, unless a protocol wants the latter.',
             stacklevel=4,
         )
+
+
+def _tell_pixels(backbone: Any, preprocessor: Any) -> None:
+    """Tell a backbone that hands images on by what they were normalised."""
+    mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
+    if hasattr(backbone, 'set_image_statistics') and mean is not None and std is not None:
+        backbone.set_image_statistics(mean.flatten().tolist(), std.flatten().tolist())
 
 
 def check_regions(preprocessor: nn.Module, head: nn.Module) -> None:

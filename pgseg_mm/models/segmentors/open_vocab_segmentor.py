@@ -234,8 +234,8 @@ class OpenVocabSegmentor(BaseSegmentor):
     @property
     def num_classes(self) -> int:
         """Number of classes of the vocabulary, with the background."""
-        if self.decision is not None and self.vocabulary is not None:
-            return len(self.vocabulary)  # the head tells words apart
+        if self.vocabulary is not None:  # the head has those of the last prediction
+            return len(self.vocabulary)
         return self.decode_head.num_classes
 
     @property
@@ -387,12 +387,15 @@ class OpenVocabSegmentor(BaseSegmentor):
         )
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """Dense class scores (B, K, H, W) of whole images."""
+        """Dense class scores (B, K, H, W) of whole images; with a ``decision`` those of words."""
         self._embed_vocabulary()
         return self.decode_head.predict(self.extract_feat(inputs), batch_img_metas, self.test_cfg)
 
     def _forward(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> Any:
-        """Patch logits (B, K, h, w), or the features themselves as long as there are no classes."""
+        """Patch logits (B, K, h, w), or the features themselves as long as there are no classes.
+
+        With a ``decision`` they are those of words.
+        """
         features = self.extract_feat(inputs)
         if self.known_vocabulary() is None and not self.decode_head.num_classes:
             return features

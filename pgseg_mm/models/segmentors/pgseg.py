@@ -154,6 +154,9 @@ class PGSeg(OpenVocabSegmentor):
         features = self._encode_images(inputs, size, regions)
         npr_pairs = self.decode_head.start_npr(features)  # is matched while the text is encoded
         captions, of_prompts = self._encode_texts(tokens, prompts)
+        patch_size = getattr(self.backbone, 'patch_size', None)
+        if regions is not None and isinstance(patch_size, int):
+            regions = regions.covered(features.grid_size, patch_size)
         return self.decode_head.loss_image_text(features, captions, npr_pairs, of_prompts, regions)
 
     def _encode_images(

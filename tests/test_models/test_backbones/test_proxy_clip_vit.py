@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmseg.structures import SegDataSample
 from torch import nn
 
 from clip_reference import Reference, softmax
-from pgseg_mm.models import ProxyCLIPViT
+from pgseg_mm.models import OpenVocabSegmentor, ProxyCLIPViT
 from pgseg_mm.models.layers import proxy_attention
 from tiny_open_clip import CLIP, add_tiny_models, reference_model
 
@@ -108,6 +109,23 @@ def test_the_other_backbone_gets_pixels_of_its_own_kind(reference):
     torch.testing.assert_close(seen[0][0], wanted)
     with pytest.raises(ValueError, match='give both, or neither'):
         made(reference, proxy_mean=[1, 2, 3])
+
+
+@pytest.mark.parametrize(('mean', 'std'), [([127.5], [127.5]), ([100.0], [60.0])])
+def test_the_other_backbone_gets_the_pixels_that_there_were(reference, mean, std):
+    seen = []
+    backbone = dict(proxy=dict(type=Pooled, cell=4), proxy_mean=[0, 0, 0], proxy_std=[1, 1, 1])
+    model = OpenVocabSegmentor(
+        dict(type='ProxyCLIPViT', model_name=NAME, **backbone),
+        dict(type='OpenCLIPTextEncoder', model_name=NAME),
+        dict(type='DenseCLIPHead', in_channels=reference.visual.output_dim),
+        data_preprocessor=dict(type='PGSegDataPreProcessor', mean=mean * 3, std=std * 3),
+    ).eval()
+    model.backbone.proxy.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    image = torch.full((3, 32, 32), 200, dtype=torch.uint8)
+    batch = model.data_preprocessor(dict(inputs=[image], data_samples=[SegDataSample()]))
+    model.extract_feat(torch.stack(list(batch['inputs'])))
+    torch.testing.assert_close(seen[0], torch.full((1, 3, 32, 32), 200.0))
 
 
 def test_weights_of_the_other_backbone_are_loaded(reference, tmp_path):

@@ -8,6 +8,7 @@ from model_zoo import tiny_model, tiny_model_cfg
 from pgseg_mm.models.inference import group_maps as module
 from pgseg_mm.models.inference.group_maps import group_maps
 from pgseg_mm.models.inference.image_geometry import flip_direction
+from pgseg_mm.models.layers import NonLearnablePrototypes
 
 CLASSES = ['dog', 'cat', 'grass', 'sky']
 NAMES = {'stage_0', 'stage_1', 'prototypes_0', 'prototypes_1'}
@@ -61,6 +62,14 @@ def test_prototypes_are_the_nearest_of_patches_and_of_their_groups(monkeypatch):
     soft = (first[0] @ features.prototypes[1][0].T).softmax(1)
     nearest = (features.assignments[0][0].T @ soft).argmax(1)
     assert torch.equal(maps['prototypes_1'].flatten().long(), nearest)
+
+
+def test_prototypes_that_name_no_token_have_no_maps(monkeypatch):
+    model = sliding_model()
+    expected = maps_of(model, torch.rand(3, 32, 40))
+    monkeypatch.delattr(NonLearnablePrototypes, 'assign')
+    found = maps_of(model, torch.rand(3, 32, 40))
+    assert set(found) == {name for name in expected if name.startswith('stage')}
 
 
 def test_groupvit_has_groups_only():

@@ -14,6 +14,15 @@ def test_shares_of_patches_that_a_border_cuts():
     assert shares.tolist() == [[[1.0, 0.5]], [[0.0, 0.5]]]
 
 
+def test_pixels_that_fill_no_patch_belong_to_none():
+    # patches of 2 x 2 on 3 x 5 pixels: one row of two, and a border between them
+    layout = layout_of([[0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 1, 1, 1]], [[0, 1]])
+    assert layout.covered((1, 2), 2).shares((1, 2)).tolist() == [[[1.0, 0.0]], [[0.0, 1.0]]]
+    # a backbone that pads sees all of them, and so does one whose patches fill the image
+    assert layout.covered((2, 3), 2) is layout
+    assert layout.covered((3, 5), 1).labels.shape == (3, 5)
+
+
 def test_whole_images_are_one_region_each():
     layout = whole_images(torch.rand(3, 3, 8, 8))
     assert layout.captions.tolist() == [[0], [1], [2]]

@@ -104,7 +104,8 @@ def test_groups_are_those_of_the_first_view(model):
 def test_is_built_from_a_config_and_knows_its_vocabulary():
     model = MODELS.build(dict(type='PGSegTTAModel', module=tiny_model_cfg()))
     model.set_vocabulary(CLASSES)
-    assert model.module.num_classes == 0  # embedded at the first prediction
+    assert model.module.num_classes == 4
+    assert model.module.decode_head.num_classes == 0  # embedded at the first prediction
     model.eval().test_step(together(view()))
     assert model.module.num_classes == 4
 
