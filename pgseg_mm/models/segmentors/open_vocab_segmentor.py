@@ -392,10 +392,7 @@ class OpenVocabSegmentor(BaseSegmentor):
         return self.decode_head.predict(self.extract_feat(inputs), batch_img_metas, self.test_cfg)
 
     def _forward(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> Any:
-        """Patch logits (B, K, h, w), or the features themselves as long as there are no classes.
-
-        With a ``decision`` they are those of words.
-        """
+        """Patch logits (B, K, h, w), of words with a ``decision``; or features without classes."""
         features = self.extract_feat(inputs)
         if self.known_vocabulary() is None and not self.decode_head.num_classes:
             return features
