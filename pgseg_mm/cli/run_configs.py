@@ -39,6 +39,7 @@ MODEL_TEST_SETTINGS = (
     'crop_size',
     'stride',
     'window_divisor',
+    'image_divisor',
     'resize',
     'pamr',
     'decision',

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -193,6 +193,18 @@ class ZeroShotIoUMetric(IoUMetric):
             pixels = written.astype(np.uint8) if ids.max() < 256 else written
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
+
+    def check_outputs(self, images: Iterable[str]) -> None:
+        """Look whether each image's prediction has a file of its own.
+
+        Args:
+            images: Paths of all images.
+
+        Raises:
+            ValueError: Two of them would have the same.
+        """
+        for image in images:
+            self._output_path(image)
 
     def _output_path(self, image: str) -> Path:
         name = Path(image)

@@ -109,6 +109,14 @@ def test_equal_names_in_several_folders(tmp_path):
         metric.process({}, data)
 
 
+def test_all_files_are_known_before_the_first_is_written(tmp_path):
+    metric = build(output_dir=str(tmp_path), image_root='data')
+    metric.check_outputs(['data/x/a.jpg', 'data/y/a.jpg', 'data/x/a.jpg'])
+    with pytest.raises(ValueError, match='elsewhere/z/b.jpg would be the same file'):
+        metric.check_outputs(['data/b.jpg', 'elsewhere/z/b.jpg'])
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_label_map_of_another_size_is_an_error():
     metric = build()
     with pytest.raises(ValueError, match=r'label map of cat.jpg is of \(1, 3\) .* of \(2, 2\)'):

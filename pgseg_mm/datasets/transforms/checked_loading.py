@@ -58,6 +58,17 @@ def has_labels(dataset: Any) -> bool:
     )
 
 
+def listed_files(dataset: Any, key: str) -> list[str]:
+    """Paths that the data sets of mmseg within wrappers list, in their order.
+
+    Args:
+        dataset: The data set.
+        key: ``'img_path'`` or ``'seg_map_path'``.
+    """
+    infos = (part.get_data_info(i) for part in _parts(dataset) for i in range(len(part)))
+    return [info[key] for info in infos if info.get(key)]
+
+
 def leave_out_labels(dataset: Any) -> None:
     """Take the loading of label maps out of the transforms of a data set, in place."""
     for part in _parts(dataset):

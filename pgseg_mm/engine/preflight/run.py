@@ -20,6 +20,7 @@ from .steps import (
     check_evaluated,
     check_length,
     check_npr_begin,
+    check_outputs,
     check_readers,
     check_steps,
     check_waits_for_epochs,
@@ -124,4 +125,5 @@ def before_test(runner: Runner, split: str = 'test') -> None:
     """
     loader = getattr(runner, f'{split}_dataloader')
     check_evaluated(loader, split)
+    check_outputs(getattr(runner, f'{split}_evaluator'), loader)
     check_evaluation(runner, split, loader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import nn
 
 from pgseg_mm.datasets import WebImageTextDataset
 from pgseg_mm.datasets.pairs.shard_stream import check_shards
+from pgseg_mm.datasets.transforms.checked_loading import listed_files
 from pgseg_mm.errors import PreflightError
-from pgseg_mm.messages import described
+from pgseg_mm.evaluation import ZeroShotIoUMetric
+from pgseg_mm.messages import described, shown
 from pgseg_mm.models.layers import ProjectionMLP, SyncBatchNorm
 from pgseg_mm.models.losses import NPRLoss
 
@@ -249,17 +252,43 @@ def check_batches(loader: Any, model: nn.Module) -> None:
 
 
 def check_evaluated(loader: Any, split: str) -> None:
-    """Refuse a validation or test set without images, whose metric would be nan.
+    """Refuse a validation or test set that has no images, or lacks some that it lists.
 
     Args:
         loader: Loader of the set.
         split: ``'val'`` or ``'test'``.
 
     Raises:
-        PreflightError: If there is no image.
+        PreflightError: If there is no image, or a file that the set lists is not there.
     """
     if len(loader.dataset) == 0:
         raise PreflightError(
             f'the {split} set has no samples: look at data_root, data_prefix, img_suffix and '
             f'ann_file of {split}_dataloader.dataset'
         )
+    keys = ('img_path', 'seg_map_path') if split == 'val' else ('img_path',)
+    listed = [path for key in keys for path in listed_files(loader.dataset, key)]
+    absent = [path for path in listed if '://' not in path and not os.path.exists(path)]
+    if absent:
+        raise PreflightError(
+            f'{len(absent)} of the {len(listed)} files that the {split} set lists do not exist, '
+            f'such as {shown(absent[0])}'
+        )
+
+
+def check_outputs(evaluator: Any, loader: Any) -> None:
+    """Refuse predictions of two images in one file, which ranks would not notice.
+
+    Args:
+        evaluator: The evaluator.
+        loader: Loader of the set.
+
+    Raises:
+        PreflightError: If there are two.
+    """
+    for metric in getattr(evaluator, 'metrics', ()):
+        if isinstance(metric, ZeroShotIoUMetric) and metric.output_dir:
+            try:
+                metric.check_outputs(listed_files(loader.dataset, 'img_path'))
+            except ValueError as error:
+                raise PreflightError(str(error)) from error
