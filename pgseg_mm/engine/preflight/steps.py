@@ -159,33 +159,32 @@ def check_npr_begin(loop: Any, model: nn.Module) -> None:
 
 
 def check_waits_for_epochs(runner: Runner) -> None:
-    """Refuse schedules and checkpoints that wait for an epoch in a loop that counts none.
+    """Refuse schedules that wait for an epoch in a loop that counts none; warn of checkpoints.
 
     Args:
         runner: The runner of a training.
 
     Raises:
-        PreflightError: If there is one.
+        PreflightError: If there is a schedule.
     """
     loop = runner.train_loop
     if isinstance(loop, EpochBasedTrainLoop):
         return
-    advice = (
-        f'but {type(loop).__name__} counts iterations alone, so that it never would; set '
-        'by_epoch=False'
-    )
+    why = f'but {type(loop).__name__} counts iterations alone'
     schedules = runner.param_schedulers
     for schedule in schedules if isinstance(schedules, list) else []:
         # those that follow a metric change behind validations
         if schedule.by_epoch and not hasattr(schedule, 'monitor'):
             raise PreflightError(
                 f'{type(schedule).__name__} of param_scheduler changes the rate by the epoch, '
-                f'{advice}, and begin and end in iterations'
+                f'{why}, so that it never would; set by_epoch=False, and begin and end in '
+                'iterations'
             )
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook) and hook.by_epoch and hook.interval > 0:
-            raise PreflightError(
-                f'{type(hook).__name__} saves by the epoch, {advice}, and interval in iterations'
+            runner.logger.warning(
+                f'{type(hook).__name__} saves by the epoch, {why}: there is no checkpoint before '
+                'the end; set by_epoch=False, and interval in iterations'
             )
 
 
