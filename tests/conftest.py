@@ -1,12 +1,16 @@
+from itertools import count
+
 import nltk
 import pytest
 import torch
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmseg.utils import register_all_modules
 
 from noun_tagger import save_tiny_tagger
 from pgseg_mm.datasets.transforms import noun_prompts
 from plain_configs import unformatted
+
+NUMBERS = count()
 
 
 def pytest_addoption(parser):
@@ -65,6 +69,12 @@ def pytest_collection_modifyitems(items):
 def _mmseg_scope():
     """Build from mmseg's registries, as its tools do."""
     register_all_modules(init_default_scope=True)
+
+
+@pytest.fixture(autouse=True)
+def _message_hub(request):
+    """A hub without the steps of the runs of other tests, which schedules of losses would read."""
+    MessageHub.get_instance(f'{request.node.nodeid} {next(NUMBERS)}')
 
 
 @pytest.fixture(autouse=True, scope='session')

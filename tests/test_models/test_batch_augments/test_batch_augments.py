@@ -23,7 +23,7 @@ def flat_images(number: int, height: int = 16, width: int = 24) -> torch.Tensor:
 
 @pytest.fixture
 def step_seed():
-    hub = MessageHub.get_instance('batch-augments')
+    hub = MessageHub.get_current_instance()
 
     def set_to(seed):
         hub.update_info(STEP_SEED, seed, resumed=False)

@@ -38,7 +38,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 @pytest.fixture
 def step_seed():
     """Sets the seed of a training step."""
-    hub = MessageHub.get_instance('prototype-options')
+    hub = MessageHub.get_current_instance()
 
     def set_seed(seed: int) -> None:
         hub.update_info(STEP_SEED, seed, resumed=False)
