@@ -21,7 +21,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from pgseg_mm.files.image_files import bgr_of
 from pgseg_mm.messages import first_line, shown
 
-SUFFIXES = (*({*IMG_EXTENSIONS} - {'.pgm', '.ppm'}), '.avif', '.gif', '.jfif')
+SUFFIXES = (*(s for s in IMG_EXTENSIONS if s not in ('.pgm', '.ppm')), '.avif', '.gif', '.jfif')
 """Files of a folder that are taken for images: those of formats that are read."""
 MAX_LISTED = 5
 

@@ -16,6 +16,7 @@ from pgseg_mm.messages import first_line
 from pgseg_mm.serialization.loading import CheckpointError
 
 Shape = tuple[int, ...]
+PROTOTYPES = 'NonLearnablePrototypes'
 CLUSTERING = {'num_iters': 10, 'temperature': None, 'start': 'mu', 'balance': None}
 """Settings of published prototypes that weights do not tell, and that decide predictions."""
 
@@ -299,7 +300,7 @@ def check_prototypes(settings: Mapping[str, Any]) -> None:
     """Refuse prototypes of which an architecture would not tell all.
 
     Args:
-        settings: Those of the prototypes of a backbone, or some of them.
+        settings: Those of the prototypes of a backbone, or some of them, with their ``type``.
 
     Raises:
         CheckpointError: If they are clustered otherwise than published, which shows in predictions.
@@ -309,6 +310,8 @@ def check_prototypes(settings: Mapping[str, Any]) -> None:
         for k in CLUSTERING
         if settings.get(k, CLUSTERING[k]) != CLUSTERING[k]
     ]
+    if (kind := str(settings.get('type', PROTOTYPES)).rpartition('.')[2]) != PROTOTYPES:
+        other = [f'type={kind!r}', *other]
     if other:
         raise CheckpointError(
             f'its prototypes have {", ".join(other)}, which no other code base has: it predicts '
@@ -338,8 +341,9 @@ def architecture_of_model(model: nn.Module, path: str | PathLike[str]) -> Archit
         ) from error
     check_hard(assign.hard)
     for stage in backbone.stages:
-        prototypes = getattr(stage, 'prototypes', None)
-        check_prototypes({k: getattr(prototypes, k, v) for k, v in CLUSTERING.items()})
+        if (prototypes := getattr(stage, 'prototypes', None)) is not None:
+            settings = {k: getattr(prototypes, k, v) for k, v in CLUSTERING.items()}
+            check_prototypes({'type': type(prototypes).__name__, **settings})
     text_blocks: Any = getattr(getattr(model, 'text_encoder', None), 'blocks', None)
     side = backbone.patch_size
     architecture = infer_architecture(

@@ -148,9 +148,8 @@ def from_release(prototypes: bool) -> Converter:
     """Converter from PGSeg's release, or from GroupViT's without prototypes."""
 
     def converter(args: argparse.Namespace) -> tuple[Conversion, Callable[[Path], None]]:
-        checkpoint, _ = load_hugging_face(
-            args.source, args.trust
-        )  # a file, or a folder like theirs
+        # a file, or a folder like theirs
+        checkpoint, _ = load_hugging_face(args.source, args.trust)
         model, architecture = model_of_config(args.config) if args.config else (None, None)
         heads = heads_of_release_config(checkpoint.extras.get('config'))
         conversion = release_to_mm(checkpoint.state_dict, heads, model, architecture)

@@ -16,7 +16,7 @@ from pgseg_mm import limits
 from pgseg_mm.apis import PGSegInferencer
 from pgseg_mm.apis.model import config_and_weights
 from pgseg_mm.checkpoints import hugging_face_to_mm, locate, release_to_mm
-from pgseg_mm.checkpoints.architecture import model_of_config
+from pgseg_mm.checkpoints.architecture import check_prototypes, model_of_config
 from pgseg_mm.checkpoints.carried_config import config_of
 from pgseg_mm.checkpoints.config_text import read_config_text
 from pgseg_mm.checkpoints.mm_checkpoint import architecture_of, save_mm
@@ -187,6 +187,12 @@ def test_prototypes_of_another_clustering_are_said_and_not_converted(tmp_path, l
         architecture_of(load_checkpoint(path))
     with pytest.raises(CheckpointError, match=refused):
         model_of_config(tmp_path / 'a.py')
+
+
+def test_prototypes_of_another_kind_are_not_converted():
+    check_prototypes({'type': 'mmseg.NonLearnablePrototypes', 'momentum': 0.5})
+    with pytest.raises(CheckpointError, match="its prototypes have type='Mine', num_iters=3"):
+        check_prototypes({'type': 'Mine', 'num_iters': 3})
 
 
 def test_classes_may_be_named_with_their_modules(tmp_path):

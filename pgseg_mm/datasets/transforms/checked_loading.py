@@ -69,6 +69,11 @@ def listed_files(dataset: Any, key: str) -> list[str]:
     return [info[key] for info in infos if info.get(key)]
 
 
+def loads_labels(dataset: Any) -> bool:
+    """Whether a transform of the data sets of mmseg within wrappers loads label maps."""
+    return any(_loads_labels(each) for part in _parts(dataset) for each in part.pipeline.transforms)
+
+
 def leave_out_labels(dataset: Any) -> None:
     """Take the loading of label maps out of the transforms of a data set, in place."""
     for part in _parts(dataset):

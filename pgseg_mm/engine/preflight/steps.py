@@ -14,7 +14,7 @@ from torch import nn
 
 from pgseg_mm.datasets import WebImageTextDataset
 from pgseg_mm.datasets.pairs.shard_stream import check_shards
-from pgseg_mm.datasets.transforms.checked_loading import listed_files
+from pgseg_mm.datasets.transforms.checked_loading import listed_files, loads_labels
 from pgseg_mm.errors import PreflightError
 from pgseg_mm.evaluation import ZeroShotIoUMetric
 from pgseg_mm.messages import described, shown
@@ -265,7 +265,9 @@ def check_evaluated(loader: Any, split: str) -> None:
             f'the {split} set has no samples: look at data_root, data_prefix, img_suffix and '
             f'ann_file of {split}_dataloader.dataset'
         )
-    keys = ('img_path', 'seg_map_path') if split == 'val' else ('img_path',)
+    # a test may do without labels
+    labels = split == 'val' and loads_labels(loader.dataset)
+    keys = ('img_path', 'seg_map_path') if labels else ('img_path',)
     listed = [path for key in keys for path in listed_files(loader.dataset, key)]
     absent = [path for path in listed if '://' not in path and not os.path.exists(path)]
     if absent:
