@@ -82,6 +82,8 @@ sys.exit(0 if v >= (2, 6) else f"torch {torch.__version__} is there; the check n
 mkdir -p "$folder/checkout"
 tar -xzf "$here/checkout.tar.gz" -C "$folder/checkout"
 cd "$folder/checkout"
+# every stage begins with imports; what cannot be compiled is compiled when it is imported
+"$python" -m compileall -qq -j 0 "$folder/site" "$folder/checkout" || true
 export PYTHONPATH="$folder/checkout:$folder/site${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" -m "$module" "$@"
 """

@@ -60,10 +60,10 @@ def _module(name: str, seconds: float) -> StageEntry:
 STAGES = (
     _module('correct', 110),
     _module('step', 150),
-    _module('capacity', 50),
+    _module('capacity', 45),
     _module('matching', 40),
-    _module('data', 55),
-    _module('inference', 60),
+    _module('data', 60),
+    _module('inference', 75),
 )
 
 

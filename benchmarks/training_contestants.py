@@ -78,7 +78,6 @@ GPU_OPTIONS = {
         'bf16 autocast, regions of pastes, 3 prompts', 'bf16', fused=True, joined=PASTES, prompts=3
     ),
     'bf16-mosaics': Option('bf16 autocast, regions of mosaics', 'bf16', fused=True, joined=MOSAICS),
-    'tf32-compile': Option('TF32, torch.compile', 'tf32', fused=True, compiled=True),
     'fp16-compile': Option('fp16 autocast, torch.compile', 'fp16', fused=True, compiled=True),
     'bf16-compile': Option('bf16 autocast, torch.compile', 'bf16', fused=True, compiled=True),
 }
@@ -116,13 +115,14 @@ def make_batch(config: str, settings: Settings, tokens: int) -> tuple[Tensor, Te
     model = Config.fromfile(config).model
     generator = torch.Generator().manual_seed(0)
     side = model.backbone.img_size
-    images = torch.randn(settings.batch, model.backbone.get('in_channels', 3), side, side)
+    channels = model.backbone.get('in_channels', 3)
+    images = torch.randn(settings.batch, channels, side, side, device=settings.device)
     ids = torch.randint(1, START_TOKEN, (settings.batch, tokens), generator=generator)
     ends = torch.randint(4, settings.words + 2, (settings.batch, 1), generator=generator)
     places = torch.arange(tokens)
     ids = torch.where(places < ends, ids, torch.where(places == ends, END_TOKEN, 0))
     ids[:, 0] = START_TOKEN
-    return images.to(settings.device), ids.to(settings.device)
+    return images, ids.to(settings.device)
 
 
 class Model:

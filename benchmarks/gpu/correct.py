@@ -32,7 +32,8 @@ def gpu_tests(stage: Stage) -> Piece:
     if not files:
         raise RuntimeError(f'no test has the mark {mark}')
     options = ('-q', '-m', 'gpu', '-p', 'no:cacheprovider')
-    done = stage.command('-m', 'pytest', *options, *files, check=False)
+    wide = {'COLUMNS': '500'}  # or failures lose their reasons
+    done = stage.command('-m', 'pytest', *options, *files, env=wide, check=False)
     last = (done.stdout.strip().splitlines() or [''])[-1]
     counts = {word: int(number) for number, word in re.findall(r'(\d+) (\w+)', last)}
     failed = done.returncode != 0

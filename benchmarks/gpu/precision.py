@@ -27,10 +27,10 @@ def _losses_and_gradients(device: str, batch: int) -> tuple[dict[str, float], to
     cfg.model.decode_head.loss_npr.begin = 0  # whatever was trained here before
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).double().train().to(device)
-    settings = Settings(batch, 20, torch.get_num_threads(), device, '')
+    settings = Settings(batch, 20, torch.get_num_threads(), 'cpu', '')  # the same numbers
     torch.manual_seed(1)
     images, tokens = make_batch(str(TINY), settings, 40)
-    losses = model(images.double(), tokens=tokens, mode='loss')
+    losses = model(images.double().to(device), tokens=tokens.to(device), mode='loss')
     total, values = model.parse_losses(losses)
     total.backward()
     gradient = torch.cat([p.grad.flatten().cpu() for p in model.parameters()])

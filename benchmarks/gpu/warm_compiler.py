@@ -16,7 +16,7 @@ def warm_up(stage: Stage, option: str) -> Piece:
 
 
 def main(stage: Stage) -> None:
-    for option in ('bf16-compile', 'fp16-compile', 'tf32-compile'):
+    for option in ('bf16-compile', 'fp16-compile'):
         stage.run(option, lambda option=option: warm_up(stage, option))
 
 

@@ -26,11 +26,26 @@ def resize_position_embedding(
 
     Returns:
         (1, h' * w', C).
+
+    In torch's deterministic mode an interpolation has no gradient on a GPU. Training in that mode
+    takes the same resizing as a product with its matrix, on any device.
     """
     # an export with free sizes must not take the example's for the only one
     exported = any(isinstance(side, torch.SymInt) for side in new_size)
     if not exported and tuple(grid_size) == tuple(new_size):
         return embedding
+    learns = embedding.requires_grad and torch.is_grad_enabled()
+    if learns and torch.are_deterministic_algorithms_enabled():
+        units = torch.eye(embedding.shape[1], device=embedding.device)[None]
+        with torch.autocast(embedding.device.type, enabled=False):
+            weights = _resize(units.to(embedding.dtype), grid_size, new_size, offset)
+            return weights @ embedding
+    return _resize(embedding, grid_size, new_size, offset)
+
+
+def _resize(
+    embedding: Tensor, grid_size: tuple[int, int], new_size: tuple[int, int], offset: float
+) -> Tensor:
     grid = embedding.unflatten(1, grid_size).permute(0, 3, 1, 2)
     if offset:
         grid = _sample(grid, new_size, offset)
