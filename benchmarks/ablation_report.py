@@ -45,7 +45,7 @@ python -m benchmarks.ablation --rows pgseg pastes --seeds 0 --world 20 --stages 
 
 Variants of NPR and controls are trained where `--rows` names them, and so is
 [a row of your own](#a-row-of-your-own). On a GPU more runs fit side by side; a machine without a
-network gets it by `make gpu-bundle` ([gpu.md](gpu.md)).
+network gets it by `make gpu-bundle` ([how](README.md#on-a-gpu-machine-without-a-network)).
 
 What follows from these tables is in [tiny_model.md](../tiny_model.md). All figures but the groups
 used are mean IoU in percent. **Own** is the ordinary prediction, by the

@@ -58,12 +58,12 @@ def _module(name: str, seconds: float) -> StageEntry:
 
 
 STAGES = (
-    _module('correct', 110),
-    _module('step', 150),
-    _module('capacity', 45),
-    _module('matching', 40),
-    _module('data', 60),
-    _module('inference', 75),
+    _module('correct', 85),
+    _module('step', 190),
+    _module('capacity', 40),
+    _module('matching', 35),
+    _module('data', 65),
+    _module('inference', 65),
 )
 
 

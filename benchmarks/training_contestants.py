@@ -78,6 +78,7 @@ GPU_OPTIONS = {
         'bf16 autocast, regions of pastes, 3 prompts', 'bf16', fused=True, joined=PASTES, prompts=3
     ),
     'bf16-mosaics': Option('bf16 autocast, regions of mosaics', 'bf16', fused=True, joined=MOSAICS),
+    'tf32-compile': Option('TF32, torch.compile', 'tf32', fused=True, compiled=True),
     'fp16-compile': Option('fp16 autocast, torch.compile', 'fp16', fused=True, compiled=True),
     'bf16-compile': Option('bf16 autocast, torch.compile', 'bf16', fused=True, compiled=True),
 }

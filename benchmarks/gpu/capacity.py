@@ -38,7 +38,7 @@ def step_of(stage: Stage, checkpointing: bool, micro_batches: bool) -> dict[str,
     step = model.step(option, *make_batch(config, settings, 40 if stage.small else 77))
     device = torch.device(stage.device)
     losses, seconds = [], []
-    for index in range(3):
+    for index in range(stage.size(2, 3)):
         if index == 1:  # the optimizer has its state
             reset_peak(device)
         stage.synchronize()

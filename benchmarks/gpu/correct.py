@@ -58,6 +58,19 @@ def parity(stage: Stage, name: str) -> Piece:
     return Piece(summary, passed=done.returncode == 0 and found[1] == found[2])
 
 
+def in_this_process(stage: Stage, folder: Path) -> None:
+    """What takes no other process."""
+    stage.run('losses and gradients as on the CPU', partial(same_as_on_the_cpu, stage))
+    stage.run('half precision', partial(half_precision, stage))
+    stage.run('fp16 overflow', partial(fp16_overflow, stage))
+    for name, settings in (
+        ('bf16', {'dtype': 'bfloat16', 'loss_scale': {'enabled': False}}),
+        ('fp16', {'dtype': 'float16', 'loss_scale': 'dynamic'}),
+    ):
+        where = partial(waits, stage, folder / name, 'AmpOptimWrapper', **settings)
+        stage.run(f'waits of a training step, {name}', where)
+
+
 def main(stage: Stage) -> None:
     os.environ.update(stage.environment, CUBLAS_WORKSPACE_CONFIG=':4096:8')
     init_default_scope('mmseg')
@@ -73,16 +86,7 @@ def main(stage: Stage) -> None:
             'killed and resumed': partial(killed_and_resumed, stage, folder / 'killed'),
             'distributed training': partial(distributed, stage, folder / 'distributed'),
         }
-        stage.run_beside(beside)
-        stage.run('losses and gradients as on the CPU', partial(same_as_on_the_cpu, stage))
-        stage.run('half precision', partial(half_precision, stage))
-        stage.run('fp16 overflow', partial(fp16_overflow, stage))
-        for name, settings in (
-            ('bf16', {'dtype': 'bfloat16', 'loss_scale': {'enabled': False}}),
-            ('fp16', {'dtype': 'float16', 'loss_scale': 'dynamic'}),
-        ):
-            where = partial(waits, stage, folder / name, 'AmpOptimWrapper', **settings)
-            stage.run(f'waits of a training step, {name}', where)
+        stage.run_beside(beside, meanwhile=partial(in_this_process, stage, folder))
 
 
 if __name__ == '__main__':

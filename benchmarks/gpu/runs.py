@@ -6,6 +6,8 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +80,16 @@ def _resume(folder: Path, deterministic: bool) -> list[str]:
         folder / 'config.py', folder.parent / 'pairs', workers=0, by_epoch=False
     )
     options = ['--cfg-options', 'randomness.seed=3', f'randomness.deterministic={deterministic}']
-    kill = '9:after:0'
-    for name, killed in (('whole', ''), ('killed', kill), ('killed', '')):
-        done = killed_runs.train(config, folder / name, '--resume', *options, kill=killed)
-        if killed_runs.was_killed(done) != bool(killed) or (done.returncode != 0) != bool(killed):
-            raise RuntimeError(f'exit status {done.returncode}: …{done.stderr[-400:]}')
+
+    def train(name: str, kills: Sequence[str]) -> None:
+        for kill in kills:
+            done = killed_runs.train(config, folder / name, '--resume', *options, kill=kill)
+            if killed_runs.was_killed(done) != bool(kill) or (done.returncode != 0) != bool(kill):
+                raise RuntimeError(f'exit status {done.returncode}: …{done.stderr[-400:]}')
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(train, ('whole', 'killed'), ([''], ['9:after:0', ''])):
+            pass  # raises what a run has raised
     expected, found = (killed_runs.last_checkpoint(folder / name) for name in ('whole', 'killed'))
     differ = []
     for key in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'data_state'):

@@ -97,11 +97,19 @@ class Stage:
         """
         self._add(name, *self._attempt(piece, needs))
 
-    def run_beside(self, pieces: dict[str, Callable[[], Piece]]) -> None:
-        """Run pieces that wait for other processes, all at once if there is a GPU."""
+    def run_beside(
+        self, pieces: dict[str, Callable[[], Piece]], meanwhile: Callable[[], None]
+    ) -> None:
+        """Run pieces that wait for other processes, all at once if there is a GPU.
+
+        Args:
+            pieces: By name.
+            meanwhile: What runs the pieces of this process.
+        """
         threads = len(pieces) if self.device == 'cuda' else (os.cpu_count() or 1)
         with ThreadPoolExecutor(threads) as pool:
             running = {name: pool.submit(self._attempt, piece) for name, piece in pieces.items()}
+            meanwhile()
             for name, future in running.items():
                 self._add(name, *future.result())
 
@@ -128,6 +136,10 @@ class Stage:
         partial = self.out.with_suffix('.part')
         partial.write_text(json.dumps(self.pieces, indent=1), encoding='utf-8')
         partial.replace(self.out)
+
+    def figure(self, piece: str, name: str) -> float | None:
+        """A figure of a piece that was run before, if it has found one."""
+        return self.pieces.get(piece, {}).get('figures', {}).get(name)
 
     def command(
         self, *arguments: object, env: dict[str, str] | None = None, check: bool = True

@@ -1,44 +1,32 @@
 """How fast a training step is, by precision and option, and against transformers' GroupViT.
 
-FLOPs are those of the products that the model asks for: counted operation by operation (torch's
-FlopCounterMode, two for a multiply-add) in a forward and a backward pass without recomputation.
-Model-FLOPs utilisation is their number per second over the dense peak of the device in the same
-precision.
+Model-FLOPs utilisation is the number of floating-point operations per second over the dense peak of
+the device in the same precision.
 """
 
 from __future__ import annotations
 
+import gc
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..groupvit_peer import PEER, load_peer
 from ..timing import MIB, Stopwatch
 from ..training_contestants import GPU_OPTIONS, Model, Option, Settings, make_batch
-from .stage import GROUPVIT, PGSEG, TINY, Piece, Stage
+from .flops import SMALLEST_BATCH, TOKENS, flops_of_a_pair, model_of, peak_tflops
+from .stage import Piece, Stage
 
-TFLOPS = {
-    'NVIDIA H100 PCIe': {'float32': 51.2, 'tf32': 378.0, 'fp16': 756.0, 'bf16': 756.0},
-    'NVIDIA H100 NVL': {'float32': 60.0, 'tf32': 417.5, 'fp16': 835.5, 'bf16': 835.5},
-    'NVIDIA H100': {'float32': 66.9, 'tf32': 494.7, 'fp16': 989.4, 'bf16': 989.4},
-    'NVIDIA H200': {'float32': 66.9, 'tf32': 494.7, 'fp16': 989.4, 'bf16': 989.4},
-    'NVIDIA A100': {'float32': 19.5, 'tf32': 156.0, 'fp16': 312.0, 'bf16': 312.0},
-}
-"""Dense peaks by the beginning of the device's name, from the vendor's data sheets."""
-TOKENS, TRIMMED = 77, 32
-"""Length of a caption as the tokenizer makes it, and as our data preprocessor cuts it."""
+TRIMMED = 32
+"""Length of a caption as our data preprocessor cuts it."""
 FILLED = 0.85
 """Share of the GPU's memory that the largest batch may take, by a linear forecast."""
 KERNELS = 10
-SMALLEST_BATCH = 32
-"""Below it is a dry run."""
 
 
 class StepContestant:
@@ -49,20 +37,34 @@ class StepContestant:
         option_name: Which of :data:`GPU_OPTIONS`.
         settings: Batch and device.
         tokens: Length of a caption.
+        models: Those that are there, with their bytes; contestants that train alike share one.
     """
 
-    def __init__(self, name: str, option_name: str, settings: Settings, tokens: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        option_name: str,
+        settings: Settings,
+        tokens: int,
+        models: dict[tuple, tuple[Model, int]] | None = None,
+    ) -> None:
         self.name = name
         self.option: Option = GPU_OPTIONS[option_name]
         self.option_name = option_name
         self.tokens = tokens
         self.settings = settings
+        models = {} if models is None else models
         before = _allocated(settings.device)
         config, cfg_options = model_of(name, settings)
-        self.model = Model(config, self.option, settings, name == PEER, cfg_options)
+        key = (name, self.option.weights)
+        if key not in models:
+            model = Model(config, self.option, settings, name == PEER, cfg_options)
+            models[key] = model, _allocated(settings.device) - before
+            before = _allocated(settings.device)
+        self.model, of_model = models[key]
         batch = replace(settings, words=min(settings.words, tokens - 2))
         self.step = self.model.step(self.option, *make_batch(config, batch, tokens))
-        self.own = _allocated(settings.device) - before
+        self.own = of_model + _allocated(settings.device) - before
         self.peak = 0
 
     def warm_up(self, steps: int) -> None:
@@ -87,16 +89,6 @@ class StepContestant:
         self.peak = _peak(self.settings.device) - before + self.own + states
 
 
-def model_of(name: str, settings: Settings) -> tuple[str, dict[str, Any]]:
-    """Config and overridden settings of a model; that of a dry run is tiny."""
-    if settings.batch >= SMALLEST_BATCH:
-        return str(PGSEG if name == 'PGSeg' else GROUPVIT), {}
-    options: dict[str, Any] = {'model.text_encoder.context_length': TOKENS}
-    if name != 'PGSeg':
-        options |= {'model.backbone.prototypes': None, 'model.decode_head.loss_npr': None}
-    return str(TINY), options
-
-
 def _allocated(device: str) -> int:
     return torch.cuda.memory_allocated() if device == 'cuda' else 0
 
@@ -108,37 +100,6 @@ def _reset_peak(device: str) -> None:
 
 def _peak(device: str) -> int:
     return torch.cuda.max_memory_allocated() if device == 'cuda' else 0
-
-
-def peak_tflops(precision: str) -> float | None:
-    """The device's dense peak, TFLOP/s, if it is known."""
-    if not torch.cuda.is_available():
-        return None
-    name = torch.cuda.get_device_name()
-    rates = next((rates for start, rates in TFLOPS.items() if name.startswith(start)), {})
-    return rates.get(precision)
-
-
-def flops_of_a_pair(name: str, settings: Settings, tokens: int) -> float:
-    """Floating-point operations of a training step for each pair, counted on the CPU once."""
-    config, cfg_options = model_of(name, settings)
-    key = (config, str(cfg_options), tokens)
-    if key not in _counted:
-        _counted[key] = _count_flops(config, cfg_options, tokens)
-    return _counted[key]
-
-
-_counted: dict[tuple[str, str, int], float] = {}
-
-
-def _count_flops(config: str, cfg_options: dict[str, Any], tokens: int) -> float:
-    settings = Settings(2, tokens - 2, torch.get_num_threads(), 'cpu', '')
-    model = Model(config, Option('counted'), settings, cfg_options=cfg_options)
-    images, words = make_batch(config, settings, tokens)
-    torch.backends.mha.set_fastpath_enabled(False)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.loss(images, words).backward()
-    return counter.get_total_flops() / settings.batch
 
 
 def largest_batch(stage: Stage, tokens: int = TOKENS) -> int:
@@ -166,11 +127,11 @@ def settings_of(stage: Stage, batch: int) -> Settings:
 
 
 def _try_to_start(
-    stage: Stage, name: str, option: str, settings: Settings, tokens: int
+    stage: Stage, name: str, option: str, settings: Settings, tokens: int, models: dict
 ) -> StepContestant | None:
     """A contestant behind its first steps, if it fits into memory."""
     try:
-        case = StepContestant(name, option, settings, tokens)
+        case = StepContestant(name, option, settings, tokens, models)
         case.warm_up(1 if stage.small else 3)
     except torch.OutOfMemoryError:
         return None
@@ -194,6 +155,7 @@ def measure(
     """
     settings = settings_of(stage, batch)
     cases: list[StepContestant] = []
+    models: dict[tuple, tuple[Model, int]] = {}
     rows: list[dict[str, Any]] = []
     for name, option, tokens in wanted:
         row = {'model': name, 'option': option, 'batch': batch, 'tokens': tokens}
@@ -201,15 +163,17 @@ def measure(
         if stage.seconds_left < (to_compile if compiled and not stage.small else 15):
             rows.append({**row, 'failed': 'not begun: no time left'})
             continue
-        case = _try_to_start(stage, name, option, settings, tokens)
+        case = _try_to_start(stage, name, option, settings, tokens, models)
         if case is None:  # what the failed attempt held is free by now
+            used = {id(other.model) for other in cases}
+            models = {key: each for key, each in models.items() if id(each[0]) in used}
             torch.cuda.empty_cache()
             rows.append({**row, 'failed': 'does not fit'})
             continue
         cases.append(case)
         rows.append(row)
     watch = Stopwatch[int](stage.device)
-    watch.run({i: case.step for i, case in enumerate(cases)}, stage.size(8, 2))
+    watch.run({i: case.step for i, case in enumerate(cases)}, stage.size(6, 2))
     measured = iter(enumerate(cases))
     for row in rows:
         if 'failed' in row:
@@ -292,6 +256,7 @@ def steps(stage: Stage) -> Piece:
         for name in eager
         if (theirs := value(PEER, name, 'images_per_second'))
     }
+    figures['images_per_second eager 256'] = value('PGSeg', 'bf16', 'images_per_second')
     trimmed = value('GroupViT', 'bf16', 'images_per_second', TRIMMED)
     figures['peer as trained'] = _ratio(trimmed, value(PEER, 'bf16', 'images_per_second'))
     figures['npr bf16'] = _ratio(
@@ -304,10 +269,9 @@ def steps(stage: Stage) -> Piece:
 
 
 def compiled(stage: Stage) -> Piece:
-    """torch.compile beside the plain step, at 256 pairs."""
-    names = ['bf16', 'bf16-compile', 'fp16', 'fp16-compile']
-    wanted = [('PGSeg', name, TOKENS) for name in names[: stage.size(4, 2)]]
-    wanted[2:2] = [] if stage.small else [('GroupViT', 'bf16-compile', TOKENS)]
+    """torch.compile beside the plain step, in bf16 and at 256 pairs."""
+    wanted = [('PGSeg', name, TOKENS) for name in ('bf16', 'bf16-compile')]
+    wanted += [] if stage.small else [('GroupViT', 'bf16-compile', TOKENS)]
     rows = measure(stage, wanted, stage.size(256, 4))
     value = partial(_value, rows)
     pair = ('bf16', 'bf16-compile')
@@ -321,25 +285,43 @@ def compiled(stage: Stage) -> Piece:
     return _piece(rows, figures)
 
 
+def compiled_elsewise(stage: Stage) -> Piece:
+    """The same in the other precisions, as far as there is time."""
+    names = [f'{precision}{way}' for precision in ('fp16', 'tf32') for way in ('', '-compile')]
+    wanted = [('PGSeg', name, TOKENS) for name in names[: stage.size(4, 2)]]
+    return _piece(measure(stage, wanted, stage.size(256, 4)), {})
+
+
 def largest(stage: Stage, batch: int) -> Piece:
-    """The largest batch, plain and compiled."""
+    """The largest batch, plain."""
     wanted = [('PGSeg', 'bf16', TOKENS), ('GroupViT', 'bf16', TOKENS)]
-    wanted += [('PGSeg', 'bf16-compile', TOKENS)]
     if load_peer() and not stage.small:
         wanted.append((PEER, 'bf16', TOKENS))
-    rows = measure(stage, wanted, batch, to_compile=60)
-    best = max(row.get('images_per_second') or 0 for row in rows if row['model'] == 'PGSeg')
+    rows = measure(stage, wanted, batch)
+    seconds = [_value(rows, name, 'bf16', 'seconds') for name in ('PGSeg', 'GroupViT')]
     figures = {
-        'mfu': _value(rows, 'PGSeg', 'bf16-compile', 'utilisation'),
-        'images_per_second': best or None,
+        'images_per_second': _value(rows, 'PGSeg', 'bf16', 'images_per_second'),
+        'npr bf16 largest': _ratio(*seconds),
         'batch': float(batch),
+    }
+    return _piece(rows, figures)
+
+
+def largest_compiled(stage: Stage) -> Piece:
+    """The largest batch, compiled."""
+    batch = int(stage.figure('largest batch', 'batch') or stage.size(1024, 8))
+    rows = measure(stage, [('PGSeg', 'bf16-compile', TOKENS)], batch, to_compile=60)
+    value = partial(_value, rows, 'PGSeg', 'bf16-compile')
+    figures = {
+        'mfu': value('utilisation'),
+        'images_per_second compiled': value('images_per_second'),
     }
     return _piece(rows, figures)
 
 
 def kernels(stage: Stage, option: str) -> Piece:
     """The ten longest kernels of the fastest setting."""
-    case = StepContestant('PGSeg', option, settings_of(stage, stage.size(256, 4)), TOKENS)
+    case = StepContestant('PGSeg', option, settings_of(stage, stage.size(1024, 4)), TOKENS)
     case.warm_up(1)
     on_cuda = stage.device == 'cuda'
     activities = [ProfilerActivity.CUDA] if on_cuda else [ProfilerActivity.CPU]
@@ -369,16 +351,22 @@ def kernels(stage: Stage, option: str) -> Piece:
 
 def main(stage: Stage) -> None:
     # what is compared with other projects comes first: the time may not be enough for all
-    stage.run('precisions and options', partial(steps, stage))
+    run(stage, 'precisions and options', partial(steps, stage))
+    run(stage, 'largest batch', lambda: largest(stage, largest_batch(stage)))
+    run(stage, 'longest kernels', partial(kernels, stage, 'bf16'))
+    run(stage, 'torch.compile', partial(compiled, stage))
+    run(stage, 'largest batch, compiled', partial(largest_compiled, stage))
+    if (stage.figure('torch.compile', 'compile') or 0) > 1:
+        run(stage, 'longest kernels, compiled', partial(kernels, stage, 'bf16-compile'), needs=60)
+    run(stage, 'torch.compile, other precisions', partial(compiled_elsewise, stage))
+
+
+def run(stage: Stage, name: str, piece: Callable[[], Piece], needs: float = 0.0) -> None:
+    """Run a piece with the GPU's memory free."""
     if stage.device == 'cuda':
+        gc.collect()
         torch.cuda.empty_cache()
-    stage.run('largest batch', lambda: largest(stage, largest_batch(stage)))
-    if stage.device == 'cuda':
-        torch.cuda.empty_cache()
-    stage.run('torch.compile', partial(compiled, stage))
-    figures = stage.pieces['torch.compile']['figures']
-    fastest = 'bf16-compile' if figures.get('compile', 0) > 1 else 'bf16'
-    stage.run('longest kernels', partial(kernels, stage, fastest))
+    stage.run(name, piece, 0.0 if stage.small else needs)
 
 
 if __name__ == '__main__':

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from .flops import TOKENS
 from .stage import Piece, Stage
-from .step import TOKENS, StepContestant, settings_of
+from .step import StepContestant, settings_of
 
 
 def warm_up(stage: Stage, option: str) -> Piece:

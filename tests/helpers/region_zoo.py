@@ -41,9 +41,9 @@ def region_model(
     return tiny_model(**cfg, **kwargs).train()
 
 
-def pairs(prompts: bool = False, number: int = 8, seed: int = 1) -> dict[str, torch.Tensor]:
+def pairs(prompts: bool = False, number: int = 8) -> dict[str, torch.Tensor]:
     """Images of noise with captions, each with two prompts of its own if asked for."""
-    images = torch.rand(number, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+    images = torch.rand(number, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     tokens = tokenize(CAPTIONS[:number], context_length=16)
     if prompts:
         words = [caption.split() for caption in CAPTIONS[:number]]

@@ -47,7 +47,7 @@ def start_matching(similarity: Tensor, maximize: bool = True) -> PendingMatch:
     if similarity.is_cuda:
         ready = torch.cuda.Event(blocking=True)  # threads that wait for it leave the cores alone
         ready.record(torch.cuda.current_stream(similarity.device))
-    pool, threads = _thread_pool(os.getpid())
+    pool, threads = _thread_pool(os.getpid(), MAX_THREADS)
     chunks = np.array_split(costs.numpy(), min(threads, len(costs)))
     futures = [pool.submit(_solve, chunk, ready, maximize) for chunk in chunks]
     return PendingMatch(futures, similarity.device)
@@ -80,8 +80,8 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-@lru_cache(maxsize=1)
-def _thread_pool(process: int) -> tuple[ThreadPoolExecutor, int]:
+@lru_cache(maxsize=2)
+def _thread_pool(process: int, most: int) -> tuple[ThreadPoolExecutor, int]:
     """Threads of one process; a forked child does not inherit those of its parent."""
-    threads = min(_usable_cores(), MAX_THREADS)
+    threads = min(_usable_cores(), most)
     return ThreadPoolExecutor(threads, thread_name_prefix='matching'), threads

@@ -1,6 +1,7 @@
 """PGSeg learns from joined images: by regions, with all that a training may have."""
 
 import copy
+import statistics
 
 import pytest
 import torch
@@ -101,8 +102,10 @@ def test_half_precision_comes_near():
 def test_half_precision_micro_batches_and_recomputation_go_together(device, augments, prompts):
     def gradients(seed, half, **settings):
         model = region_model(augments, prompts, **settings).to(device)
-        given = pairs(prompts=True, seed=seed)
-        # of noise there is little to learn: equal prompts keep the gradients of it small
+        given = pairs(prompts=True)
+        # of noise there is little to learn, and gradients of it are mostly rounding
+        colors = torch.rand(8, 3, 1, 1, generator=torch.Generator().manual_seed(seed))
+        given['inputs'] = 0.3 * given['inputs'] + 0.7 * 255 * colors
         given['tokens'][:, 1:] = tokenize(['a photo of a dog', 'a photo of grass'], 16)
         batch = model.data_preprocessor(given, training=True)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
@@ -112,12 +115,13 @@ def test_half_precision_micro_batches_and_recomputation_go_together(device, augm
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 
     all_at_once = dict(train_cfg=dict(micro_batch_size=4), backbone=dict(with_cp=True))
-    # some patch changes its group by rounding: of several batches it does not matter
-    seeds = range(1, 5)
-    whole = sum(gradients(seed, half=False) for seed in seeds)
-    pieces = sum(gradients(seed, half=True, **all_at_once) for seed in seeds)
-    assert torch.cosine_similarity(pieces, whole, dim=0) > 0.95
-    assert 0.85 < pieces.norm() / whole.norm() < 1.15
+    angles, lengths = [], []
+    for seed in range(5):  # in one of them a patch may change its group by rounding
+        whole, pieces = gradients(seed, half=False), gradients(seed, half=True, **all_at_once)
+        angles.append(torch.cosine_similarity(pieces, whole, dim=0).item())
+        lengths.append((pieces.norm() / whole.norm()).item())
+    assert statistics.median(angles) > 0.95
+    assert 0.85 < statistics.median(lengths) < 1.15
 
 
 def test_a_batch_that_stays_whole_is_contrasted_by_its_projected_groups():
