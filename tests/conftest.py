@@ -1,3 +1,4 @@
+from collections import OrderedDict
 from itertools import count
 
 import nltk
@@ -72,8 +73,10 @@ def _mmseg_scope():
 
 
 @pytest.fixture(autouse=True)
-def _message_hub(request):
-    """A hub without the steps of the runs of other tests, which schedules of losses would read."""
+def _no_earlier_runs(request, monkeypatch):
+    """A hub without the steps of the runs of other tests, which schedules of losses would read, and
+    no loggers of them, whose streams may be closed."""
+    monkeypatch.setattr(MMLogger, '_instance_dict', OrderedDict())
     MessageHub.get_instance(f'{request.node.nodeid} {next(NUMBERS)}')
 
 

@@ -8,23 +8,15 @@ from mmseg.registry import METRICS
 
 from pgseg_mm.apis.naming_choice import add_naming, set_naming_rule
 from pgseg_mm.cli.arguments import add_launch_arguments
-from pgseg_mm.cli.benchmark_data import image_folder, leaf_datasets, require_data
-from pgseg_mm.cli.checkpoint_sources import SOURCES, require_checkpoint
+from pgseg_mm.cli.benchmark_data import image_folder, leaf_datasets
+from pgseg_mm.cli.checkpoint_sources import SOURCES
+from pgseg_mm.cli.folders import check_writable
 from pgseg_mm.cli.parts import is_kind, type_name
-from pgseg_mm.cli.processes import data_errors, end_job, prepare_distributed, refusals
-from pgseg_mm.cli.protocol_choice import add_protocol, set_protocol
+from pgseg_mm.cli.processes import end_job
+from pgseg_mm.cli.protocol_choice import add_protocol
 from pgseg_mm.cli.protocols import deciding_threshold
-from pgseg_mm.cli.run_configs import (
-    add_checks,
-    check_loading_of,
-    drop_unused,
-    find_config,
-    load_config,
-    require_own_weights,
-)
-from pgseg_mm.engine.preflight import build_runner, build_test_loop, check_writable
-from pgseg_mm.evaluation import LabelMapError, ZeroShotIoUMetric
-from pgseg_mm.serialization.runner_checkpoints import load_checkpoints_safely
+from pgseg_mm.engine.test_runs import run_test
+from pgseg_mm.evaluation import ZeroShotIoUMetric
 
 DEFAULT_WAIT = 2.0
 """Seconds."""
@@ -132,9 +124,25 @@ def write_predictions(cfg: Config, folder: str) -> None:
 
 
 def prepare(cfg: Config, args: argparse.Namespace) -> None:
-    """Apply naming rule and protocol; ``args`` is told whether the rule is another one."""
-    args.other_rule = set_naming_rule(cfg, args.naming)
-    set_protocol(cfg, args.protocol)
+    """Have the test do what the options say.
+
+    Raises:
+        ValueError: If the config lacks what an option needs, or nothing can be written to a folder.
+    """
+    by_protocol = cfg.get('applied_protocol') is not None  # which tells what it is for
+    if args.other_rule and not by_protocol and deciding_threshold(cfg)[0] is not None:
+        print(WARNING.format(*deciding_threshold(cfg)))
+    if args.show or args.show_dir:
+        enable_visualization(cfg, args)
+    if args.tta:
+        if by_protocol:
+            raise ValueError("the config's protocol says how large images are; leave --tta out")
+        enable_tta(cfg)
+    if args.out is not None:
+        write_predictions(cfg, args.out)
+    for folder, flag in ((args.out, '--out'), (args.show_dir, '--show-dir')):
+        if folder is not None:
+            check_writable(folder, flag)
 
 
 def main() -> None:
@@ -144,46 +152,11 @@ def main() -> None:
         parser.error('--wait-time is how long --show stays on a picture; give --show, too')
     if args.tta and args.protocol:
         parser.error('--protocol says how large images are; leave --tta out')
-    args.config = find_config(parser, args.config)
-    if args.checkpoint == 'none':
-        args.checkpoint = None
-    else:
-        require_checkpoint(parser, args.checkpoint)
 
-    load_checkpoints_safely(trust=args.trust)
-    try:
-        cfg = load_config(args, partial(prepare, args=args))
-        by_protocol = cfg.get('applied_protocol') is not None  # which tells what it is for
-        if args.other_rule and not by_protocol and deciding_threshold(cfg)[0] is not None:
-            print(WARNING.format(*deciding_threshold(cfg)))
-        cfg.load_from = args.checkpoint
-        if args.checkpoint is None:
-            require_own_weights(cfg, args.allow_partial)
-        cfg.resume = False  # what a config says of a training
-        drop_unused(cfg, 'test')
-        if args.show or args.show_dir:
-            enable_visualization(cfg, args)
-        if args.tta:
-            if cfg.get('applied_protocol'):
-                raise ValueError("the config's protocol says how large images are; leave --tta out")
-            enable_tta(cfg)
-        if args.out is not None:
-            write_predictions(cfg, args.out)
-        for folder, flag in ((args.out, '--out'), (args.show_dir, '--show-dir')):
-            if folder is not None:
-                check_writable(folder, flag)
-        add_checks(cfg, args.allow_partial)
-        require_data(cfg)
-        check_writable(cfg.work_dir, 'work_dir')
-        prepare_distributed(cfg)
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
+    def choose(cfg: Config) -> None:
+        args.other_rule = set_naming_rule(cfg, args.naming)
 
-    check_loading_of(cfg)
-    with refusals(parser), data_errors(LabelMapError):
-        runner = build_runner(cfg)
-        build_test_loop(runner)
-        runner.test()
+    run_test(parser, args, partial(prepare, args=args), choose)
 
 
 if __name__ == '__main__':

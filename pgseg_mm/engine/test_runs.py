@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from mmengine.config import Config
@@ -67,16 +66,19 @@ def run_test(
     parser: argparse.ArgumentParser,
     args: argparse.Namespace,
     prepare: Callable[[Config], None],
+    choose: Callable[[Config], None] | None = None,
 ) -> tuple[Runner, Any]:
     """Run the test of a config, or leave with a sentence if it cannot be run.
 
     Args:
         parser: Parser that reports what is wrong.
         args: Its arguments: ``config``, which becomes the path of the file, ``checkpoint``,
-            ``split``, ``protocol`` and those of
+            ``protocol``, ``split`` if the tool has it, and those of
             :func:`pgseg_mm.cli.arguments.add_launch_arguments`.
         prepare: Changes the config for the tool, and checks where it will write; a ``ValueError``
             of it is reported.
+        choose: Applies what the tool's options choose before the protocol and the user's own
+            settings override it.
 
     Returns:
         The Runner, and what its test loop returns.
@@ -87,9 +89,15 @@ def run_test(
     else:
         require_checkpoint(parser, args.checkpoint)
     load_checkpoints_safely(trust=args.trust)
+
+    def choose_all(cfg: Config) -> None:
+        if choose is not None:
+            choose(cfg)
+        set_protocol(cfg, args.protocol)
+
     try:
-        cfg = load_config(args, partial(set_protocol, name=args.protocol))
-        if args.split != 'test' and cfg.get('applied_protocol'):
+        cfg = load_config(args, choose_all)
+        if getattr(args, 'split', 'test') != 'test' and cfg.get('applied_protocol'):
             raise ValueError(
                 f'a protocol is applied to the test set, but --split is {args.split}; leave it '
                 'out, and choose images by --cfg-options test_dataloader.dataset.ann_file=FILE'

@@ -41,7 +41,7 @@ def refusal(monkeypatch, capsys, tool: str, *arguments: object, status: int = 2)
         run_tool(monkeypatch, tool, *arguments)
     assert leaving.value.code == status, leaving.value.code
     shown = capsys.readouterr().err
-    assert 'Traceback' not in shown
+    assert 'Traceback' not in shown, shown
     message = shown.rpartition(f'{Path(tool).name}: error: ')[2]
     assert message and len(message) <= MAX_LENGTH
     return message

@@ -5,14 +5,12 @@ import os
 import runpy
 import subprocess
 import sys
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from PIL import Image
 
 from model_zoo import tiny_model, tiny_model_cfg
@@ -30,8 +28,6 @@ def place(tmp_path, monkeypatch) -> Path:
     torch.save(dict(state_dict=tiny_model().state_dict(), meta=meta), tmp_path / 'tiny.pth')
     picture().save(tmp_path / 'a.png')
     monkeypatch.chdir(tmp_path)
-    # loggers of other tests write to streams that are closed
-    monkeypatch.setattr(MMLogger, '_instance_dict', OrderedDict())
     return tmp_path
 
 

@@ -16,6 +16,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -220,13 +221,12 @@ def main() -> None:
     args = parser.parse_args()
 
     def prepare_all(cfg: Config) -> None:
-        set_naming_rule(cfg, args.naming)
         prepare(cfg, args.split, args.thresholds)
         for path, flag in ((args.json, '--json'), (args.markdown, '--markdown')):
             if path is not None:
                 check_writable_file(path, flag)
 
-    runner, rows = run_test(parser, args, prepare_all)
+    runner, rows = run_test(parser, args, prepare_all, partial(set_naming_rule, naming=args.naming))
     if not is_main_process():
         return
     dataset = runner.test_dataloader.dataset
