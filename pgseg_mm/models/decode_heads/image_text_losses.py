@@ -47,8 +47,8 @@ class ImageTextLosses:
             widths: Defaults of ``text_prototypes``.
 
         Raises:
-            ValueError: If T-NPR is on without NPR, or groups are compared with prompts but not each
-                projected by itself.
+            ValueError: If T-NPR is on without NPR, NPR has prototypes of its own, or groups are
+                compared with prompts but not each projected by itself.
         """
         self.loss_contrastive = MODELS.build(loss_contrastive)
         self.loss_multi_label = None if loss_multi_label is None else MODELS.build(loss_multi_label)
@@ -60,6 +60,11 @@ class ImageTextLosses:
                 'compares whole ones)'
             )
         self.loss_npr = None if loss_npr is None else MODELS.build(loss_npr)
+        if getattr(self.loss_npr, 'prototypes', None) is not None:
+            raise ValueError(
+                'loss_npr has prototypes of its own, but this head compares groups with those of '
+                'the backbone; leave prototypes out of loss_npr and set those of the backbone'
+            )
         self.text_prototypes: Any = None
         if text_prototypes is not None:
             if self.loss_npr is None:

@@ -150,6 +150,12 @@ def test_refuses_feature_maps():
         head(class_embeds=torch.eye(4)).classify_groups((torch.rand(1, 4, 2, 2),))
 
 
+def test_refuses_an_npr_loss_with_prototypes_of_its_own():
+    own = dict(type='NonLearnablePrototypes', num_prototypes=2, embed_dims=4)
+    with pytest.raises(ValueError, match='those of the backbone'):
+        head(loss_npr=dict(type='NPRLoss', prototypes=own))
+
+
 def test_refuses_npr_without_prototypes():
     module = head(text_channels=6, loss_npr=dict(type='NPRLoss')).train()
     text = type('Text', (), dict(eot=torch.randn(2, 6)))()
