@@ -6,6 +6,7 @@ registers every component, and help needs none.
 
 import importlib
 import os
+import runpy
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -112,9 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(0 if words else 2)
     name, *arguments = words
     if name == '--version':
-        from importlib.metadata import version
-
-        print(f'pgseg-mm {version("pgseg-mm")}')
+        file = Path(__file__).with_name('pgseg_mm') / 'version.py'  # importing it imports torch
+        print(f'pgseg-mm {runpy.run_path(str(file))["__version__"]}')
         sys.exit(0)
     command = COMMANDS.get(name)
     script = find_tool(name) if command is None else find_file(command.script)

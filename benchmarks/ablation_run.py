@@ -128,7 +128,7 @@ def train(job: Job) -> None:
     cfg = job.cell.make_config(job.data, job.folder / 'train')
     cfg.experiment_name = job.cell.key
     load_checkpoints_safely()
-    known = _resume(cfg, job)
+    known = go_on_from_last(cfg, job)
     # a run that is broken off may go on with other code
     commits = dict.fromkeys([*known.get('commits', []), job.commit])
     known['commits'] = [*commits]
@@ -153,7 +153,7 @@ def train(job: Job) -> None:
         shutil.rmtree(job.folder / 'train')
 
 
-def _resume(cfg: Any, job: Job) -> dict[str, Any]:
+def go_on_from_last(cfg: Any, job: Job) -> dict[str, Any]:
     """Make the config go on from the last checkpoint; returns what was known there."""
     nothing = {
         'curve': [],
@@ -170,7 +170,9 @@ def _resume(cfg: Any, job: Job) -> dict[str, Any]:
     if known is not None and latest is not None:
         iteration = int(latest.stem.removeprefix('iter_'))
         known['curve'] = [point for point in known['curve'] if point['iteration'] <= iteration]
-        if len(known['curve']) == iteration // job.cell.curve_interval:
+        points, rest = divmod(iteration, job.cell.curve_interval)
+        points += bool(rest)  # only the last iteration may be between two points
+        if len(known['curve']) == points:
             cfg.resume, cfg.load_from = True, str(latest)
             return {**known, 'resumed': True}
     shutil.rmtree(job.folder / 'train', ignore_errors=True)

@@ -9,7 +9,6 @@ compared; their deviation is that of all parameters together, relative to the wh
 """
 
 import argparse
-import resource
 import statistics
 import tempfile
 import time
@@ -26,7 +25,7 @@ import pgseg_mm  # noqa: F401, registers the components
 from pgseg_mm.text import tokenize
 
 from .outputs import make_parser, origin, parse, write_results
-from .timing import MIB, in_fresh_process
+from .timing import MIB, in_fresh_process, peak, reset_peak
 
 CAPTION = 'a photo of a red car beside an old brick house, number {}'
 
@@ -61,6 +60,8 @@ def measure(
 ) -> dict[str, Any]:
     """A row of the table; to be run in a process of its own. The gradient goes to a file."""
     torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    reset_peak(device)  # else it is at least what the parent had
     model = build(args, size, with_cp)
     generator = torch.Generator().manual_seed(0)
     side = model.backbone.grid_size[0] * model.backbone.patch_size
@@ -84,12 +85,7 @@ def measure(
             flat = torch.cat([p.grad.flatten().cpu() for p in model.parameters()])
             torch.save(flat, gradient)
             del flat
-    peak = torch.cuda.max_memory_allocated() if cuda else _peak_of_process()
-    return {'seconds': seconds[1:], 'peak_mib': peak / MIB, 'loss': value}
-
-
-def _peak_of_process() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {'seconds': seconds[1:], 'peak_mib': peak(device) / MIB, 'loss': value}
 
 
 def main() -> None:

@@ -115,7 +115,7 @@ def npr_inputs(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Groups and prototypes (batch, G, C) of each stage: noisy prototypes in another order.
 
-    That is what a trained encoder hands over, roughly; noise alone is easier to match.
+    That is what a trained encoder hands over, roughly; noise alone is harder to match.
     """
     with torch.no_grad():
         stages = model.backbone(images[:1]).prototypes

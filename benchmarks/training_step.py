@@ -11,6 +11,7 @@ into a page, between two lines that mark their place, and the rest of the page s
 """
 
 import argparse
+import statistics
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -99,7 +100,7 @@ def step_rows(seconds: dict[Case, list[float]], tokens: int) -> list[dict[str, A
                 'model': case.model,
                 'option': case.option,
                 'tokens': case.tokens,
-                'milliseconds': sorted(times)[len(times) // 2] * 1e3,
+                'milliseconds': statistics.median(times) * 1e3,
                 'times_plain': ratio(times, plain),
                 'times_peer': None if same is None else ratio(times, same),
                 'times_peer_untrimmed': None if untrimmed is None else ratio(times, untrimmed),

@@ -1,12 +1,14 @@
 """The demo's config: one from the repository, pointed at the demo's data and folders."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
 from pgseg_mm.cli.config_files import override, read_config_file
+from pgseg_mm.cli.run_configs import drop_unused
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_CONFIG = Path('configs/pgseg/pgseg_tiny-p8_emoji-scenes-64x64_late-interaction.py')
@@ -49,7 +51,7 @@ def make_config(
         options: Settings of the config to override, by their dotted names.
 
     Raises:
-        ValueError: If the config has no ``data_root``, or trains by epochs.
+        ValueError: If the config has no ``data_root`` or no checkpoint hook, or trains by epochs.
     """
     cfg = read_config_file(path)
     if 'data_root' not in cfg:
@@ -59,18 +61,37 @@ def make_config(
     cfg = Config(replace_folder(cfg.to_dict(), cfg.data_root, data.as_posix()))
     override(cfg, options)
     cfg.work_dir = str(work_dir)
-    cfg.randomness.seed = seed
+    cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
     if 'model.backbone.img_size' not in (options or {}):
         cfg.model.backbone.img_size = image_size
     if max_iters is not None:
         stretch_schedule(cfg, max_iters)
     # the last weights count: no choice by the images that the demo evaluates on
-    cfg.default_hooks.checkpoint.pop('save_best', None)
+    hooks = cfg.get('default_hooks') or {}
+    if not hooks.get('checkpoint'):
+        raise ValueError('the demo draws what the last checkpoint predicts; keep its hook')
+    hooks['checkpoint'].pop('save_best', None)
     # the demo draws pictures of its own
-    cfg.default_hooks.pop('visualization', None)
+    hooks.pop('visualization', None)
+    drop_unused(cfg, 'train')
     # a visualizer for each run, instead of one with this name for all
-    cfg.visualizer.pop('name', None)
+    (cfg.get('visualizer') or {}).pop('name', None)
     return cfg
+
+
+def seed_of(path: Path, options: Mapping[str, Any] | None) -> int:
+    """The seed of a config and settings that override it; 0 if they have none.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+        ValueError: If it is no whole number.
+    """
+    cfg = read_config_file(existing_config(path))
+    override(cfg, options)
+    seed = (cfg.get('randomness') or {}).get('seed') or 0
+    if not isinstance(seed, int):
+        raise ValueError(f'randomness.seed must be a whole number, got {seed!r}')
+    return seed
 
 
 def replace_folder(value: Any, old: str, new: str) -> Any:

@@ -72,7 +72,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=None,
         help='whether a background takes what is like none of the words; by default if the words '
-        'name it',
+        'name it, or --threshold is given',
     )
     add(
         '--threshold',

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from demo_benchmark import benchmark_table
-from demo_config import DEFAULT_CONFIG, existing_config
+from demo_config import DEFAULT_CONFIG, existing_config, seed_of
 from demo_data import ATTRIBUTION, Scenes, ensure_scenes
 from demo_train import METRIC_WORDS, Run, train
 
@@ -84,10 +84,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.max_iters is not None and args.max_iters < 2:
         parser.error(f'--max-iters must be at least 2, got {args.max_iters}')
     if args.seeds is None:
-        seed = (args.cfg_options or {}).get('randomness.seed') or 0
-        if not isinstance(seed, int):
-            parser.error(f'--cfg-options randomness.seed must be a whole number, got {seed!r}')
-        args.seeds = [seed]
+        try:
+            args.seeds = [seed_of(args.config, args.cfg_options)]
+        except (FileNotFoundError, ValueError) as error:
+            parser.error(str(error))
     if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
         parser.error(f'--seeds takes different numbers, not negative, got {args.seeds}')
     if args.num_val < 1:

@@ -15,6 +15,7 @@ from pgseg_mm.cli.parts import is_kind, type_name
 from pgseg_mm.cli.processes import end_job
 from pgseg_mm.cli.protocol_choice import add_protocol
 from pgseg_mm.cli.protocols import deciding_threshold
+from pgseg_mm.cli.run_configs import drop_unused
 from pgseg_mm.engine.test_runs import run_test
 from pgseg_mm.evaluation import ZeroShotIoUMetric
 
@@ -129,6 +130,7 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
     Raises:
         ValueError: If the config lacks what an option needs, or nothing can be written to a folder.
     """
+    drop_unused(cfg, 'test')
     by_protocol = cfg.get('applied_protocol') is not None  # which tells what it is for
     if args.other_rule and not by_protocol and deciding_threshold(cfg)[0] is not None:
         print(WARNING.format(*deciding_threshold(cfg)))

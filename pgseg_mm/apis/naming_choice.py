@@ -46,10 +46,12 @@ def set_naming_rule(cfg: Config, naming: str | None) -> bool:
         scores of another kind.
 
     Raises:
-        ConfigError: If the head names no groups.
+        ConfigError: If there is no model, or its head names no groups.
     """
     if naming is None:
         return False
+    if not cfg.get('model'):
+        raise ConfigError('--naming is for the head of a model, and the config has no model')
     before = naming_of(cfg)
     if before is None:
         kind = (cfg.model.get('decode_head') or {}).get('type')

@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from pgseg_mm.cli.config_files import ConfigError, override, read_config_file
-from pgseg_mm.cli.protocol_notes import notes_on, override_noted, scores_of
+from pgseg_mm.cli.protocol_notes import notes_on, scores_of
 from pgseg_mm.cli.protocols import (
     Protocol,
     ProtocolSettings,
@@ -20,7 +20,7 @@ from pgseg_mm.cli.protocols import (
     settings_of,
     with_threshold,
 )
-from pgseg_mm.cli.run_configs import require_own_weights
+from pgseg_mm.cli.run_configs import apply_settings, require_own_weights
 from pgseg_mm.messages import first_of
 
 from .naming_choice import naming_of, set_naming_rule
@@ -138,7 +138,7 @@ def configure(
         settings = with_threshold(protocol.settings(name), thresholds.get(name))
         apply_protocol(cfg, settings)
         notes = settings.notes if name in thresholds else notes_on(cfg, settings)
-    override_noted(cfg, args.cfg_options)
+    apply_settings(cfg, args.cfg_options)
     other_rule = naming_of(cfg) != naming_of(config)
     if protocol is not None and settings.scores is not None:
         other_rule = other_rule and scores_of(cfg) != settings.scores

@@ -131,6 +131,23 @@ def _check_options(options: dict[str, Any] | None) -> None:
             )
 
 
+def apply_settings(cfg: Config, options: dict[str, Any] | None) -> None:
+    """Let the user's own settings override a config that a Runner is built of.
+
+    Args:
+        cfg: The config, changed in place.
+        options: Settings by their dotted names.
+
+    Raises:
+        ConfigError: If one does not fit the config.
+    """
+    _check_options(options)
+    override_noted(cfg, options)
+    for name in SWITCHED_OFF:
+        if name in cfg and cfg[name] is None:
+            cfg.pop(name)
+
+
 def load_config(
     args: argparse.Namespace, prepare: Callable[[Config], None] | None = None
 ) -> Config:
@@ -157,11 +174,7 @@ def load_config(
         cfg.launcher = args.launcher
     elif cfg.get('launcher') is None:
         cfg.launcher = 'none'
-    _check_options(args.cfg_options)
-    override_noted(cfg, args.cfg_options)
-    for name in SWITCHED_OFF:
-        if name in cfg and cfg[name] is None:
-            cfg.pop(name)
+    apply_settings(cfg, args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

@@ -55,8 +55,10 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     if folder not in _cleared:
         _cleared.add(folder)
         clear_leftovers(folder)
+    # its own name may be as long as names may be
+    beginning = os.fsencode(path.name)[:60].decode('utf-8', 'ignore')
     temporary = path.with_name(
-        f'.{path.name[:100]}.~{HOST_NAME}~{os.getpid()}~{secrets.token_hex(4)}{path.suffix}'
+        f'.{beginning}.~{HOST_NAME}~{os.getpid()}~{secrets.token_hex(4)}{path.suffix}'
     )
     # the umask of the process applies, and a file that is there already is not opened
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))

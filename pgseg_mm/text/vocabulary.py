@@ -103,7 +103,7 @@ class Vocabulary:
             )
         words, places = read_word_file(path)
         # SCLIP's name background by what is there, some of which are classes as well
-        repeats = path.name.startswith(SCLIP_PREFIX) or path.parent.parent == SHIPPED
+        repeats = path.name.startswith(SCLIP_PREFIX) or _is_shipped(path)
         stripped = [
             _stripped(synonyms, place) for synonyms, place in zip(words, places, strict=True)
         ]
@@ -214,6 +214,10 @@ def _check_words(
                 )
         if len({word.casefold() for word in synonyms}) < len(synonyms):
             raise ValueError(f'A word stands twice in {place}: {shown(", ".join(synonyms))}.')
+
+
+def _is_shipped(path: Path) -> bool:
+    return path.resolve().parent.parent == SHIPPED.resolve()
 
 
 def _has_repeats(words: Sequence[tuple[str, ...]]) -> bool:

@@ -114,7 +114,8 @@ def _legend(shown: ShownImage, names: Sequence[str], colours: Colours, height: i
     """Legend of a row whose panels have a height."""
     shares = occurring(list(shown.labels.values()), len(names))
     rows = legend_rows(shares, names, colours)
-    return draw_legend(rows, list(shown.labels), height + LINE, free_width=0, min_columns=1)
+    height = max(height + LINE, 3 * LINE)  # of the heading and two rows at least
+    return draw_legend(rows, list(shown.labels), height, free_width=0, min_columns=1)
 
 
 def _paste(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
@@ -185,6 +186,22 @@ def test_a_run_that_fails_is_named(data, folders, tmp_path, capsys):
     assert 'failed: pastes, 10 classes, 1 stage, seed 0' in capsys.readouterr().err
     assert any('num_heads' in log.read_text() for log in (tmp_path / 'logs').iterdir())
     assert '**1 of 1 runs of the main rows are missing**' in (tmp_path / 'a.md').read_text()
+
+
+def test_a_run_that_lacks_its_result_alone_goes_on_from_its_end(tmp_path):
+    cell = ablation.Cell('pgseg', WORLD, iterations=30)  # judged at 7, 14, 21, 28 and 30
+    folder = tmp_path / 'run'
+    (folder / 'train').mkdir(parents=True)
+    checkpoint = {'meta': {'epoch': 0, 'iter': 30}, 'state_dict': {}, 'message_hub': {}}
+    torch.save(checkpoint, folder / 'train' / 'iter_30.pth')
+    (folder / 'train' / 'last_checkpoint').write_text('iter_30.pth')
+    curve = [{'iteration': iteration} for iteration in (7, 14, 21, 28, 30)]
+    progress = {'curve': curve, 'seconds': {}, 'resumed': False}
+    (folder / 'progress.json').write_text(json.dumps(progress))
+    job = ablation_run.Job(cell, tmp_path, folder, tmp_path / 'r', tmp_path / 'l', '', '')
+    cfg = Config()
+    assert ablation_run.go_on_from_last(cfg, job) == {**progress, 'resumed': True}
+    assert cfg.resume and cfg.load_from.endswith('iter_30.pth')
 
 
 def test_a_run_ends_with_its_command(tmp_path, monkeypatch):

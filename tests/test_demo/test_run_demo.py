@@ -200,12 +200,33 @@ def test_failed_run_ends_the_demo(demo, tmp_path, monkeypatch):
         (['--num-val', '0'], '--num-val must be at least 1, got 0'),
         (['--cfg-options', 'randomness.seed=abc'], "must be a whole number, got 'abc'"),
         (['--cfg-options', 'train_cfg.max_iters.x=3'], 'does not fit the config'),
+        (['--cfg-options', 'default_hooks.checkpoint=None'], 'keep its hook'),
     ],
 )
 def test_faulty_options_are_refused(demo, capsys, options, message):
     with pytest.raises(SystemExit):
         demo.parse_args(options)
     assert message in capsys.readouterr().err
+
+
+def test_the_seed_is_the_config_s_unless_one_is_given(demo, tmp_path):
+    module = importlib.import_module('demo_config')
+    base = module.existing_config(module.DEFAULT_CONFIG).resolve()
+    config = tmp_path / 'seven.py'
+    config.write_text(f'_base_ = {str(base)!r}\nrandomness = dict(seed=7)\n')
+    given = ['--config', str(config)]
+    assert demo.parse_args(given).seeds == [7]
+    assert demo.parse_args([*given, '--cfg-options', 'randomness.seed=3']).seeds == [3]
+    assert demo.parse_args([*given, '--cfg-options', 'randomness=None']).seeds == [0]
+    assert demo.parse_args(['--config', str(base)]).seeds == [0]
+
+
+def test_sections_that_are_switched_off_are_left_out(demo, tmp_path):
+    off = ['--cfg-options', 'val_dataloader=None', 'randomness=None', 'visualizer=None']
+    (run,) = demo.plan_runs(demo.parse_args(off))
+    cfg = run.make_config()
+    assert cfg.get('val_cfg') is None and cfg.get('val_evaluator') is None
+    assert cfg.randomness.seed == 0
 
 
 def test_config_is_pointed_at_data_and_schedule(demo, tmp_path):

@@ -47,6 +47,12 @@ def test_float32_agrees_within_the_published_tolerance(capsys):
     assert '28 of 28 keys agree' in capsys.readouterr().out
 
 
+def test_a_device_that_is_not_there_is_no_failed_comparison(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        check_parity.main([str(FILE), '--device', 'gpu0'])
+    assert leaving.value.code == 2 and '--device gpu0 cannot be used' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('key', STORED)
 @torch.no_grad()
 def test_one_value_changed_fails(model, key):

@@ -19,6 +19,7 @@ from odd_images import picture
 from pgseg_mm.apis import model_choice
 from pgseg_mm.checkpoints import mm_to_hugging_face, published
 from pgseg_mm.checkpoints.hugging_face import save_hugging_face
+from pgseg_mm.version import __version__
 from tool_runs import refusal
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +73,7 @@ def test_help_names_every_command_and_imports_nothing_large(capsys):
 
 def test_version_is_told(capsys):
     assert run('--version') == 0
-    assert capsys.readouterr().out.startswith('pgseg-mm ')
+    assert capsys.readouterr().out == f'pgseg-mm {__version__}\n'
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,12 @@ def test_a_file_is_replaced_when_it_is_complete(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ['x.json']
 
 
+def test_a_name_may_be_as_long_as_the_system_has_it(tmp_path):
+    path = tmp_path / ('\u5199' * 80 + '.json')  # 245 bytes
+    write_json(path, {'a': 1})
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
 def test_the_umask_is_never_changed(tmp_path, monkeypatch):
     before = os.umask(0o027)
     monkeypatch.setattr(os, 'umask', lambda mask: pytest.fail('the umask was set'))

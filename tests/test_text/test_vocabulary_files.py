@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pgseg_mm.text import Vocabulary
+from pgseg_mm.text.vocabulary import SHIPPED
 from pgseg_mm.text.words import with_background
 
 EXPECTED = (('background',), ('St. Bernard', 'dog'), ('red car',))
@@ -90,6 +91,13 @@ def test_files_of_sclip_are_read_unchanged(read):
     assert not read('dog\ncat, kitten', 'cls_pets.txt').repeats
     with pytest.raises(ValueError, match="'bed' stands in line 1 of .* and in line 3"):
         read(text, 'other.txt')
+
+
+def test_a_list_of_the_package_is_the_same_by_any_path(monkeypatch):
+    whole = SHIPPED / 'sclip' / 'coco_object.txt'
+    monkeypatch.chdir(SHIPPED.parent)
+    near = Vocabulary.from_file('vocabularies/sclip/coco_object.txt')
+    assert near == Vocabulary.from_file(whole) == Vocabulary.from_file('sclip/coco_object')
 
 
 def test_a_file_that_is_none_is_refused(tmp_path, monkeypatch):

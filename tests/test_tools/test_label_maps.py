@@ -137,7 +137,7 @@ def annotations(categories: list[int]) -> dict:
     segments = [
         (1, small, box(2, 2, 5, 6)),  # before the region that covers it
         (1, big, box(0, 0, 8, 10)),
-        (1, big, [*box(9, 11, 11, 13), *box(9, 14, 11, 16)]),
+        (1, big, [*box(9, 11, 11, 13), [3, 3, 4, 4], *box(9, 14, 11, 16)]),  # two points
         (1, small, [[1, 1, 2, 2]]),  # two points
         (2, small, run_lengths(checkerboard())),
         (2, big, run_lengths(np.zeros(SIZE, int))),
@@ -172,7 +172,7 @@ def expected_maps(big: int, small: int) -> list[np.ndarray]:
 
 LEFT_OUT = (
     'left out: 1 (annotation of an image that the file does not list)',
-    'left out: 1 (polygon of fewer than three points)',
+    'left out: 2 (polygon of fewer than three points)',
     'left out: 1 (segment without a pixel)',
 )
 
@@ -309,6 +309,13 @@ def test_images_of_imagenet_s_are_linked_and_its_labels_checked(run, imagenet_s)
     assert 'the published split has 752' in said
     assert len(list((imagenet_s / 'validation').glob('*/*.JPEG'))) == 50
     assert run('imagenet_s.py', imagenet_s) == said
+
+
+def test_what_is_no_image_is_left_out_and_counted(run, imagenet_s):
+    run('imagenet_s.py', imagenet_s, '--imagenet', imagenet_s.parent / 'imagenet')
+    (imagenet_s / 'validation' / WNIDS[3] / '.DS_Store').write_bytes(b'x')
+    said = run('imagenet_s.py', imagenet_s)
+    assert '50 images of 50 classes' in said and 'left out: 1 (files that are no images)' in said
 
 
 def test_links_follow_an_imagenet_that_has_moved(run, imagenet_s):

@@ -89,6 +89,16 @@ def test_cc3m_is_read_by_img2datasets_reader_and_losses_are_counted(run, cc3m, s
     }
 
 
+def test_a_mark_of_utf_8_is_no_part_of_the_first_row(run, tmp_path):
+    source = tmp_path / 'cc12m.tsv'
+    source.write_text('https://a.org/1.jpg\ta horse\n', encoding='utf-8-sig')
+    run('cc12m.py', source, tmp_path / 'out.parquet')
+    assert pq.read_table(tmp_path / 'out.parquet').to_pydict() == {
+        'url': ['https://a.org/1.jpg'],
+        'caption': ['a horse'],
+    }
+
+
 def test_cc12m_has_the_address_first(run, tmp_path):
     source = tmp_path / 'cc12m.tsv'
     source.write_text('https://a.org/1.jpg\ta <PERSON> on a horse\n')

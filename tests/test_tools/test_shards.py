@@ -2,11 +2,13 @@ import json
 import os
 import runpy
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow.parquet
 import pytest
+from mmengine.logging import MMLogger
 from PIL import Image
 
 from pgseg_mm.datasets import ImageTextDataset
@@ -25,6 +27,7 @@ def run(monkeypatch, capsys):
 
     def run_tool(tool, *args):
         monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
+        monkeypatch.setattr(MMLogger, '_instance_dict', OrderedDict())  # as a process has it
         try:
             runpy.run_path(str(TOOLS / tool), run_name='__main__')
         except SystemExit as stop:
@@ -142,6 +145,18 @@ def test_images_are_packed_by_what_they_are(run, tmp_path):
     assert '4 pairs; left out: ' in result.stdout, result.stdout + result.stderr
     members = [set(sample.members) for sample in read_shard(str(tmp_path / 'out' / '00000.tar'))]
     assert members == [{'txt', 'json', kind} for kind in ('jpg', 'png', 'jpg', 'tif')]
+
+
+def test_shards_name_where_their_images_were(run, tmp_path):
+    folder = tmp_path / ('deep' * 30) / ('deeper' * 20)
+    folder.mkdir(parents=True)
+    Image.new('RGB', (8, 6)).save(folder / 'a.png')
+    row = dict(image=str(folder.relative_to(tmp_path) / 'a.png'), caption='a')
+    (tmp_path / 'pairs.jsonl').write_text(json.dumps(row))
+    packed = ('pairs_to_shards.py', tmp_path / 'pairs.jsonl', tmp_path / 'out', '--shards', 1)
+    run(*packed, '--image-root', tmp_path)
+    (sample,) = read_shard(str(tmp_path / 'out' / '00000.tar'))
+    assert json.loads(sample.members['json'])['path'] == str(folder / 'a.png')
 
 
 def test_more_shards_than_pairs_are_refused(run, tmp_path):

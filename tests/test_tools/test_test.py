@@ -243,6 +243,22 @@ def test_a_setting_of_the_model_is_not_given_to_the_loop(predicted, capsys):
     assert 'give model.test_cfg.pamr' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('option', [['--tta'], ['--out', 'masks'], ['--show-dir', 'pictures']])
+def test_without_a_test_set_that_is_what_is_said(config, monkeypatch, capsys, option):
+    tail = (*option, '--cfg-options', 'test_dataloader=None')
+    path = config.with_name('tiny.pth')
+    assert 'the config has no test_dataloader' in refusal(
+        monkeypatch, capsys, 'tools/test.py', config, path, *tail
+    )
+
+
+def test_a_naming_rule_needs_a_model(config, monkeypatch, capsys):
+    runtime = Path(__file__).parents[2] / 'configs/_base_/default_runtime.py'
+    arguments = (runtime, config.with_name('tiny.pth'), '--naming', 'logits')
+    said = refusal(monkeypatch, capsys, 'tools/test.py', *arguments)
+    assert 'the config has no model' in said
+
+
 def test_an_empty_set_is_refused(config, monkeypatch, capsys):
     settings = [
         'test_dataloader.dataset.img_suffix=.jpg',

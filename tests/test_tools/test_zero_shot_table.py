@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from benchmark_zoo import BENCHMARKS, SMALL, run_test_tool, small_checkpoint
 from pgseg_mm.apis.table_configs import configure
 from pgseg_mm.cli.protocols import read_protocol
+from pgseg_mm.cli.run_configs import SWITCHED_OFF
 from pgseg_mm.cli.zero_shot_results import fingerprint
 
 ROOT = Path(__file__).parents[2]
@@ -239,7 +240,8 @@ def test_what_the_user_sets_goes_before_the_protocol(root, checkpoint, tmp_path)
     BY_NAME['voc21'].write(root)
     work_dir = tmp_path / 'table'
     arguments = ['--protocol', 'pgseg', '--benchmarks', 'voc21', '--thresholds', 'voc21=0.5']
-    assert run(checkpoint, work_dir, *arguments) == 0
+    off = ['--cfg-options', *(f'{key}=None' for key in ('launcher', *SWITCHED_OFF))]
+    assert run(checkpoint, work_dir, *arguments, *off) == 0
     table = json.loads((work_dir / 'zero_shot.json').read_text())
     assert table['benchmarks'][0]['threshold'] == 0.5
     assert '| scores below 0.5 |' in (work_dir / 'zero_shot.md').read_text()
@@ -263,6 +265,7 @@ def test_what_the_user_sets_goes_before_the_protocol(root, checkpoint, tmp_path)
         ),
         (['--protocol', 'sclop'], "no protocol 'sclop'; choose one of clearclip, groupvit"),
         (['--protocol', 'tcl', 'tcl'], 'tcl is given twice'),
+        (['--cfg-options', 'test_cfg.mode=whole'], 'give model.test_cfg.mode'),
     ],
 )
 def test_wrong_arguments(checkpoint, tmp_path, capsys, arguments, message):

@@ -104,6 +104,12 @@ def test_crowded_legend_is_cut(model, written):
     assert 'and 4 more' in texts(written)  # with the pixel that has no class
 
 
+def test_legend_of_a_flat_panel_is_whole(model, written):
+    draw_segmentation_sheet(model, Crowded(), [0], panel=12)
+    names = [each for each in written if each.text in (*CLASSES, 'and 4 more')]
+    assert len(names) > 1 and all(each.is_whole for each in names)
+
+
 def test_image_comes_back_as_it_was(model):
     item = TwoImages()[0]['inputs']
     shown = segment_image(model, TwoImages(), 0)

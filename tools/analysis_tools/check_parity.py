@@ -26,6 +26,7 @@ import parity_rules
 from parity_maps import ClassMap, Given
 from pgseg_mm.checkpoints import release_shapes, release_to_mm
 from pgseg_mm.checkpoints.release_config import architecture_of_release_config
+from pgseg_mm.cli.arguments import find_device
 from pgseg_mm.serialization.loading import CheckpointError
 from pgseg_mm.serialization.numpy_files import read_npz
 
@@ -356,6 +357,7 @@ def main(argv: list[str] | None = None) -> int:
         '--dtype', choices=['float64', 'float32'], default='float64', help='default: %(default)s'
     )
     args = parser.parse_args(argv)
+    args.device = find_device(parser, args.device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     status = 0
     for path in args.files:

@@ -202,7 +202,8 @@ def find_or_measure(
     cfg.update(load_from=args.checkpoint, resume=False, work_dir=str(folder))
     if args.launcher is not None:
         cfg.launcher = args.launcher
-    cfg.setdefault('launcher', 'none')
+    elif cfg.get('launcher') is None:
+        cfg.launcher = 'none'
     add_checks(cfg, args.allow_partial)
     prepare_distributed(cfg)
     try:

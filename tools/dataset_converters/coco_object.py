@@ -17,7 +17,6 @@ import numpy as np
 from segment_maps import (
     AnnotationError,
     add_workers,
-    check_workers,
     group_by_image,
     in_processes,
     read_annotations,
@@ -121,7 +120,6 @@ def convert_instances(path: Path, folder: Path, workers: int) -> tuple[str, Coun
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    check_workers(parser, args.workers)
     folder = args.root / 'annotations' / args.split
     if args.instances is None:
         run_conversion(partial(convert_stuff_maps, folder, args.workers))

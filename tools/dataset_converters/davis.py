@@ -20,7 +20,6 @@ import numpy as np
 from segment_maps import (
     AnnotationError,
     add_workers,
-    check_workers,
     in_processes,
     run_conversion,
     save_map,
@@ -206,7 +205,6 @@ def convert(root: Path, out: Path, every: int, workers: int) -> tuple[str, Count
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    check_workers(parser, args.workers)
     run_conversion(partial(convert, args.root, args.out, args.every, args.workers))
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
-from segment_maps import AnnotationError, add_workers, check_workers, in_processes, run_conversion
+from segment_maps import AnnotationError, add_workers, in_processes, run_conversion
 from wrong_pairs import shuffle
 
 from pgseg_mm import limits
@@ -309,7 +309,6 @@ def convert(args: argparse.Namespace) -> tuple[str, Counter[str]]:
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    check_workers(parser, args.workers)
     run_conversion(partial(convert, args))
 
 

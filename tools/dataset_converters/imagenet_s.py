@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from segment_maps import AnnotationError, add_workers, check_workers, in_processes, run_conversion
+from segment_maps import AnnotationError, add_workers, in_processes, run_conversion
 
 from pgseg_mm.files.image_files import UnreadableImage, open_image, read_header, read_image_file
 
@@ -24,6 +24,7 @@ SUBSETS = {50: 752, 300: 4097, 919: 12419}
 """Number of validation images of each number of classes."""
 IGNORED_CLASS = 1000
 NAMED_FAULTS = 5
+IMAGE_SUFFIXES = ('.jpeg', '.jpg', '.png')
 WITHOUT = 'masks without the label of their folder '
 
 
@@ -127,7 +128,9 @@ def check(root: Path, split: str, workers: int) -> tuple[str, Counter[str]]:
         (path, masks / folder.name / f'{path.stem}.png', label, num_classes)
         for label, folder in enumerate(folders, start=1)
         for path in sorted(folder.iterdir())
+        if path.suffix.lower() in IMAGE_SUFFIXES
     ]
+    others = sum(len(list(folder.iterdir())) for folder in folders) - len(tasks)
     sizes = Counter(f'{WITHOUT}{path.parent.name}' for path, *_ in tasks)
     found = sum(in_processes(check_image, tasks, workers), Counter())
     faults = Counter({what: n for what, n in found.items() if 2 * n > sizes[what]})
@@ -141,7 +144,7 @@ def check(root: Path, split: str, workers: int) -> tuple[str, Counter[str]]:
         said += f'; {found.total()} of these lack the label of their folder'
     if split == 'validation' and len(tasks) != SUBSETS[num_classes]:
         said += f'; the published split has {SUBSETS[num_classes]}'
-    return said, Counter()
+    return said, Counter({'files that are no images': others} if others else {})
 
 
 def link_and_check(
@@ -157,7 +160,6 @@ def link_and_check(
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    check_workers(parser, args.workers)
     run_conversion(partial(link_and_check, args.root, args.split, args.imagenet, args.workers))
 
 

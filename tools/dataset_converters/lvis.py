@@ -17,7 +17,6 @@ import numpy as np
 from segment_maps import (
     AnnotationError,
     add_workers,
-    check_workers,
     group_by_image,
     read_annotations,
     run_conversion,
@@ -110,7 +109,6 @@ def write_label_maps(
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    check_workers(parser, args.workers)
     run_conversion(
         partial(write_label_maps, args.annotations, args.out_dir, args.images, args.workers)
     )

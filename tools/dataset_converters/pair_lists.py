@@ -163,9 +163,9 @@ def read_fields(path: Path, fields: int, left_out: Counter[str]) -> Iterator[lis
     """
     openers: dict[str, Any] = {'.gz': gzip.open, '.bz2': bz2.open}
     with openers.get(path.suffix, open)(path, 'rb') as file:
-        for line in _lines(file, path):
+        for number, line in enumerate(_lines(file, path)):
             try:
-                row = line.decode('utf-8').rstrip('\r\n').split('\t')
+                row = line.decode('utf-8' if number else 'utf-8-sig').rstrip('\r\n').split('\t')
             except UnicodeDecodeError:
                 left_out[BAD_TEXT] += 1
                 continue

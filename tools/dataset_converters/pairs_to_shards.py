@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -55,7 +56,8 @@ def read_sample(
         run_pipeline(DECODING, {'img_bytes': image}, name, 0, args.max_pixels)
     if suffix not in IMAGE_MEMBERS:  # a name says little
         suffix = MEMBER_OF_FORMAT.get(header.format, header.format.lower())
-    meta = {'caption': info['caption'], 'path': shown(info['img_path']), 'row': info['ann_row']}
+    path = os.fsencode(info['img_path']).decode('utf-8', 'replace')
+    meta = {'caption': info['caption'], 'path': path, 'row': info['ann_row']}
     return {'__key__': key, suffix: image, 'txt': info['caption'], 'json': meta}
 
 

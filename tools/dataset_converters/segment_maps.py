@@ -163,26 +163,35 @@ def draw_labels(image: ImageSegments, dtype: type[np.generic]) -> tuple[np.ndarr
     skipped: Counter[str] = Counter()
     areas = []
     for label, segmentation in image.segments:
-        rle = _run_lengths(segmentation, image, mask_utils)
-        area = 0 if rle is None else int(mask_utils.area(rle))
-        if area:
+        rle = _run_lengths(segmentation, image, mask_utils, skipped)
+        if rle is None:
+            continue
+        if area := int(mask_utils.area(rle)):
             areas.append((area, label, rle))
         else:
-            skipped[FLAT if rle is None else EMPTY_SEGMENT] += 1
+            skipped[EMPTY_SEGMENT] += 1
     label_map = np.zeros(image.size, dtype)
     for _, label, rle in sorted(areas, key=lambda segment: -segment[0]):
         label_map[mask_utils.decode(rle) > 0] = label
     return label_map, skipped
 
 
-def _run_lengths(segmentation: Any, image: ImageSegments, mask_utils: Any) -> Any:
-    """COCO's compressed run lengths of a segment; None if its polygons span no area."""
+def _run_lengths(
+    segmentation: Any, image: ImageSegments, mask_utils: Any, skipped: Counter[str]
+) -> Any:
+    """COCO's compressed run lengths of a segment; None if its polygons span no area.
+
+    Polygons that span none are counted.
+    """
     try:
         if isinstance(segmentation, dict):
             return _checked_run_lengths(segmentation, image, mask_utils)
         # pycocotools would take four numbers for a box
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        if flat := len(segmentation) - len(polygons):
+            skipped[FLAT] += flat
         if not polygons:
+            skipped[EMPTY_SEGMENT] += not segmentation
             return None
         corners = np.concatenate([np.asarray(polygon, float) for polygon in polygons])
         # pycocotools walks along each side pixel by pixel, also far out of the image
@@ -289,9 +298,3 @@ def run_conversion(convert: Callable[[], tuple[str, Counter[str]]]) -> None:
     print(said)
     for reason, count in skipped.most_common():
         print(f'left out: {count} ({reason})')
-
-
-def check_workers(parser: argparse.ArgumentParser, workers: int) -> None:
-    """Leave with the parser's usage message unless there is a process to work."""
-    if workers < 1:
-        parser.error(f'--workers must be at least 1, got {workers}')

@@ -215,7 +215,9 @@ def main() -> None:
     print_summary(summary)
     if args.json:
         args.json.write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')
-    if findings.samples == 0 or findings.share > args.limit:
+    if findings.samples == 0:
+        sys.exit('error: the shards hold no sample.')
+    if findings.share > args.limit:
         sys.exit(
             f'error: {100 * findings.share:.2f} % of the {findings.samples} samples cannot be '
             f'used; --limit accepts {100 * args.limit:g} %.'

@@ -52,9 +52,9 @@ class PGSegHead(GroupNaming, ImageTextLosses, OpenVocabHead):
 
     Raises:
         ValueError: If ``top_classes`` or ``background_threshold`` is not positive, if there is no
-            such ``naming``, if T-NPR is on without NPR, if NPR has prototypes of its own, if prompts
-            are contrasted with groups that are not projected each by itself, or if widths differ
-            and there are no projectors.
+            such ``naming``, if T-NPR is on without NPR, if NPR has prototypes of its own, if
+            prompts are contrasted with groups that are not projected each by itself, or if widths
+            differ and there are no projectors.
     """
 
     def __init__(
