@@ -114,6 +114,31 @@ def test_groups_are_described_by_what_they_have_pooled(hard, monkeypatch):
     torch.testing.assert_close(seen[0][:, :, 0], pooled.mean(dim=2))
 
 
+@pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
+@pytest.mark.parametrize('half', [False, True])
+def test_attention_to_groups_has_a_gradient_of_its_mask(device, half, monkeypatch):
+    """On GPUs only plain attention has one; the tower itself is frozen."""
+    fused = []
+    attend = F.scaled_dot_product_attention
+
+    def watched(query, key, value, mask=None, *args, **kwargs):
+        if mask is not None and mask.requires_grad:
+            cuda = torch.backends.cuda
+            kernels = ('cudnn', 'flash', 'mem_efficient')
+            fused.extend(getattr(cuda, f'{name}_sdp_enabled')() for name in kernels)
+        return attend(query, key, value, mask, *args, **kwargs)
+
+    monkeypatch.setattr(F, 'scaled_dot_product_attention', watched)
+    model = backbone(grouping=dict(type='LearnedGrouping', num_heads=2, num_groups=4, depth=1))
+    model = model.train().to(device)
+    with torch.autocast(device, torch.bfloat16, enabled=half):
+        features = model(torch.rand(2, 3, 32, 32, device=device))
+    (features.tokens.float() * torch.arange(4.0, device=device)[:, None]).sum().backward()
+    assert fused and not any(fused)
+    assert all(p.grad.isfinite().all() for p in model.grouping.parameters() if p.grad is not None)
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.grouping.parameters())
+
+
 @torch.no_grad()
 def test_a_group_is_what_the_class_token_sees_of_it(reference, monkeypatch):
     """The last block's attention, computed head by head from open_clip's weights."""

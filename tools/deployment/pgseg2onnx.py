@@ -84,7 +84,7 @@ def export(module: ExportedModel, size: tuple[int, int], dynamic: bool, metadata
     """
     free = torch.export.Dim.DYNAMIC
     # an example with a batch of 1 would fix it
-    example = torch.randn(2 if dynamic else 1, 3, *size)
+    example = torch.randn(2 if dynamic else 1, 3, *size).to(next(module.parameters()).device)
     exported = torch.export.export(
         module,
         (example,),

@@ -1,9 +1,11 @@
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from mmseg.registry import MODELS
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..layers import GroupFeatures, hard_assignment
 from .open_clip_vit import OpenCLIPViT
@@ -97,7 +99,10 @@ class OpenCLIPGroupViT(OpenCLIPViT):
         tokens = block.ln_1(x)
         num_groups = shares.shape[1]
         query = tokens[:, :1].expand(-1, num_groups, -1)
-        seen = block.attention(query, tokens, tokens, attn_mask=mask)
+        # on GPUs fused attention lacks a gradient of the mask: cuDNN's refuses it, and torch's
+        # fails before 2.14 where query, key and value need none (pytorch/pytorch#148476)
+        with sdpa_kernel(SDPBackend.MATH) if mask.requires_grad else nullcontext():
+            seen = block.attention(query, tokens, tokens, attn_mask=mask)
         first = x[:, :1] + block.ls_1(seen)
         first = first + block.ls_2(block.mlp(block.ln_2(first)))
         return tower.ln_post(first) @ tower.proj

@@ -115,8 +115,10 @@ class ClassEmbedder:
         Raises:
             ValueError: If class 0 must be the background and is not.
         """
-        if last is not None and last.embeds is not head.class_embeds:
-            last = None  # somebody else has given the head others, or moved them
+        if last is not None and (
+            last.embeds is not head.class_embeds or last.embeds.device != self._device
+        ):
+            last = None  # somebody else has given the head others, or moved them or the encoder
         skip = head.with_background if skip_background is None else skip_background
         prompts = (self.templates, self.normalize_prompts)
         state = (vocabulary, skip, words_apart, prompts, self._weight_versions())

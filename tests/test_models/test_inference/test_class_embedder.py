@@ -66,6 +66,16 @@ def test_prompts_are_averaged_as_they_are_or_at_unit_length():
         torch.testing.assert_close(found, mean / mean.norm(), atol=1e-6, rtol=1e-6)
 
 
+def test_embeddings_follow_the_encoder_to_another_device():
+    model = tiny_model(vocabulary=CLASSES)
+    embedder, head = model.class_embedder, model.decode_head
+    given = embedder.update(head, model.vocabulary)
+    head.class_embeds = head.class_embeds.to('meta')  # where the encoder was before
+    found = embedder.update(head, model.vocabulary, given._replace(embeds=head.class_embeds))
+    torch.testing.assert_close(found.embeds, given.embeds)
+    assert found.embeds is head.class_embeds
+
+
 def test_a_head_is_given_embeddings_when_it_lacks_them():
     model = tiny_model(vocabulary=CLASSES)
     embedder, head = model.class_embedder, model.decode_head
