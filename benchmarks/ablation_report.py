@@ -16,7 +16,7 @@ from pgseg_mm.cli.provenance import describe
 from pgseg_mm.serialization.atomic_files import write_atomically
 
 from .ablation_cells import CURVE_POINTS, Cell
-from .ablation_rows import CONTROLS, MAIN, NPR_ROWS, REFERENCE, WITH_NPR, about
+from .ablation_rows import COMPARED, CONTROLS, MAIN, NPR_ROWS, REFERENCE, WITH_NPR, about
 
 Result = dict[str, Any]
 Figure = Callable[[Result], float | None]
@@ -66,6 +66,8 @@ the loss's: another clustering also changes the reconstruction, from the first s
 gradients are clipped, the loss's temperature is one more parameter in their norm, which rounds
 otherwise, and small differences grow. Rows were continued with more seeds because their seed 0 was
 among the best, so that it flatters their means."""
+COMPARED_INTRODUCTION = """Rows that differ in one thing: mean difference by the same seed ± its
+standard error, both named by the rule of the first."""
 OWN_ROW = """## A row of your own
 
 is an entry of `CONTROLS` in `benchmarks/ablation_rows.py`: a name, and what it changes in the
@@ -140,11 +142,18 @@ class Table:
         half = CURVE_POINTS // 2 * self.cells[0].curve_interval
         return self.difference(row, _iou(self.naming[row], at=half))
 
-    def difference(self, row: str, figure: Figure) -> str:
-        """Mean difference to the reference with the same seeds, and its standard error."""
-        if row == self.reference:
+    def difference(self, row: str, figure: Figure, other: str | None = None) -> str:
+        """Mean difference to another row with the same seeds, and its standard error.
+
+        Args:
+            row: The row.
+            figure: What is compared.
+            other: The row that it is compared with; by default the reference.
+        """
+        other = self.reference if other is None else other
+        if row == other:
             return ''
-        mine, others = self.values(row, figure), self.values(self.reference, figure)
+        mine, others = self.values(row, figure), self.values(other, figure)
         differences = [mine[seed] - others[seed] for seed in mine if seed in others]
         if not differences:
             return ''
@@ -156,7 +165,8 @@ class Table:
 
     def lines(self) -> list[str]:
         """Both tables as Markdown."""
-        return [*self.figures(), '', 'The same groups, named by each rule:', '', *self.by_rule()]
+        by_rule = ['The same groups, named by each rule:', '', *self.by_rule()]
+        return [*self.figures(), '', *by_rule, *self.compared()]
 
     def figures(self, halfway: bool = False) -> list[str]:
         """The table of rows, and their differences to the reference, those halfway on demand."""
@@ -176,6 +186,20 @@ class Table:
             ]
             texts = [f'`{row}`', naming, *(text for pair in pairs for text in pair), *more]
             lines.append('| ' + ' | '.join(texts) + ' |')
+        return lines
+
+    def compared(self) -> list[str]:
+        """The table of rows that differ in one thing, if both of a pair have results."""
+        known = {row for row, _ in self.results}
+        pairs = [pair for pair in COMPARED if known.issuperset(pair)]
+        if not pairs:
+            return []
+        lines = ['', COMPARED_INTRODUCTION, '', '| row | beside | own | oracle | present |']
+        lines.append('|---|---|' + '--:|' * 3)
+        for row, other in pairs:
+            figures = [_iou(self.naming[row]), *map(_iou, WAYS)]
+            texts = [self.difference(row, each, other) for each in figures]
+            lines.append('| ' + ' | '.join([f'`{row}`', f'`{other}`', *texts]) + ' |')
         return lines
 
     def by_rule(self) -> list[str]:

@@ -77,6 +77,20 @@ WITH_NPR = ('pastes', 'pastes_from_the_start')
 """Main rows that variants of NPR are shown beside, as is what they are without."""
 REFERENCE = 'pgseg'
 """The row that the others are compared with."""
+COMPARED = (
+    ('pgseg', 'pgseg_no_npr'),
+    ('pgseg_no_npr', 'groupvit'),
+    ('pastes', 'pastes_no_npr'),
+    ('pastes_no_npr', 'pastes_groupvit'),
+    ('pastes_release_npr', 'pastes_no_npr'),
+    ('pastes_from_the_start', 'pastes_no_npr'),
+    ('mosaics', 'mosaics_no_npr'),
+    ('both', 'both_no_npr'),
+    ('pastes_late_interaction', 'pastes_late_interaction_no_npr'),
+    ('pastes_late_interaction', 'pastes'),
+    ('pastes_multi_label', 'pastes'),
+)
+"""Main rows that differ in one thing, which are compared by the same seed."""
 MAIN: dict[str, Options] = {
     'groupvit': {**MEAN_CONTRAST, **NO_PROTOTYPES},
     'pgseg': MEAN_CONTRAST,

@@ -66,6 +66,22 @@ def test_differences_are_of_the_same_seed():
     assert table.title == '10 classes, one grouping stage, 500 iterations'
 
 
+def test_rows_that_differ_in_one_thing_stand_beside_each_other():
+    assert {row for pair in ablation_rows.COMPARED for row in pair} <= {*ablation_rows.MAIN}
+    rows = ('mosaics', 'mosaics_no_npr', 'both')
+    cells = [Cell(row, WORLD, seed=seed) for row in rows for seed in range(3)]
+    own = {'mosaics': [15, 23, 7], 'mosaics_no_npr': [10, 20, None], 'both': [1, 1, 1]}
+    known = {
+        cell.key: result(cell, float(own[cell.row][cell.seed]))
+        for cell in cells
+        if own[cell.row][cell.seed] is not None
+    }
+    lines = ablation_report.Table(cells, known).compared()
+    (line,) = (line for line in lines if line.startswith('| `'))
+    assert line.startswith('| `mosaics` | `mosaics_no_npr` | +4.0 ± 1.0 (2) |')
+    assert ablation_report.Table(cells[:3], known).compared() == []
+
+
 def test_variants_of_npr_are_compared_with_training_without_it(tmp_path):
     cells = [
         Cell(row, WORLD, seed=seed)
