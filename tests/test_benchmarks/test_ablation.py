@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
@@ -192,7 +193,8 @@ def test_a_run_that_lacks_its_result_alone_goes_on_from_its_end(tmp_path):
     cell = ablation.Cell('pgseg', WORLD, iterations=30)  # judged at 7, 14, 21, 28 and 30
     folder = tmp_path / 'run'
     (folder / 'train').mkdir(parents=True)
-    checkpoint = {'meta': {'epoch': 0, 'iter': 30}, 'state_dict': {}, 'message_hub': {}}
+    hub = MessageHub.get_current_instance().state_dict()
+    checkpoint = {'meta': {'epoch': 0, 'iter': 30}, 'state_dict': {}, 'message_hub': hub}
     torch.save(checkpoint, folder / 'train' / 'iter_30.pth')
     (folder / 'train' / 'last_checkpoint').write_text('iter_30.pth')
     curve = [{'iteration': iteration} for iteration in (7, 14, 21, 28, 30)]
