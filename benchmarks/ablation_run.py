@@ -171,7 +171,8 @@ def go_on_from_last(cfg: Any, job: Job) -> dict[str, Any]:
         iteration = int(latest.stem.removeprefix('iter_'))
         known['curve'] = [point for point in known['curve'] if point['iteration'] <= iteration]
         points, rest = divmod(iteration, job.cell.curve_interval)
-        points += bool(rest)  # only the last iteration may be between two points
+        # the last iteration is judged, too; a run that was told to end has stopped anywhere
+        points += bool(rest) and iteration == job.cell.iterations
         if len(known['curve']) == points:
             cfg.resume, cfg.load_from = True, str(latest)
             return {**known, 'resumed': True}

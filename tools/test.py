@@ -130,7 +130,7 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
     Raises:
         ValueError: If the config lacks what an option needs, or nothing can be written to a folder.
     """
-    drop_unused(cfg, 'test')
+    drop_unused(cfg, 'test')  # what the options change must be there
     by_protocol = cfg.get('applied_protocol') is not None  # which tells what it is for
     if args.other_rule and not by_protocol and deciding_threshold(cfg)[0] is not None:
         print(WARNING.format(*deciding_threshold(cfg)))

@@ -285,7 +285,7 @@ def compiled(stage: Stage) -> Piece:
     return _piece(rows, figures)
 
 
-def compiled_elsewise(stage: Stage) -> Piece:
+def compiled_in_other_precisions(stage: Stage) -> Piece:
     """The same in the other precisions, as far as there is time."""
     names = [f'{precision}{way}' for precision in ('fp16', 'tf32') for way in ('', '-compile')]
     wanted = [('PGSeg', name, TOKENS) for name in names[: stage.size(4, 2)]]
@@ -320,7 +320,7 @@ def largest_compiled(stage: Stage) -> Piece:
 
 
 def kernels(stage: Stage, option: str) -> Piece:
-    """The ten longest kernels of the fastest setting."""
+    """The ten longest kernels of a step."""
     case = StepContestant('PGSeg', option, settings_of(stage, stage.size(1024, 4)), TOKENS)
     case.warm_up(1)
     on_cuda = stage.device == 'cuda'
@@ -358,7 +358,7 @@ def main(stage: Stage) -> None:
     run(stage, 'largest batch, compiled', partial(largest_compiled, stage))
     if (stage.figure('torch.compile', 'compile') or 0) > 1:
         run(stage, 'longest kernels, compiled', partial(kernels, stage, 'bf16-compile'), needs=60)
-    run(stage, 'torch.compile, other precisions', partial(compiled_elsewise, stage))
+    run(stage, 'torch.compile, other precisions', partial(compiled_in_other_precisions, stage))
 
 
 def run(stage: Stage, name: str, piece: Callable[[], Piece], needs: float = 0.0) -> None:

@@ -189,21 +189,23 @@ def test_a_run_that_fails_is_named(data, folders, tmp_path, capsys):
     assert '**1 of 1 runs of the main rows are missing**' in (tmp_path / 'a.md').read_text()
 
 
-def test_a_run_that_lacks_its_result_alone_goes_on_from_its_end(tmp_path):
+@pytest.mark.parametrize(('done', 'judged'), [(30, 5), (28, 4), (23, 3), (5, 0)])
+def test_a_run_goes_on_from_where_it_ended(tmp_path, done, judged):
+    """At its end, with its result not written yet, at a point, or where it was told to end."""
     cell = ablation.Cell('pgseg', WORLD, iterations=30)  # judged at 7, 14, 21, 28 and 30
     folder = tmp_path / 'run'
     (folder / 'train').mkdir(parents=True)
     hub = MessageHub.get_current_instance().state_dict()
-    checkpoint = {'meta': {'epoch': 0, 'iter': 30}, 'state_dict': {}, 'message_hub': hub}
-    torch.save(checkpoint, folder / 'train' / 'iter_30.pth')
-    (folder / 'train' / 'last_checkpoint').write_text('iter_30.pth')
-    curve = [{'iteration': iteration} for iteration in (7, 14, 21, 28, 30)]
+    checkpoint = {'meta': {'epoch': 0, 'iter': done}, 'state_dict': {}, 'message_hub': hub}
+    torch.save(checkpoint, folder / 'train' / f'iter_{done}.pth')
+    (folder / 'train' / 'last_checkpoint').write_text(f'iter_{done}.pth')
+    curve = [{'iteration': iteration} for iteration in (7, 14, 21, 28, 30)[:judged]]
     progress = {'curve': curve, 'seconds': {}, 'resumed': False}
     (folder / 'progress.json').write_text(json.dumps(progress))
     job = ablation_run.Job(cell, tmp_path, folder, tmp_path / 'r', tmp_path / 'l', '', '')
     cfg = Config()
     assert ablation_run.go_on_from_last(cfg, job) == {**progress, 'resumed': True}
-    assert cfg.resume and cfg.load_from.endswith('iter_30.pth')
+    assert cfg.resume and cfg.load_from.endswith(f'iter_{done}.pth')
 
 
 def test_a_run_ends_with_its_command(tmp_path, monkeypatch):
